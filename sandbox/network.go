@@ -1,0 +1,99 @@
+package sandbox
+
+import (
+	"encoding/json"
+	"fmt"
+)
+
+// Actions, directions and address groups of network rules (contract msb-0.6 §1.4, §2.7).
+const (
+	Allow = "allow"
+	Deny  = "deny"
+
+	Egress  = "egress"
+	Ingress = "ingress"
+
+	GroupPublic    = "public"
+	GroupPrivate   = "private"
+	GroupLoopback  = "loopback"
+	GroupLinkLocal = "link_local"
+	GroupMetadata  = "metadata"
+	GroupMulticast = "multicast"
+	GroupHost      = "host"
+)
+
+// NetworkPolicy is an ordered list of rules; in each direction the first that matches wins, else the default. An empty
+// default is deny: a partial policy fails closed.
+type NetworkPolicy struct {
+	DefaultEgress  string        `json:"default_egress"`
+	DefaultIngress string        `json:"default_ingress"`
+	Rules          []NetworkRule `json:"rules"`
+}
+
+// NetworkRule matches by direction ("" or "any" is both), destination, protocols (none is all) and ports (none is all).
+type NetworkRule struct {
+	Direction   string      `json:"direction,omitempty"`
+	Destination Destination `json:"destination"`
+	Protocols   []string    `json:"protocols,omitempty"` // tcp udp icmpv4 icmpv6
+	Ports       []PortRange `json:"ports,omitempty"`
+	Action      string      `json:"action"`
+}
+
+// PortRange is a range of ports, both ends included.
+type PortRange struct {
+	Start uint16 `json:"start"`
+	End   uint16 `json:"end"`
+}
+
+// Destination is "any" (the zero value) or exactly one of an address range, a domain, a domain suffix or a group.
+type Destination struct {
+	CIDR         string
+	Domain       string
+	DomainSuffix string
+	Group        string
+}
+
+type destinationJSON struct {
+	CIDR         string `json:"cidr,omitempty"`
+	Domain       string `json:"domain,omitempty"`
+	DomainSuffix string `json:"domain_suffix,omitempty"`
+	Group        string `json:"group,omitempty"`
+}
+
+// MarshalJSON writes "any" or an object with one key.
+func (d Destination) MarshalJSON() ([]byte, error) {
+	if d == (Destination{}) {
+		return []byte(`"any"`), nil
+	}
+	return json.Marshal(destinationJSON(d))
+}
+
+// UnmarshalJSON reads what MarshalJSON writes.
+func (d *Destination) UnmarshalJSON(b []byte) error {
+	if string(b) == `"any"` {
+		*d = Destination{}
+		return nil
+	}
+	var o destinationJSON
+	if err := json.Unmarshal(b, &o); err != nil {
+		return fmt.Errorf("network destination: %w", err)
+	}
+	if o == (destinationJSON{}) {
+		return fmt.Errorf("network destination %s: want \"any\" or one of cidr, domain, domain_suffix, group", b)
+	}
+	*d = Destination(o)
+	return nil
+}
+
+// PublicPolicy is the policy of a sandbox that named none: DNS by the gateway and public addresses.
+func PublicPolicy() NetworkPolicy {
+	return NetworkPolicy{DefaultEgress: Deny, DefaultIngress: Allow, Rules: []NetworkRule{
+		{Direction: Egress, Destination: Destination{Group: GroupHost}, Protocols: []string{"udp", "tcp"}, Ports: []PortRange{{53, 53}}, Action: Allow},
+		{Direction: Egress, Destination: Destination{Group: GroupPublic}, Action: Allow},
+	}}
+}
+
+// DenyAllPolicy refuses everything in both directions (--no-net).
+func DenyAllPolicy() NetworkPolicy {
+	return NetworkPolicy{DefaultEgress: Deny, DefaultIngress: Deny}
+}

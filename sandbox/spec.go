@@ -1,0 +1,135 @@
+package sandbox
+
+import "time"
+
+// Spec is what was asked for: everything a driver and the guest need to know to start a sandbox. Zero values stand for
+// the defaults of contract msb-0.6 §2.1; [Spec.WithDefaults] fills them in. Its JSON is the stored form of §2.12.
+//
+// To add a field: 1. here with its JSON name, 2. its default in WithDefaults, 3. its rule in Validate, 4. the flag in
+// internal/cli/sandboxflags.go.
+type Spec struct {
+	Name              Name              `json:"name"`
+	Image             Image             `json:"image"`
+	Resources         Resources         `json:"resources"`
+	Runtime           RuntimeOptions    `json:"runtime"`
+	Env               []EnvVar          `json:"env"`
+	Labels            map[string]string `json:"labels"`
+	Rlimits           []Rlimit          `json:"rlimits"`
+	Mounts            []Mount           `json:"mounts"`
+	Network           Network           `json:"network"`
+	PullPolicy        string            `json:"pull_policy"`        // IfMissing | Always | Never
+	SecurityProfile   string            `json:"security_profile"`   // default | restricted
+	DeploymentProfile string            `json:"deployment_profile"` // single_tenant | multi_tenant
+	Lifecycle         Lifecycle         `json:"lifecycle"`
+}
+
+// Image says where the root file system comes from. Exactly one field is set.
+type Image struct {
+	OCI *OCIImage `json:"Oci,omitempty"`
+}
+
+// HostImage is the reference of the built-in image made of this machine's own /usr.
+const HostImage = "host"
+
+// OCIImage is an image by reference; the reference "host" is built in.
+type OCIImage struct {
+	Reference string   `json:"reference"`
+	RootDisk  RootDisk `json:"root_disk"`
+}
+
+// RootDisk is the writable layer: kind "managed" (kept on the host) or "tmpfs" (in the sandbox's memory).
+type RootDisk struct {
+	Kind    string `json:"kind"`
+	SizeMiB int    `json:"size_mib,omitempty"`
+}
+
+// Resources are enforced outside the guest.
+type Resources struct {
+	CPUs         int `json:"cpus"`           // default 1
+	MemoryMiB    int `json:"memory_mib"`     // default 512
+	MaxCPUs      int `json:"max_cpus"`       // default CPUs
+	MaxMemoryMiB int `json:"max_memory_mib"` // default MemoryMiB
+}
+
+// RuntimeOptions say how commands run in the guest.
+type RuntimeOptions struct {
+	Workdir           string            `json:"workdir,omitempty"`
+	Shell             string            `json:"shell"` // default /bin/sh
+	Scripts           map[string]string `json:"scripts"`
+	Entrypoint        []string          `json:"entrypoint"`
+	Cmd               []string          `json:"cmd"`
+	Hostname          string            `json:"hostname,omitempty"` // default Name.Hostname()
+	User              string            `json:"user,omitempty"`     // NAME|UID[:GROUP|GID]
+	LogLevel          string            `json:"log_level,omitempty"`
+	MetricsIntervalMS int               `json:"metrics_sample_interval_ms"`
+}
+
+// EnvVar is one variable of the guest's environment.
+type EnvVar struct {
+	Key   string `json:"key"`
+	Value string `json:"value"`
+}
+
+// Rlimit is a POSIX resource limit of guest processes; soft ≤ hard. Resource is the name of contract msb-0.6 §1.4.
+type Rlimit struct {
+	Resource string `json:"resource"`
+	Soft     uint64 `json:"soft"`
+	Hard     uint64 `json:"hard"`
+}
+
+// Mount types.
+const (
+	MountTmpfs = "Tmpfs"
+	MountBind  = "Bind"
+	MountNamed = "Named"
+)
+
+// Mount is one file system below the root.
+type Mount struct {
+	Type    string       `json:"type"`
+	Host    string       `json:"host,omitempty"` // of a bind
+	Guest   string       `json:"guest"`
+	SizeMiB int          `json:"size_mib,omitempty"` // of a tmpfs; 0 is half the sandbox's memory
+	Options MountOptions `json:"options"`
+}
+
+// MountOptions are the usual mount flags.
+type MountOptions struct {
+	ReadOnly bool `json:"readonly"`
+	NoExec   bool `json:"noexec"`
+	NoSUID   bool `json:"nosuid"`
+	NoDev    bool `json:"nodev"`
+}
+
+// Network says what the sandbox may reach. Policy nil is the profile "public": DNS and public addresses (contract
+// msb-0.6 §2.7).
+type Network struct {
+	Enabled        bool           `json:"enabled"`
+	Policy         *NetworkPolicy `json:"policy,omitempty"`
+	Strict         bool           `json:"strict"`
+	MaxConnections *int           `json:"max_connections"`
+	TrustHostCAs   bool           `json:"trust_host_cas"`
+	DNS            *DNS           `json:"dns,omitempty"`
+}
+
+// DNS says who answers the guest's questions. The zero value: the host's nameservers, 5 s, rebinding protection on.
+type DNS struct {
+	NoRebindProtection bool     `json:"no_rebind_protection,omitempty"`
+	Nameservers        []string `json:"nameservers,omitempty"` // IP or IP:port
+	QueryTimeoutMS     int      `json:"query_timeout_ms,omitempty"`
+}
+
+// Lifecycle bounds a sandbox's life.
+type Lifecycle struct {
+	Ephemeral       bool `json:"ephemeral"`
+	MaxDurationSecs *int `json:"max_duration_secs"`
+	IdleTimeoutSecs *int `json:"idle_timeout_secs"`
+}
+
+// MaxDuration is the wall-clock limit from boot; 0 is none.
+func (l Lifecycle) MaxDuration() time.Duration {
+	if l.MaxDurationSecs == nil {
+		return 0
+	}
+	return time.Duration(*l.MaxDurationSecs) * time.Second
+}
