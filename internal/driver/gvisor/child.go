@@ -1,0 +1,99 @@
+package gvisor
+
+import (
+	"encoding/json"
+	"io"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/runsc/cli"
+	"gvisor.dev/gvisor/runsc/cmd"
+	"gvisor.dev/gvisor/runsc/cmd/sentry/sentrycmd"
+	"gvisor.dev/gvisor/runsc/cmd/util"
+)
+
+// Roles of gVisor that a process of ours may be started in; gVisor names its children in argv[0].
+const (
+	sentryProcess = "runsc-sandbox"
+	goferProcess  = "runsc-gofer"
+)
+
+// Child answers gVisor's boot, gofer and umount roles and does not return if this process was started in one of them.
+// It is the first call in the runner's main and in every TestMain that starts a sandbox.
+func Child() {
+	if !isChild() {
+		return
+	}
+	if os.Args[0] == sentryProcess {
+		os.Args = withMachineSize(os.Args)
+	}
+	cli.Run(nil, map[util.SubCommand]string{
+		new(sentrycmd.Boot):   "",
+		new(cmd.Gofer):        "",
+		new(sentrycmd.Umount): "",
+	}, nil)
+	os.Exit(128) // cli.Run exits; this keeps a change there from running the parent's main in a child
+}
+
+// isChild knows gVisor's children by argv[0]: the sentry, the gofer, and helpers that the sentry starts by
+// /proc/self/exe (umount) or under a name of the form runsc[…].
+func isChild() bool {
+	if len(os.Args) < 2 {
+		return false
+	}
+	return os.Args[0] == sentryProcess || os.Args[0] == goferProcess ||
+		os.Args[0] == "/proc/self/exe" || strings.HasPrefix(os.Args[0], "runsc[")
+}
+
+// Annotations of the OCI spec that tell our sentry how large its machine is. gVisor takes the sizes from a cgroup only,
+// and passes the host's where it made none.
+const (
+	memoryAnnotation = "dev.microsandbox.memory" // bytes
+	cpusAnnotation   = "dev.microsandbox.cpus"
+)
+
+// withMachineSize returns the sentry's arguments with the memory and CPUs that the guest shall see. The last value of a
+// flag counts, and the last argument is the container's id.
+func withMachineSize(args []string) []string {
+	var fd int
+	for _, a := range args {
+		if v, ok := strings.CutPrefix(a, "--spec-fd="); ok {
+			fd, _ = strconv.Atoi(v)
+		}
+	}
+	if fd == 0 {
+		return args
+	}
+	b, err := io.ReadAll(io.NewSectionReader(fdReader(fd), 0, 1<<20))
+	if err != nil {
+		return args
+	}
+	var spec struct {
+		Annotations map[string]string `json:"annotations"`
+	}
+	if json.Unmarshal(b, &spec) != nil {
+		return args
+	}
+	id := args[len(args)-1]
+	args = slices.Clone(args[:len(args)-1])
+	for _, f := range []struct{ flag, annotation string }{{"--total-memory", memoryAnnotation}, {"--cpu-num", cpusAnnotation}} {
+		if v := spec.Annotations[f.annotation]; v != "" {
+			args = append(args, f.flag, v)
+		}
+	}
+	return append(args, id)
+}
+
+// fdReader reads a file descriptor that stays its owner's, without moving its offset.
+type fdReader int
+
+func (fd fdReader) ReadAt(p []byte, off int64) (int, error) {
+	n, err := unix.Pread(int(fd), p, off)
+	if err == nil && n == 0 && len(p) > 0 {
+		err = io.EOF
+	}
+	return max(n, 0), err
+}

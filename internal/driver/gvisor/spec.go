@@ -1,0 +1,109 @@
+package gvisor
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/microsandbox-go/microsandbox/internal/driver"
+)
+
+// AgentDir is where the agent's image is mounted in the guest.
+const agentDir = "/.msb"
+
+// controlFD is the guest's end of the control connection in the agent.
+const controlFD = 3
+
+// guestCaps are the capabilities of the guest's root. They hold inside gVisor's kernel only; the host process that runs
+// it has none of them.
+var guestCaps = []string{
+	"CAP_AUDIT_WRITE", "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_FOWNER", "CAP_FSETID", "CAP_IPC_LOCK",
+	"CAP_IPC_OWNER", "CAP_KILL", "CAP_LEASE", "CAP_LINUX_IMMUTABLE", "CAP_MKNOD", "CAP_NET_ADMIN", "CAP_NET_BIND_SERVICE",
+	"CAP_NET_BROADCAST", "CAP_NET_RAW", "CAP_SETFCAP", "CAP_SETGID", "CAP_SETPCAP", "CAP_SETUID", "CAP_SYS_ADMIN",
+	"CAP_SYS_CHROOT", "CAP_SYS_NICE", "CAP_SYS_PTRACE", "CAP_SYS_RESOURCE", "CAP_SYS_TTY_CONFIG",
+}
+
+// ociSpec describes the sandbox in the words of the OCI runtime specification, which gVisor takes. emptyDir is an
+// existing empty directory: with an EROFS root gVisor ignores what is there.
+func ociSpec(cfg driver.Config, emptyDir string) *specs.Spec {
+	mounts := []specs.Mount{
+		{Destination: "/proc", Type: "proc", Source: "proc"},
+		{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", "ro"}},
+		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs"},
+		{Destination: "/dev/pts", Type: "devpts", Source: "devpts"},
+		{Destination: "/dev/shm", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "nodev", "mode=1777", "size=64m"}},
+		{Destination: agentDir, Type: "erofs", Source: cfg.Agent, Options: []string{"ro"}},
+	}
+	for _, t := range cfg.Tmpfs {
+		mounts = append(mounts, tmpfsMount(t, cfg.MemoryBytes))
+	}
+	for _, b := range cfg.Binds {
+		opt := "rw"
+		if b.ReadOnly {
+			opt = "ro"
+		}
+		mounts = append(mounts, specs.Mount{Destination: b.Target, Type: "bind", Source: b.Source, Options: []string{"bind", opt}})
+	}
+	cpus := ""
+	if cfg.CPUs > 0 {
+		cpus = strconv.Itoa(min(cfg.CPUs, runtime.NumCPU()))
+	}
+	return &specs.Spec{
+		Version: specs.Version,
+		Root:    &specs.Root{Path: emptyDir},
+		Process: &specs.Process{
+			Args:         append([]string{filepath.Join(agentDir, "agent")}, cfg.AgentArgs...),
+			Cwd:          "/",
+			Env:          []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
+			Capabilities: &specs.LinuxCapabilities{Bounding: guestCaps, Effective: guestCaps, Permitted: guestCaps, Inheritable: nil},
+		},
+		Hostname: cfg.Hostname,
+		Mounts:   mounts,
+		Annotations: map[string]string{
+			"dev.gvisor.spec.rootfs.source":  cfg.RootImage,
+			"dev.gvisor.spec.rootfs.type":    "erofs",
+			"dev.gvisor.spec.rootfs.overlay": "memory",
+			memoryAnnotation:                 strconv.FormatUint(cfg.MemoryBytes, 10),
+			cpusAnnotation:                   cpus,
+		},
+		Linux: &specs.Linux{},
+	}
+}
+
+func tmpfsMount(t driver.Tmpfs, memory uint64) specs.Mount {
+	size := t.SizeBytes
+	if size == 0 {
+		size = memory / 2
+	}
+	mode := t.Mode
+	if mode == 0 {
+		mode = 0o1777
+	}
+	opts := []string{fmt.Sprintf("size=%d", size), fmt.Sprintf("mode=%o", mode)}
+	for _, f := range []struct {
+		on   bool
+		name string
+	}{{t.ReadOnly, "ro"}, {t.NoExec, "noexec"}, {t.NoSUID, "nosuid"}, {t.NoDev, "nodev"}} {
+		if f.on {
+			opts = append(opts, f.name)
+		}
+	}
+	return specs.Mount{Destination: t.Target, Type: "tmpfs", Source: "tmpfs", Options: opts}
+}
+
+// writeBundle writes the spec where gVisor's children read it: they take config.json from disk, not from memory.
+func writeBundle(dir string, spec *specs.Spec) error {
+	b, err := json.Marshal(spec)
+	if err != nil {
+		return fmt.Errorf("encode the sandbox's OCI spec: %w", err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "config.json"), b, 0o600); err != nil {
+		return fmt.Errorf("write the sandbox's OCI spec: %w", err)
+	}
+	return nil
+}
