@@ -1,0 +1,54 @@
+// Package backend is the waist of microsandbox: everything above it (CLI, SDK, servers) speaks to a [Backend];
+// everything below it says where sandboxes live. A sandbox is created, dialled any number of times, stopped and removed,
+// in that order; every method may be called concurrently.
+//
+// What only some backends can do is a second interface, found by assertion; asking for what is missing gives the typed
+// sandbox.Unsupported error.
+package backend
+
+import (
+	"context"
+	"net"
+	"time"
+
+	"github.com/microsandbox-go/microsandbox/sandbox"
+)
+
+// Backend is where sandboxes live.
+type Backend interface {
+	// Create makes a sandbox and starts it; it returns when the guest agent answers. Kinds: AlreadyExists, InvalidConfig,
+	// ImageNotFound, LibraryNotLoaded (the runner is missing), BootFailed, IO.
+	Create(ctx context.Context, req CreateRequest) (sandbox.Info, error)
+	// Get returns what is recorded of one sandbox, after looking whether it still runs. Kind: NotFound.
+	Get(ctx context.Context, ref sandbox.Ref) (sandbox.Info, error)
+	// List returns the sandboxes of a namespace, newest first.
+	List(ctx context.Context, namespace string) ([]sandbox.Info, error)
+	// Stop ends a running sandbox and returns when it has ended. Kinds: NotFound, NotRunning.
+	Stop(ctx context.Context, ref sandbox.Ref, opt StopOptions) error
+	// Dial connects to the guest agent's relay (contract msb-0.6 §4.3). Kinds: NotFound, NotRunning.
+	Dial(ctx context.Context, ref sandbox.Ref) (net.Conn, error)
+}
+
+// CreateRequest says what to create. Spec.Name names it; Ref.Name is the same.
+type CreateRequest struct {
+	Ref  sandbox.Ref
+	Spec sandbox.Spec
+	// Attached sandboxes end with the process that created them.
+	Attached bool
+	// Startup is run in the guest once it is ready (msb run -d); its end ends the sandbox. Empty: nothing is run.
+	Startup []string
+	// Progress is called with what is being done, from one goroutine at a time; nil is silence.
+	Progress func(Event)
+}
+
+// Event is a step of a long operation, for people to read.
+type Event struct {
+	Step string // "image", "boot"
+	Text string
+}
+
+// StopOptions bound a stop. The zero value asks politely and kills after 10 s (contract msb-0.6 §2.1).
+type StopOptions struct {
+	Force   bool          // kill at once
+	Timeout time.Duration // 0: 10 s
+}

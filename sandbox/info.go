@@ -1,0 +1,36 @@
+package sandbox
+
+import "time"
+
+// Info is what is recorded of a sandbox.
+type Info struct {
+	Ref       Ref       `json:"ref"`
+	ID        string    `json:"id"` // opaque, never used twice
+	Status    Status    `json:"status"`
+	Spec      Spec      `json:"spec"`
+	CreatedAt time.Time `json:"created_at"`
+	UpdatedAt time.Time `json:"updated_at"`
+	RunnerPID int       `json:"runner_pid,omitempty"`
+	// Confinement says how the running sandbox is held; nil before it first ran.
+	Confinement *Confinement `json:"confinement,omitempty"`
+	// End says how the last run ended; nil while it runs.
+	End *End `json:"end,omitempty"`
+}
+
+// Confinement says what keeps a sandbox within its bounds, in honest words.
+type Confinement struct {
+	Driver  string `json:"driver"`  // "gvisor": a user-space kernel, not a VM
+	Memory  string `json:"memory"`  // "cgroup" or "watchdog"
+	CPU     string `json:"cpu"`     // "cgroup" or "affinity"
+	Network string `json:"network"` // "gateway" or "none"
+	User    string `json:"user"`    // "root" or "userns": whom the runner runs as
+}
+
+// End says how a run ended.
+type End struct {
+	Reason   Reason    `json:"reason"`
+	Message  string    `json:"message,omitempty"` // what happened, in the reader's words
+	ExitCode *int      `json:"exit_code,omitempty"`
+	Signal   *int      `json:"signal,omitempty"`
+	At       time.Time `json:"at"`
+}
