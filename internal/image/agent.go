@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"syscall"
 	"time"
 
@@ -66,9 +65,7 @@ func AgentImage(home, agentBinary string) (string, error) {
 	if err != nil {
 		return "", storeError("make the agent's image", home, err)
 	}
-	if err := sweepAgents(dir, path); err != nil {
-		return "", storeError("remove old agent images", home, err)
-	}
+	sweepAgents(dir, path)
 	return path, nil
 }
 
@@ -86,32 +83,21 @@ func agentMissing(path string, err error) error {
 }
 
 // sweepAgents removes all agent images but the given one and the most recently used others, and what killed processes left.
-func sweepAgents(dir, keep string) error {
-	images, err := filepath.Glob(filepath.Join(dir, "agent-*.erofs"))
-	if err != nil {
-		return err
-	}
+// What cannot be removed now waits for the next time.
+func sweepAgents(dir, keep string) {
+	_ = atomicfile.Sweep(dir, grace)
+	images, _ := filepath.Glob(filepath.Join(dir, "agent-*.erofs"))
+	images = slices.DeleteFunc(images, func(p string) bool { return p == keep })
 	used := map[string]time.Time{}
 	for _, p := range images {
 		if info, err := os.Stat(p); err == nil {
 			used[p] = info.ModTime()
 		}
 	}
-	images = slices.DeleteFunc(images, func(p string) bool { return p == keep })
-	slices.SortFunc(images, func(a, b string) int {
-		if c := used[b].Compare(used[a]); c != 0 {
-			return c
-		}
-		return strings.Compare(a, b)
-	})
-	errs := []error{atomicfile.Sweep(dir, grace)}
+	slices.SortFunc(images, func(a, b string) int { return used[b].Compare(used[a]) }) // the last used first
 	for i, p := range images {
-		if i < keepAgents-1 {
-			continue
-		}
-		if err := os.Remove(p); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			errs = append(errs, err)
+		if i >= keepAgents-1 {
+			_ = os.Remove(p)
 		}
 	}
-	return errors.Join(errs...)
 }

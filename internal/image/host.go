@@ -56,9 +56,7 @@ func hostOf(ctx context.Context, home, top string) (*Root, error) {
 	if err := erofs.Publish(root.Path, func(w *erofs.Writer) error { return h.write(ctx, w) }); err != nil {
 		return nil, storeError("make the image host", home, err)
 	}
-	if err := sweepHosts(dir, root.Path); err != nil {
-		return nil, storeError("remove old host images", home, err)
-	}
+	sweepHosts(dir, root.Path)
 	return root, nil
 }
 
@@ -175,23 +173,15 @@ func (h *host) write(ctx context.Context, w *erofs.Writer) error {
 }
 
 // sweepHosts removes the images of how this machine was before, and what killed processes left.
-// One that was used lately stays: somebody may be about to open it.
-func sweepHosts(dir, keep string) error {
-	images, err := filepath.Glob(filepath.Join(dir, "*.erofs"))
-	if err != nil {
-		return err
-	}
-	errs := []error{atomicfile.Sweep(dir, grace)}
+// One that was used lately stays: somebody may be about to open it. What cannot be removed now waits for the next time.
+func sweepHosts(dir, keep string) {
+	_ = atomicfile.Sweep(dir, grace)
+	images, _ := filepath.Glob(filepath.Join(dir, "*.erofs"))
 	for _, p := range images {
-		info, err := os.Stat(p)
-		if err != nil || p == keep || time.Since(info.ModTime()) < grace {
-			continue
-		}
-		if err := os.Remove(p); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			errs = append(errs, err)
+		if info, err := os.Stat(p); err == nil && p != keep && time.Since(info.ModTime()) > grace {
+			_ = os.Remove(p)
 		}
 	}
-	return errors.Join(errs...)
 }
 
 // attrOf returns the attributes of a file of this machine.

@@ -6,6 +6,7 @@
 package image
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -69,6 +70,8 @@ func makeCacheDir(home, dir string) error {
 func storeError(op, home string, err error) error {
 	e := &sandbox.Error{Op: op, Kind: sandbox.IO, Message: op, Err: err}
 	switch {
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		e.Kind = sandbox.Cancelled
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
 		e.Hint = fmt.Sprintf("free space on the file system of MSB_HOME (%s) or set MSB_HOME elsewhere", home)
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS):
