@@ -66,7 +66,7 @@ type host struct {
 	key  key               // of all that was inspected
 	dirs []string          // the programDirs that are directories
 	link map[string]string // the programDirs that are symbolic links, and where to
-	etc  []string          // the entries of /etc that may be in the image
+	etc  []string          // the entries of /etc to copy, as far as they are fit for it
 }
 
 // inspect finds the inputs of the image and takes them into the key.

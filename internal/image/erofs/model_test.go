@@ -2,7 +2,7 @@ package erofs_test
 
 import (
 	"bytes"
-		"io/fs"
+	"io/fs"
 	"maps"
 	"math/rand/v2"
 	"os"
