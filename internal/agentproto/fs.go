@@ -1,9 +1,15 @@
 package agentproto
 
 // FSRequest is core.fs.request.
-type FSRequest struct{ Op FSOp }
+type FSRequest struct {
+	Op     FSOp
+	Window uint32 // of ours; see ExecRequest.Window
+}
 
-func (m *FSRequest) fields(c *codec) { c.object("op", &m.Op, must) }
+func (m *FSRequest) fields(c *codec) {
+	c.object("op", &m.Op, must)
+	num(c, "x_msb_window", &m.Window, skip)
+}
 
 // The operations of FSOp.
 const (

@@ -1,0 +1,37 @@
+// Command msb-agent is PID 1 of a sandbox. The host gives it one end of a stream socket as file descriptor 3.
+package main
+
+import (
+	"fmt"
+	"os"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/microsandbox-go/microsandbox/internal/agent"
+)
+
+// version is set by the linker.
+var version = "dev"
+
+// controlFD is the connection to the host.
+const controlFD = 3
+
+func main() {
+	started := time.Now()
+	syscall.CloseOnExec(controlFD)
+	var boot unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_BOOTTIME, &boot)
+	a := &agent.Agent{
+		Conn:    os.NewFile(controlFD, "control"),
+		Init:    os.Getpid() == 1,
+		Version: version,
+		Started: started,
+		Boot:    time.Duration(boot.Nano()),
+	}
+	if err := a.Run(); err != nil {
+		fmt.Fprintln(os.Stderr, "error: msb-agent:", err)
+		os.Exit(1)
+	}
+}

@@ -1,0 +1,143 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/microsandbox-go/microsandbox/internal/agentproto"
+)
+
+// guest is what core.bootstrap says about every command.
+type guest struct {
+	user    string
+	cwd     string
+	env     []string
+	rlimits []agentproto.Rlimit
+}
+
+// bootstrap is the conversation that makes the guest ready (contract msb-0.6 §4.4). The host writes its part in one
+// piece: core.bootstrap, the files, core.init.ack.
+func (a *Agent) bootstrap() error {
+	var b agentproto.Bootstrap
+	if err := a.expect(agentproto.TypeBootstrap, &b); err != nil {
+		return err
+	}
+	if err := a.apply(&b); err != nil {
+		return err
+	}
+	id, err := a.users.lookup(b.User)
+	if err != nil {
+		return err
+	}
+	err = a.out.send(0, agentproto.TypeInitResolved, &agentproto.InitResolved{DefaultUser: agentproto.UserID{UID: id.uid, GID: id.gid}})
+	if err != nil {
+		return err
+	}
+	late := time.AfterFunc(a.AckTimeout, func() { closeRead(a.Conn) })
+	err = a.expect(agentproto.TypeInitAck, &agentproto.None{})
+	if !late.Stop() && err != nil {
+		return fmt.Errorf("no %s within %v", agentproto.TypeInitAck, a.AckTimeout)
+	}
+	if err != nil {
+		return err
+	}
+	spent := time.Since(a.Started)
+	return a.out.send(0, agentproto.TypeReady, &agentproto.Ready{
+		BootTimeNS:   uint64(a.Boot),
+		InitTimeNS:   uint64(spent),
+		ReadyTimeNS:  uint64(a.Boot + spent),
+		AgentVersion: a.Version,
+		Types:        []agentproto.Type{agentproto.TypeFiles, agentproto.TypeAck},
+	})
+}
+
+// expect reads the next message, which has to be of one type.
+func (a *Agent) expect(t agentproto.Type, p agentproto.Payload) error {
+	f, err := a.frames.Next()
+	if err != nil {
+		return err
+	}
+	defer f.Release()
+	m, err := agentproto.Open(f.Body())
+	if err != nil {
+		return err
+	}
+	if m.Type != t {
+		return fmt.Errorf("have %q, want %q", m.Type, t)
+	}
+	return agentproto.Decode(m.Payload, p)
+}
+
+// apply makes the guest what the bootstrap says. The network is configured by who made it: inside gVisor by the sentry.
+func (a *Agent) apply(b *agentproto.Bootstrap) error {
+	switch {
+	case b.BlockRoot != nil || len(b.DiskMounts) > 0:
+		return errors.New("this guest has no block devices")
+	case len(b.DirMounts) > 0 || len(b.FileMounts) > 0:
+		return errors.New("this guest has no shared directories")
+	case b.HandoffInit != nil:
+		return errors.New("this guest cannot hand its init over")
+	}
+	for i := range b.TmpfsMounts {
+		if err := a.mountTmpfs(&b.TmpfsMounts[i]); err != nil {
+			return err
+		}
+	}
+	if b.Hostname != "" && a.Init {
+		if err := syscall.Sethostname([]byte(b.Hostname)); err != nil {
+			return fmt.Errorf("set hostname %q: %w", b.Hostname, err)
+		}
+	}
+	if b.Files {
+		if err := a.receiveFiles(b.Scripts); err != nil {
+			return fmt.Errorf("apply files: %w", err)
+		}
+	}
+	if b.SecurityProfile == agentproto.ProfileRestricted {
+		if err := restrict(); err != nil {
+			return fmt.Errorf("apply the restricted profile: %w", err)
+		}
+	}
+	if _, err := parseRlimits(b.Rlimits); err != nil {
+		return err
+	}
+	a.guest = guest{user: b.User, cwd: b.DefaultCwd, rlimits: b.Rlimits}
+	for _, v := range b.DefaultEnv {
+		a.guest.env = append(a.guest.env, v.Key+"="+v.Value)
+	}
+	return nil
+}
+
+func (a *Agent) mountTmpfs(m *agentproto.TmpfsMount) error {
+	path, err := a.below(m.Path)
+	if err != nil {
+		return err
+	}
+	flags := uintptr(0)
+	for _, f := range []struct {
+		on   bool
+		flag uintptr
+	}{{m.Flags.ReadOnly, syscall.MS_RDONLY}, {m.Flags.NoExec, syscall.MS_NOEXEC}, {m.Flags.NoSUID, syscall.MS_NOSUID}, {m.Flags.NoDev, syscall.MS_NODEV}} {
+		if f.on {
+			flags |= f.flag
+		}
+	}
+	mode := uint32(0o1777)
+	if m.Mode != nil {
+		mode = *m.Mode & 0o7777
+	}
+	options := fmt.Sprintf("mode=%o", mode)
+	if m.SizeMiB > 0 {
+		options += fmt.Sprintf(",size=%dm", m.SizeMiB)
+	}
+	if err := os.MkdirAll(path, 0o755); err != nil {
+		return fmt.Errorf("mount tmpfs: %w", err)
+	}
+	if err := syscall.Mount("tmpfs", path, "tmpfs", flags, options); err != nil {
+		return fmt.Errorf("mount tmpfs at %s: %w", m.Path, err)
+	}
+	return nil
+}

@@ -1,0 +1,53 @@
+package agent
+
+import (
+	"io"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// ownIdentity is who the agent is; it does not change.
+var ownIdentity = sync.OnceValue(func() identity {
+	return identity{uid: uint32(os.Getuid()), gid: uint32(os.Getgid())}
+})
+
+// waitStopped waits until a traced process has stopped. It fails if the process ended first, and leaves it to be reaped.
+func waitStopped(pid int) error {
+	for {
+		stopped, err := waitidTraced(pid)
+		if err == syscall.EINTR {
+			continue
+		}
+		if err == nil && !stopped {
+			err = syscall.ESRCH
+		}
+		return err
+	}
+}
+
+// killAll kills every process that PID 1 may.
+func killAll() { _ = syscall.Kill(-1, syscall.SIGKILL) }
+
+// terminateAll asks every process that PID 1 may to end.
+func terminateAll() { _ = syscall.Kill(-1, syscall.SIGTERM) }
+
+// syncFS gives the kernel's dirty pages a moment to reach their disks.
+func syncFS() {
+	done := make(chan struct{})
+	go func() { syscall.Sync(); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(time.Second):
+	}
+}
+
+// closeRead makes the goroutine that reads the connection return, whatever kind of connection it is.
+func closeRead(conn io.Closer) {
+	if f, ok := conn.(*os.File); ok {
+		_ = syscall.Shutdown(int(f.Fd()), syscall.SHUT_RD) // a blocked read does not notice a close
+		return
+	}
+	_ = conn.Close()
+}
