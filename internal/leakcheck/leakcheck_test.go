@@ -162,7 +162,7 @@ func TestOrphan(t *testing.T) {
 	}{
 		"environment": {[]string{"MSB_HOME=" + home}, []string{"sleep", "61"}, []string{"sleep 61", "environment"},
 			[]leakcheck.Option{leakcheck.Home(home)}},
-		"argument": {nil, []string{"sh", "-c", "sleep 62; :", home}, []string{"sleep 62", "names MSB_HOME"},
+		"argument": {nil, []string{"tail", "-f", "/dev/null", home + "/none"}, []string{"tail", "names MSB_HOME"},
 			[]leakcheck.Option{leakcheck.Home(home)}},
 		"open file": {nil, []string{"tail", "-f", file}, []string{"tail"},
 			[]leakcheck.Option{leakcheck.Home(home)}},
