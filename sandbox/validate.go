@@ -127,7 +127,12 @@ func ValidateUser(u string) error {
 	return nil
 }
 
-func validateScriptName(name string) error { return validateWord("script name", name) }
+func validateScriptName(name string) error {
+	if len(name) > MaxNameLen {
+		return invalid("", "script name %q is longer than %d bytes", clip(name), MaxNameLen)
+	}
+	return validateWord("script name", name)
+}
 
 // ValidateEnv checks one variable. Keys that begin with MSB_ belong to microsandbox.
 func ValidateEnv(v EnvVar) error {
