@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"cmp"
 	"errors"
 	"strings"
 )
@@ -87,14 +88,18 @@ type Error struct {
 	Err     error  // the cause
 }
 
-// Errorf-like constructors are not offered: a literal says more at the place of failure.
-
 // Error says the kind's words, then the message, then the cause.
 func (e *Error) Error() string {
-	parts := make([]string, 0, 3)
-	if p := kinds[e.Kind]; p != "" {
-		parts = append(parts, p)
+	d := e.Detail()
+	if kinds[e.Kind] == "" || d == "" {
+		return cmp.Or(d, e.Kind.Error())
 	}
+	return kinds[e.Kind] + ": " + d
+}
+
+// Detail is what Error says, without the kind's words.
+func (e *Error) Detail() string {
+	parts := make([]string, 0, 2)
 	switch {
 	case e.Message != "":
 		parts = append(parts, e.Message)
@@ -103,9 +108,6 @@ func (e *Error) Error() string {
 	}
 	if e.Err != nil {
 		parts = append(parts, e.Err.Error())
-	}
-	if len(parts) == 0 {
-		return string(e.Kind)
 	}
 	return strings.Join(parts, ": ")
 }

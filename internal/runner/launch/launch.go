@@ -3,6 +3,9 @@
 package launch
 
 import (
+	"errors"
+	"time"
+
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
 
@@ -10,24 +13,33 @@ import (
 const (
 	ConfigFD = 3 // one JSON Config, then EOF
 	LockFD   = 4 // the run directory's lock, held for the runner's life
-	ReadyFD  = 5 // the runner writes one JSON Ready and closes it
+	ReadyFD  = 5 // the runner writes its Words here
 	WatchFD  = 6 // attached: EOF ends the sandbox; the byte Detach releases it
 	// TableFD is only there to make the FD table large before the runner has threads: growing it later costs an RCU grace
-	// period, some 11 ms. The sentry inherits the size.
-	TableFD = 1000
+	// period, some 11 ms. The sentry, which uses numbers up to 255 at its start, inherits the size.
+	TableFD = 511
 )
 
 // Detach, written to WatchFD, lets the sandbox live on when its creator ends.
 const Detach = 'd'
 
-// Files in a run directory (MSB_HOME/run/<short id>/).
+// Files in a run directory (MSB_HOME/run/<short id>/). A sandbox runs while its lock is held and RunningFile is there; it
+// is starting while the lock is held and the file is not.
 const (
-	LockFile   = "lock"
-	InfoFile   = "info.json"   // a sandbox.Info, written before the runner starts and when it is ready
-	StatusFile = "status.json" // a sandbox.End, written when the runner ends
-	SocketFile = "agent.sock"
-	LogFile    = "runner.log"
+	LockFile    = "lock"
+	InfoFile    = "info.json"    // a sandbox.Info, written by the creator before it spawns the runner
+	RunningFile = "running.json" // a Running, written by the runner when the agent answers
+	EndFile     = "end.json"     // a sandbox.End, written by the runner as its last act
+	SocketFile  = "agent.sock"
+	LogFile     = "runner.log"
 )
+
+// Running is what a runner says of itself while its sandbox runs.
+type Running struct {
+	PID         int                 `json:"pid"`
+	StartedAt   time.Time           `json:"started_at"`
+	Confinement sandbox.Confinement `json:"confinement"`
+}
 
 // Config is all that a runner needs to know. Secrets may be in it: it travels on a file descriptor only.
 type Config struct {
@@ -38,6 +50,7 @@ type Config struct {
 	Agent    string // EROFS file with the guest agent
 	Startup  []string
 	Attached bool
+	UserNS   bool // the runner is root of a user namespace of its own
 	LogLevel string
 }
 
@@ -53,15 +66,32 @@ type Root struct {
 // Bind mounts a host path in the guest.
 type Bind struct{ Source, Target string }
 
-// Ready is the runner's one word to its creator: the confinement of a sandbox whose agent answers, or why there is none.
-type Ready struct {
-	Confinement *sandbox.Confinement `json:",omitempty"`
-	Failure     *Failure             `json:",omitempty"`
+// Word is what a runner writes to ReadyFD, as lines of JSON: first Running or Failure, at the end End. The creator may
+// stop listening after the first.
+type Word struct {
+	Running *Running     `json:"running,omitempty"`
+	Failure *Failure     `json:"failure,omitempty"`
+	End     *sandbox.End `json:"end,omitempty"`
 }
 
 // Failure is an error that crossed a process boundary.
 type Failure struct {
-	Kind    sandbox.Kind
-	Message string
-	Hint    string
+	Kind    sandbox.Kind `json:"kind"`
+	Message string       `json:"message"`
+	Hint    string       `json:"hint,omitempty"`
+}
+
+// FailureOf packs an error.
+func FailureOf(err error) *Failure {
+	f := &Failure{Kind: sandbox.KindOf(err), Message: err.Error(), Hint: sandbox.HintOf(err)}
+	var e *sandbox.Error
+	if errors.As(err, &e) && e == err {
+		f.Message = e.Detail()
+	}
+	return f
+}
+
+// Err unpacks it.
+func (f *Failure) Err(ref sandbox.Ref) error {
+	return &sandbox.Error{Op: "start", Ref: ref, Kind: f.Kind, Message: f.Message, Hint: f.Hint}
 }

@@ -1,0 +1,184 @@
+// Package local keeps sandboxes on this machine: a runner process each, found again by their run directories. There is no
+// daemon; any process with the same MSB_HOME sees the same sandboxes.
+package local
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"fmt"
+	"net"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/microsandbox-go/microsandbox/internal/backend"
+	"github.com/microsandbox-go/microsandbox/internal/cgroup"
+	"github.com/microsandbox-go/microsandbox/internal/image"
+	"github.com/microsandbox-go/microsandbox/internal/runner/launch"
+	"github.com/microsandbox-go/microsandbox/internal/state"
+	"github.com/microsandbox-go/microsandbox/sandbox"
+)
+
+// Config says where things are.
+type Config struct {
+	Home   string // MSB_HOME, absolute
+	Runner string // the msb-runner binary
+	Agent  string // the msb-agent binary
+}
+
+// Backend is the local backend. It implements backend.Backend.
+type Backend struct {
+	cfg   Config
+	store state.Store
+	sweep sync.Once
+
+	mu   sync.Mutex
+	mine map[sandbox.Ref]*child // the runners that this process started and that still run, or ended under its eyes
+}
+
+// New returns the backend of cfg.Home. It touches nothing.
+func New(cfg Config) *Backend {
+	return &Backend{cfg: cfg, store: state.Store{Home: cfg.Home}, mine: map[sandbox.Ref]*child{}}
+}
+
+var _ backend.Backend = (*Backend)(nil)
+
+// Create makes a sandbox and starts it.
+func (b *Backend) Create(ctx context.Context, req backend.CreateRequest) (sandbox.Info, error) {
+	if err := req.Ref.Validate(); err != nil {
+		return sandbox.Info{}, err
+	}
+	swept := make(chan struct{})
+	go func() { b.Sweep(); close(swept) }()
+	defer func() { <-swept }()
+
+	spec := req.Spec
+	spec.Name = req.Ref.Name
+	root, err := b.root(ctx, &spec)
+	if err != nil {
+		return sandbox.Info{}, err
+	}
+	spec = spec.WithDefaults()
+	if err := spec.Validate(); err != nil {
+		return sandbox.Info{}, err
+	}
+	agent, err := image.AgentImage(b.cfg.Home, b.cfg.Agent)
+	if err != nil {
+		return sandbox.Info{}, err
+	}
+	now := time.Now().UTC()
+	info := sandbox.Info{Ref: req.Ref, ID: newID(), Status: sandbox.Starting, Spec: spec, CreatedAt: now, UpdatedAt: now}
+	dir, err := b.store.Claim(req.Ref, info)
+	if err != nil {
+		return sandbox.Info{}, err
+	}
+	c, err := b.spawn(dir, launch.Config{Info: info, RunDir: dir.Path, Root: root, Agent: agent, Startup: req.Startup, Attached: req.Attached})
+	if err != nil {
+		dir.Remove()
+		return sandbox.Info{}, err
+	}
+	b.mu.Lock()
+	b.mine[req.Ref] = c
+	b.mu.Unlock()
+	run, err := c.ready(ctx)
+	if err != nil {
+		c.kill()
+		return sandbox.Info{}, b.startError(req.Ref, err)
+	}
+	info.Status, info.RunnerPID, info.Confinement, info.UpdatedAt = sandbox.Running, run.PID, &run.Confinement, run.StartedAt
+	return info, nil
+}
+
+// root prepares the image and merges its defaults into spec (contract msb-0.6 §2.1).
+func (b *Backend) root(ctx context.Context, spec *sandbox.Spec) (launch.Root, error) {
+	if spec.Image.OCI == nil || spec.Image.OCI.Reference == "" {
+		return launch.Root{}, &sandbox.Error{Kind: sandbox.InvalidConfig, Message: "no image", Hint: "name one, e.g.: msb run host -- COMMAND"}
+	}
+	if ref := spec.Image.OCI.Reference; ref != sandbox.HostImage {
+		return launch.Root{}, &sandbox.Error{Kind: sandbox.ImageNotFound, Message: ref,
+			Hint: `the image "host" (this machine's own programs, read-only) is built in; images from registries are not supported yet`}
+	}
+	img, err := image.Host(ctx, b.cfg.Home)
+	if err != nil {
+		return launch.Root{}, err
+	}
+	root := launch.Root{Image: img.Path}
+	for _, bind := range img.Binds {
+		root.Binds = append(root.Binds, launch.Bind{Source: bind.Source, Target: bind.Target})
+	}
+	merge(spec, img.Config)
+	return root, nil
+}
+
+// Get returns what is recorded of one sandbox.
+func (b *Backend) Get(_ context.Context, ref sandbox.Ref) (sandbox.Info, error) {
+	r, err := b.store.Get(ref)
+	if sandbox.KindOf(err) == sandbox.NotFound || err == nil && r.Status == sandbox.Crashed {
+		// An ephemeral sandbox that ended has no record, but we may have heard how it ended.
+		b.mu.Lock()
+		c := b.mine[ref]
+		b.mu.Unlock()
+		if c != nil {
+			if info, ok := c.ended(); ok {
+				return info, nil
+			}
+		}
+	}
+	return r.Info, err
+}
+
+// List returns the sandboxes of a namespace, newest first.
+func (b *Backend) List(_ context.Context, namespace string) ([]sandbox.Info, error) {
+	records, err := b.store.List(namespace)
+	if err != nil {
+		return nil, err
+	}
+	infos := make([]sandbox.Info, 0, len(records))
+	for _, r := range records {
+		infos = append(infos, r.Info)
+	}
+	slices.SortFunc(infos, func(x, y sandbox.Info) int {
+		return cmp.Or(y.CreatedAt.Compare(x.CreatedAt), cmp.Compare(x.Ref.Name, y.Ref.Name))
+	})
+	return infos, nil
+}
+
+// Dial connects to the relay of a running sandbox.
+func (b *Backend) Dial(ctx context.Context, ref sandbox.Ref) (net.Conn, error) {
+	conn, err := dialRunDir(ctx, b.store.Path(ref))
+	if err == nil {
+		return conn, nil
+	}
+	info, gerr := b.Get(ctx, ref)
+	if gerr != nil {
+		return nil, gerr
+	}
+	if info.Status != sandbox.Running {
+		return nil, notRunning(ref, info.Status)
+	}
+	return nil, &sandbox.Error{Op: "connect", Ref: ref, Kind: sandbox.Runtime, Message: "connect to the sandbox's relay", Err: err}
+}
+
+func notRunning(ref sandbox.Ref, s sandbox.Status) error {
+	return &sandbox.Error{Ref: ref, Kind: sandbox.NotRunning, Message: fmt.Sprintf("sandbox '%s' is not running (status: %s)", ref.Name, s.Title())}
+}
+
+// Sweep removes what dead sandboxes left on this machine. It is done once per process; every command does it.
+func (b *Backend) Sweep() {
+	b.sweep.Do(func() {
+		_ = b.store.Sweep()
+		_ = cgroup.Sweep(b.store.Live)
+	})
+}
+
+// newID returns a random UUID (RFC 9562, version 4).
+func newID() string {
+	var u [16]byte
+	_, _ = rand.Read(u[:])
+	u[6], u[8] = u[6]&0x0f|0x40, u[8]&0x3f|0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", u[:4], u[4:6], u[6:8], u[8:10], u[10:])
+}
+
+func socketPath(dir string) string { return filepath.Join(dir, launch.SocketFile) }

@@ -1,0 +1,230 @@
+package local
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/microsandbox-go/microsandbox/internal/runner/launch"
+	"github.com/microsandbox-go/microsandbox/internal/state"
+	"github.com/microsandbox-go/microsandbox/sandbox"
+)
+
+// child is a runner that this process started.
+type child struct {
+	info   sandbox.Info
+	cmd    *exec.Cmd
+	watch  *os.File // closing it ends an attached sandbox
+	first  chan launch.Word
+	done   chan struct{} // closed when the runner is gone
+	mu     sync.Mutex
+	end    *sandbox.End
+	failed *launch.Failure
+}
+
+// spawn starts a runner in its own session, mount namespace and, for anyone but root, user namespace. The runner takes
+// over the directory's lock.
+func (b *Backend) spawn(dir *state.Dir, cfg launch.Config) (_ *child, err error) {
+	var open []*os.File
+	defer func() {
+		for _, f := range open {
+			f.Close()
+		}
+	}()
+	keep := func(f *os.File, err error) *os.File {
+		if err == nil {
+			open = append(open, f)
+		}
+		return f
+	}
+	cfg.UserNS = !privileged()
+	config, err := configFile(cfg)
+	if keep(config, err); err != nil {
+		return nil, err
+	}
+	wordsR, wordsW, err := os.Pipe()
+	if keep(wordsW, err); err != nil {
+		return nil, fmt.Errorf("make a pipe for the runner's words: %w", err)
+	}
+	watchR, watchW, err := os.Pipe()
+	if keep(watchR, err); err != nil {
+		wordsR.Close()
+		return nil, fmt.Errorf("make a pipe to the runner: %w", err)
+	}
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	keep(null, err)
+	var log *os.File
+	if err == nil {
+		log, err = os.OpenFile(filepath.Join(dir.Path, launch.LogFile), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+		keep(log, err)
+	}
+	if err != nil {
+		return nil, errors.Join(&sandbox.Error{Kind: sandbox.IO, Message: "start the runner", Err: err}, wordsR.Close(), watchW.Close())
+	}
+
+	files := make([]*os.File, launch.TableFD+1-3)
+	for fd, f := range map[int]*os.File{launch.ConfigFD: config, launch.LockFD: dir.Lock, launch.ReadyFD: wordsW, launch.WatchFD: watchR, launch.TableFD: null} {
+		files[fd-3] = f
+	}
+	cmd := &exec.Cmd{Path: b.cfg.Runner, Args: []string{"msb-runner"}, Env: []string{}, Dir: "/", Stdin: null, Stdout: null, Stderr: log, ExtraFiles: files}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Unshareflags: syscall.CLONE_NEWNS}
+	if cfg.UserNS {
+		cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWUSER
+		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}}
+		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}}
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, errors.Join(b.spawnError(err, cfg.UserNS), wordsR.Close(), watchW.Close())
+	}
+	dir.Lock.Close() // the runner has it
+	c := &child{info: cfg.Info, cmd: cmd, watch: watchW, first: make(chan launch.Word, 1), done: make(chan struct{})}
+	go c.listen(wordsR)
+	return c, nil
+}
+
+// privileged reports whether this process may make namespaces without a user namespace around them.
+func privileged() bool {
+	if os.Geteuid() != 0 {
+		return false
+	}
+	var hdr = unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if unix.Capget(&hdr, &data[0]) != nil {
+		return false
+	}
+	return data[0].Effective&(1<<unix.CAP_SYS_ADMIN) != 0
+}
+
+// configFile holds the launch config in memory: it may carry secrets and may be larger than a pipe.
+func configFile(cfg launch.Config) (*os.File, error) {
+	b, err := json.Marshal(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("encode the launch config: %w", err)
+	}
+	fd, err := unix.MemfdCreate("msb-config", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("make the launch config: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), "launch config")
+	if _, err := f.Write(b); err == nil {
+		_, err = f.Seek(0, io.SeekStart)
+	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("write the launch config: %w", err)
+	}
+	return f, nil
+}
+
+func (b *Backend) spawnError(err error, userNS bool) error {
+	e := &sandbox.Error{Op: "start", Kind: sandbox.Runtime, Message: "start the runner", Err: err}
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		e.Kind, e.Message, e.Err = sandbox.LibraryNotLoaded, "msb-runner is missing: "+b.cfg.Runner, nil
+		e.Hint = "build it with: make build"
+	case userNS && (errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EUSERS) || errors.Is(err, unix.EACCES)):
+		e.Message = "this machine does not let you make a user namespace"
+		e.Hint = "see what to change with: msb doctor"
+	}
+	return e
+}
+
+// listen hears the runner's words until it is gone, then reaps it.
+func (c *child) listen(r *os.File) {
+	defer close(c.done)
+	defer c.cmd.Wait()
+	defer r.Close()
+	dec := json.NewDecoder(r)
+	for n := 0; ; n++ {
+		var w launch.Word
+		err := dec.Decode(&w)
+		if err != nil && n == 0 {
+			w.Failure = &launch.Failure{Kind: sandbox.BootFailed, Message: "the runner ended without a word"}
+		}
+		c.mu.Lock()
+		if w.End != nil {
+			c.end = w.End
+		}
+		c.mu.Unlock()
+		if n == 0 {
+			c.first <- w
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// ready waits for the runner's first word.
+func (c *child) ready(ctx context.Context) (*launch.Running, error) {
+	select {
+	case w := <-c.first:
+		if w.Failure != nil {
+			<-c.done
+			return nil, w.Failure.Err(c.info.Ref)
+		}
+		return w.Running, nil
+	case <-ctx.Done():
+		return nil, &sandbox.Error{Op: "start", Ref: c.info.Ref, Kind: sandbox.Cancelled, Message: "the start was cancelled", Err: context.Cause(ctx)}
+	}
+}
+
+// kill ends the sandbox and waits until the runner is gone.
+func (c *child) kill() {
+	_ = c.cmd.Process.Signal(unix.SIGTERM)
+	<-c.done
+	c.watch.Close()
+}
+
+// ended returns how the sandbox ended, once the runner is gone.
+func (c *child) ended() (sandbox.Info, bool) {
+	select {
+	case <-c.done:
+	default:
+		return sandbox.Info{}, false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	info := c.info
+	info.Status, info.End = sandbox.Stopped, c.end
+	if c.end == nil {
+		info.Status, info.End = sandbox.Crashed, &sandbox.End{Reason: sandbox.ReasonLost, Message: "its runner was killed"}
+	}
+	return info, true
+}
+
+// startError says what failed in the words of contract msb-0.6 §1.1.
+func (b *Backend) startError(ref sandbox.Ref, err error) error {
+	var e *sandbox.Error
+	if errors.As(err, &e) && e.Kind == sandbox.BootFailed {
+		return &sandbox.Error{Op: "start", Ref: ref, Kind: sandbox.BootFailed, Message: fmt.Sprintf("failed to start %q", ref.Name), Hint: e.Hint, Err: errors.New(e.Message)}
+	}
+	return err
+}
+
+// dialRunDir connects to a run directory's socket, however long the directory's path is.
+func dialRunDir(ctx context.Context, dir string) (net.Conn, error) {
+	path := socketPath(dir)
+	if len(path) > 100 {
+		f, err := os.Open(dir)
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		path = filepath.Join("/proc/self/fd", strconv.Itoa(int(f.Fd())), launch.SocketFile)
+	}
+	var d net.Dialer
+	return d.DialContext(ctx, "unix", path)
+}

@@ -1,0 +1,129 @@
+package local
+
+import (
+	"context"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/microsandbox-go/microsandbox/internal/agentproto"
+	"github.com/microsandbox-go/microsandbox/internal/backend"
+	"github.com/microsandbox-go/microsandbox/sandbox"
+)
+
+// The times of a stop (contract msb-0.6 §2.1): how long the guest may take when asked, and how long the runner may take
+// to tear the sandbox down before it is killed itself.
+const (
+	stopTimeout = 10 * time.Second
+	killTimeout = 5 * time.Second
+)
+
+// Stop ends a running sandbox and returns when its runner is gone.
+func (b *Backend) Stop(ctx context.Context, ref sandbox.Ref, opt backend.StopOptions) error {
+	r, err := b.store.Get(ref)
+	if err != nil {
+		return err
+	}
+	if !r.Live {
+		return notRunning(ref, r.Status)
+	}
+	runner, err := b.find(ref, r.RunnerPID)
+	if err != nil {
+		return err
+	}
+	if runner < 0 {
+		return nil // it ended meanwhile
+	}
+	defer unix.Close(runner)
+	if !opt.Force {
+		timeout := opt.Timeout
+		if timeout == 0 {
+			timeout = stopTimeout
+		}
+		if b.ask(ctx, ref) == nil && gone(ctx, runner, timeout) {
+			return b.reap(ref)
+		}
+		if err := ctx.Err(); err != nil {
+			return &sandbox.Error{Op: "stop", Ref: ref, Kind: sandbox.Cancelled, Message: "the stop was cancelled", Err: err}
+		}
+	}
+	_ = unix.PidfdSendSignal(runner, unix.SIGTERM, nil, 0)
+	if !gone(context.WithoutCancel(ctx), runner, killTimeout) {
+		_ = unix.PidfdSendSignal(runner, unix.SIGKILL, nil, 0)
+		gone(context.WithoutCancel(ctx), runner, killTimeout)
+		_ = b.store.Sweep()
+	}
+	return b.reap(ref)
+}
+
+// find opens the runner's process. The lock, looked at after the open, says that the PID is still the runner's; -1 is
+// returned when it is not.
+func (b *Backend) find(ref sandbox.Ref, pid int) (int, error) {
+	b.mu.Lock()
+	if c := b.mine[ref]; c != nil {
+		pid = c.cmd.Process.Pid
+	}
+	b.mu.Unlock()
+	if pid <= 0 {
+		return -1, &sandbox.Error{Op: "stop", Ref: ref, Kind: sandbox.NotRunning, Message: "the sandbox is still starting", Hint: "try again in a moment"}
+	}
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return -1, nil
+	}
+	if !b.store.Live(ref.ShortID()) {
+		unix.Close(fd)
+		return -1, nil
+	}
+	return fd, nil
+}
+
+// ask tells the agent to shut down.
+func (b *Backend) ask(ctx context.Context, ref sandbox.Ref) error {
+	conn, err := b.Dial(ctx, ref)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if _, err := conn.Write(agentproto.Append(nil, 0, agentproto.TypeShutdown, nil)); err != nil {
+		return err
+	}
+	// The relay ends the connection when the agent has ended; closing it earlier could lose the frame.
+	_ = conn.SetReadDeadline(time.Now().Add(stopTimeout))
+	buf := make([]byte, 4096)
+	for {
+		if _, err := conn.Read(buf); err != nil {
+			return nil
+		}
+	}
+}
+
+// reap waits for the runner if it is our child.
+func (b *Backend) reap(ref sandbox.Ref) error {
+	b.mu.Lock()
+	c := b.mine[ref]
+	b.mu.Unlock()
+	if c != nil {
+		<-c.done
+		c.watch.Close()
+	}
+	return nil
+}
+
+// gone waits until the process behind a pidfd has ended.
+func gone(ctx context.Context, pidfd int, timeout time.Duration) bool {
+	deadline := time.Now().Add(timeout)
+	for {
+		left := min(time.Until(deadline), time.Second) // a second bounds how late a cancellation is noticed
+		if left <= 0 || ctx.Err() != nil {
+			return false
+		}
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, int(left.Milliseconds())+1)
+		if n > 0 {
+			return true
+		}
+		if err != nil && err != unix.EINTR {
+			return false
+		}
+	}
+}

@@ -1,0 +1,77 @@
+package runner
+
+import (
+	"encoding/json"
+	"os"
+
+	"github.com/microsandbox-go/microsandbox/internal/atomicfile"
+	"github.com/microsandbox-go/microsandbox/internal/runner/launch"
+	"github.com/microsandbox-go/microsandbox/sandbox"
+)
+
+// finish gives back all that the run took, tells how it ended, and removes what nobody will ask for again.
+func (s *supervisor) finish(e sandbox.End) {
+	s.release()
+	s.record(e)
+	if s.cfg.Info.Spec.Lifecycle.Ephemeral {
+		s.forget()
+	}
+	if err := s.words.Encode(launch.Word{End: &e}); err != nil {
+		s.log.Debug("the creator has gone", "err", err)
+	}
+}
+
+// fail undoes a start that did not succeed and says why.
+func (s *supervisor) fail(err error) int {
+	s.release()
+	s.forget()
+	if err := s.words.Encode(launch.Word{Failure: launch.FailureOf(err)}); err != nil {
+		s.log.Debug("the creator has gone", "err", err)
+	}
+	return 1
+}
+
+func (s *supervisor) release() {
+	close(s.gone)
+	if s.inst != nil {
+		if err := s.inst.Destroy(); err != nil {
+			s.log.Warn("the driver left something behind", "err", err)
+		}
+	}
+	if s.listen != nil {
+		_ = s.listen.Close()
+	}
+	if s.gateway != nil {
+		_ = s.gateway.Close()
+	}
+	s.tasks.Wait() // all of them end with the agent or the listener
+	if s.limits != nil {
+		if err := s.limits.group.Remove(); err != nil {
+			s.log.Warn("a control group is left for the next sweep", "err", err)
+		}
+	}
+}
+
+// record writes the end where readers find it, and removes what only a running sandbox has.
+func (s *supervisor) record(e sandbox.End) {
+	if s.cfg.Info.Spec.Lifecycle.Ephemeral {
+		return
+	}
+	b, err := json.Marshal(e)
+	if err == nil {
+		err = atomicfile.Write(s.path(launch.EndFile), b, 0o600)
+	}
+	if err != nil {
+		s.log.Error("the end could not be recorded", "err", err)
+	}
+	for _, name := range []string{launch.SocketFile, launch.RunningFile} {
+		_ = os.Remove(s.path(name)) // a reader goes by the lock
+	}
+}
+
+// forget removes the run directory. Its lock is held until this process ends, so nobody takes the name before.
+func (s *supervisor) forget() {
+	if err := os.RemoveAll(s.cfg.RunDir); err != nil {
+		s.log.Warn("the run directory is left for the next sweep", "err", err)
+	}
+}

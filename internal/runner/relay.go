@@ -1,0 +1,234 @@
+package runner
+
+import (
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/microsandbox-go/microsandbox/internal/agentproto"
+)
+
+// clientQueue is how many frames may wait for one client before the agent has to (contract msb-0.6 §4.3).
+const clientQueue = 64
+
+// relay multiplexes clients onto the one connection to the agent (contract msb-0.6 §4.3). It looks into a frame only where
+// a flag says that a session begins.
+type relay struct {
+	agent      io.ReadWriter
+	in         *agentproto.Reader // positioned behind core.ready
+	ready      []byte             // the frame core.ready
+	onShutdown func()             // a client asked for the sandbox's end
+
+	writeMu sync.Mutex // one frame at a time to the agent
+
+	mu      sync.Mutex
+	clients [agentproto.SlotCount]*client
+	closed  bool
+	wg      sync.WaitGroup
+}
+
+// client is one connection to the relay.
+type client struct {
+	conn  net.Conn
+	slot  int
+	start uint32
+	end   uint32
+	out   chan *agentproto.Frame
+	gone  chan struct{} // closed when the client is done with
+	once  sync.Once
+	mu    sync.Mutex
+	execs map[uint32]struct{} // its open exec sessions
+}
+
+// leave ends the client's connection; its sessions follow.
+func (c *client) leave() {
+	c.once.Do(func() { close(c.gone); c.conn.Close() })
+}
+
+// run routes the agent's frames until the agent is gone.
+func (r *relay) run() error {
+	for {
+		f, err := r.in.Next()
+		if err != nil {
+			return err
+		}
+		r.route(f)
+	}
+}
+
+func (r *relay) route(f *agentproto.Frame) {
+	slot := agentproto.SlotOf(f.ID)
+	r.mu.Lock()
+	var c *client
+	if slot < agentproto.SlotCount {
+		c = r.clients[slot]
+	}
+	r.mu.Unlock()
+	if c == nil || f.ID < c.start || f.ID >= c.end {
+		f.Release() // id 0, or of a client that has left
+		return
+	}
+	if f.Flags&agentproto.Terminal != 0 {
+		c.mu.Lock()
+		delete(c.execs, f.ID)
+		c.mu.Unlock()
+	}
+	select {
+	case c.out <- f:
+	case <-c.gone:
+		f.Release()
+	}
+}
+
+// serve takes over a new connection.
+func (r *relay) serve(conn net.Conn) {
+	c := r.admit(conn)
+	if c == nil {
+		conn.Close()
+		return
+	}
+	go c.writeLoop(r.ready, &r.wg)
+	go func() {
+		defer r.wg.Done()
+		r.readLoop(c)
+		c.leave()
+		r.dismiss(c)
+	}()
+}
+
+// admit gives the connection the lowest free slot; nil if there is none.
+func (r *relay) admit(conn net.Conn) *client {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return nil
+	}
+	for slot, taken := range r.clients {
+		if taken != nil {
+			continue
+		}
+		c := &client{conn: conn, slot: slot, out: make(chan *agentproto.Frame, clientQueue), gone: make(chan struct{}), execs: map[uint32]struct{}{}}
+		c.start, c.end = agentproto.IDRange(slot)
+		r.clients[slot] = c
+		r.wg.Add(2)
+		return c
+	}
+	return nil
+}
+
+// dismiss ends a client's sessions in the guest and frees its slot.
+func (r *relay) dismiss(c *client) {
+	c.mu.Lock()
+	var b []byte
+	for id := range c.execs {
+		b = agentproto.Append(b, id, agentproto.TypeExecSignal, &agentproto.ExecSignal{Signal: 9})
+	}
+	c.mu.Unlock()
+	b = agentproto.Append(b, 0, agentproto.TypeClientDisconnected, &agentproto.ClientDisconnected{IDStart: c.start, IDEnd: c.end})
+	_ = r.toAgent(b) // if the agent is gone, so are the sessions
+	r.mu.Lock()
+	r.clients[c.slot] = nil
+	r.mu.Unlock()
+}
+
+// writeLoop greets the client and hands it its frames, several in one write where they wait.
+func (c *client) writeLoop(ready []byte, wg *sync.WaitGroup) {
+	defer wg.Done()
+	defer c.leave()
+	b := agentproto.AppendWords(nil, c.start, c.end)
+	if _, err := c.conn.Write(append(b, ready...)); err != nil {
+		return
+	}
+	for {
+		select {
+		case f, ok := <-c.out:
+			if !ok {
+				return
+			}
+			bufs := net.Buffers{f.Raw()}
+			frames := []*agentproto.Frame{f}
+			for more := true; more && len(frames) < clientQueue; {
+				select {
+				case f, ok := <-c.out:
+					if more = ok; ok {
+						frames, bufs = append(frames, f), append(bufs, f.Raw())
+					}
+				default:
+					more = false
+				}
+			}
+			_, err := bufs.WriteTo(c.conn)
+			for _, f := range frames {
+				f.Release()
+			}
+			if err != nil {
+				return
+			}
+		case <-c.gone:
+			return
+		}
+	}
+}
+
+var errForeignID = errors.New("frame with an id outside the client's range")
+
+// readLoop forwards a client's frames to the agent until it leaves or breaks the rules.
+func (r *relay) readLoop(c *client) error {
+	in := agentproto.NewReader(c.conn)
+	for {
+		f, err := in.Next()
+		if err != nil {
+			return err
+		}
+		err = r.forward(c, f)
+		f.Release()
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func (r *relay) forward(c *client, f *agentproto.Frame) error {
+	if f.Flags&agentproto.Shutdown != 0 {
+		if f.ID != 0 && (f.ID < c.start || f.ID >= c.end) {
+			return errForeignID
+		}
+		r.onShutdown()
+		return r.toAgent(f.Raw())
+	}
+	if f.ID < c.start || f.ID >= c.end {
+		return errForeignID
+	}
+	if f.Flags&agentproto.SessionStart != 0 && agentproto.TypeOf(f.Body()) == agentproto.TypeExecRequest {
+		c.mu.Lock()
+		c.execs[f.ID] = struct{}{}
+		c.mu.Unlock()
+	}
+	return r.toAgent(f.Raw())
+}
+
+func (r *relay) toAgent(b []byte) error {
+	r.writeMu.Lock()
+	defer r.writeMu.Unlock()
+	_, err := r.agent.Write(b)
+	return err
+}
+
+// farewell is how long a client may take to read its last frames.
+const farewell = time.Second
+
+// close ends all clients once they have read what is queued for them, and waits for that. It comes after run.
+func (r *relay) close() {
+	r.mu.Lock()
+	r.closed = true
+	for _, c := range r.clients {
+		if c != nil {
+			_ = c.conn.SetDeadline(time.Now().Add(farewell))
+			close(c.out)
+		}
+	}
+	r.mu.Unlock()
+	r.wg.Wait()
+}

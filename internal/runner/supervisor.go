@@ -1,0 +1,355 @@
+package runner
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/microsandbox-go/microsandbox/internal/agentproto"
+	"github.com/microsandbox-go/microsandbox/internal/atomicfile"
+	"github.com/microsandbox-go/microsandbox/internal/driver"
+	"github.com/microsandbox-go/microsandbox/internal/network/netstack"
+	"github.com/microsandbox-go/microsandbox/internal/rootfs"
+	"github.com/microsandbox-go/microsandbox/internal/runner/launch"
+	"github.com/microsandbox-go/microsandbox/sandbox"
+)
+
+// supervisor is one run of one sandbox. Its life: start, wait for the first word in ending, finish.
+type supervisor struct {
+	cfg    launch.Config
+	driver driver.Driver
+	words  *json.Encoder
+	log    *slog.Logger
+
+	ending chan sandbox.End // why it is to end; the first counts
+	gone   chan struct{}    // closed when finish begins
+
+	dir     *os.File // the run directory, held so that its path's length does not matter
+	inst    driver.Instance
+	limits  *limits
+	gateway *netstack.Gateway
+	relay   *relay
+	listen  *net.UnixListener
+	asked   atomic.Bool // a client asked the agent to end
+	tasks   sync.WaitGroup
+}
+
+func (s *supervisor) run() int {
+	stop := make(chan os.Signal, 4)
+	signal.Notify(stop, unix.SIGTERM, unix.SIGINT)
+	if s.cfg.Attached {
+		go s.watchOwner()
+	}
+	started := make(chan error, 1)
+	ctx, cancel := context.WithCancelCause(context.Background())
+	defer cancel(nil)
+	go func() { started <- s.start(ctx) }()
+	for starting := true; ; {
+		select {
+		case err := <-started:
+			if err != nil {
+				return s.fail(err)
+			}
+			starting = false
+		case <-stop:
+			s.end(sandbox.ReasonShutdown, "")
+			stop = nil
+		case e := <-s.ending:
+			if starting {
+				cancel(&sandbox.Error{Kind: sandbox.Cancelled, Message: "the sandbox was stopped while it started"})
+				s.ending <- e
+				continue
+			}
+			s.finish(e)
+			return 0
+		}
+	}
+}
+
+// end asks for the end of the sandbox. The first to ask says why.
+func (s *supervisor) end(reason sandbox.Reason, message string) {
+	select {
+	case s.ending <- end(reason, message):
+	default: // others were first
+	}
+}
+
+// watchOwner ends the sandbox when the process that owns it ends, or lets it be when that process says so.
+func (s *supervisor) watchOwner() {
+	f := os.NewFile(launch.WatchFD, "owner")
+	var b [1]byte
+	if n, _ := f.Read(b[:]); n == 1 && b[0] == launch.Detach {
+		return
+	}
+	s.end(sandbox.ReasonParentGone, "the process that owned it ended")
+}
+
+func (s *supervisor) start(ctx context.Context) error {
+	spec := s.cfg.Info.Spec
+	var err error
+	if s.dir, err = os.Open(s.cfg.RunDir); err != nil {
+		return fmt.Errorf("open the run directory: %w", err)
+	}
+	id := filepath.Base(s.cfg.RunDir)
+	memory := uint64(spec.Resources.MemoryMiB) << 20
+	if s.limits, err = newLimits(id, memory, spec.Resources.CPUs); err != nil {
+		return err
+	}
+	if err := s.limits.pin(id); err != nil {
+		return err
+	}
+	if s.listen, err = net.ListenUnix("unix", &net.UnixAddr{Name: s.path(launch.SocketFile), Net: "unix"}); err != nil {
+		return fmt.Errorf("listen for clients: %w", err)
+	}
+	s.listen.SetUnlinkOnClose(false) // it goes with the directory
+	if err := os.Chmod(s.path(launch.SocketFile), 0o600); err != nil {
+		return fmt.Errorf("listen for clients: %w", err)
+	}
+
+	link, told, err := s.startNetwork(spec.Network)
+	if err != nil {
+		return err
+	}
+	host, guest, err := controlPair()
+	if err != nil {
+		return err
+	}
+	frames, err := bootstrapFrames(s.cfg, told)
+	if err != nil {
+		return err
+	}
+	in := agentproto.NewReader(host)
+	type answer struct {
+		frame []byte
+		err   error
+	}
+	ready := make(chan answer, 1)
+	go func() {
+		frame, err := bringUp(host, in, frames)
+		ready <- answer{frame, err}
+	}()
+	if s.inst, err = s.driver.Start(ctx, s.driverConfig(id, guest, link)); err != nil {
+		return &sandbox.Error{Kind: sandbox.BootFailed, Message: err.Error(), Err: nil}
+	}
+	go func() {
+		x := s.inst.Wait()
+		if x.Signal != 0 {
+			s.end(s.reasonOfKill(x.Signal))
+			return
+		}
+		if s.asked.Load() {
+			s.end(sandbox.ReasonShutdown, "")
+			return
+		}
+		s.end(sandbox.ReasonCompleted, "")
+	}()
+	if err := s.limits.place(s.inst); err != nil {
+		return err
+	}
+	var a answer
+	select {
+	case a = <-ready:
+	case <-ctx.Done():
+		a.err = context.Cause(ctx)
+	}
+	if a.err != nil {
+		if s.limits.oom() {
+			return &sandbox.Error{Kind: sandbox.BootFailed, Message: oomMessage(spec), Hint: oomHint}
+		}
+		return &sandbox.Error{Kind: sandbox.BootFailed, Message: a.err.Error()}
+	}
+	return s.open(host, in, a.frame)
+}
+
+// open lets clients in and says that the sandbox runs.
+func (s *supervisor) open(agent net.Conn, in *agentproto.Reader, ready []byte) error {
+	s.relay = &relay{agent: agent, in: in, ready: ready, onShutdown: s.shutdownRequested}
+	s.tasks.Go(func() {
+		_ = s.relay.run() // it ends with the agent, whose end Wait reports
+		s.relay.close()
+	})
+	s.tasks.Go(func() {
+		for {
+			conn, err := s.listen.Accept()
+			if err != nil {
+				return
+			}
+			s.relay.serve(conn)
+		}
+	})
+	if m, ok := s.inst.(driver.Meter); ok {
+		go s.limits.watch(m, s.gone, func(used uint64) {
+			s.end(sandbox.ReasonOOM, oomMessage(s.cfg.Info.Spec))
+		})
+	}
+	if d := s.cfg.Info.Spec.Lifecycle.MaxDuration(); d > 0 {
+		time.AfterFunc(d, func() { s.end(sandbox.ReasonMaxDuration, fmt.Sprintf("it ran for its maximum of %s", d)) })
+	}
+	run := launch.Running{PID: hostPID(), StartedAt: time.Now().UTC(), Confinement: s.confinement()}
+	b, err := json.Marshal(run)
+	if err != nil {
+		return fmt.Errorf("encode the running sandbox: %w", err)
+	}
+	if err := atomicfile.Write(s.path(launch.RunningFile), b, 0o600); err != nil {
+		return fmt.Errorf("record the running sandbox: %w", err)
+	}
+	if err := s.words.Encode(launch.Word{Running: &run}); err != nil {
+		s.log.Debug("the creator has gone", "err", err)
+	}
+	if len(s.cfg.Startup) > 0 {
+		s.tasks.Go(s.runStartup)
+	}
+	return nil
+}
+
+// hostPID is this process's id in the creator's eyes.
+func hostPID() int { return os.Getpid() }
+
+func (s *supervisor) confinement() sandbox.Confinement {
+	c := sandbox.Confinement{Driver: s.driver.Name(), Memory: s.limits.memoryBy(), CPU: s.limits.cpuBy(), Network: "none", User: "root"}
+	if s.gateway != nil {
+		c.Network = "gateway"
+	}
+	if s.cfg.UserNS {
+		c.User = "userns"
+	}
+	return c
+}
+
+// startNetwork starts the gateway, unless the policy lets nothing through in either direction, and returns the sentry's
+// end of its link and what the guest is told.
+func (s *supervisor) startNetwork(n sandbox.Network) (*driver.Link, rootfs.Network, error) {
+	p := sandbox.PublicPolicy()
+	if n.Policy != nil {
+		p = *n.Policy
+	}
+	if !n.Enabled || p.DefaultEgress != sandbox.Allow && p.DefaultIngress != sandbox.Allow && len(p.Rules) == 0 {
+		return nil, rootfs.Network{}, nil
+	}
+	ends, err := netstack.Addresses(1)
+	if err != nil {
+		return nil, rootfs.Network{}, err
+	}
+	pair, err := netstack.NewPair()
+	if err != nil {
+		return nil, rootfs.Network{}, err
+	}
+	if pair.Buffers < netstack.WantBuffers {
+		s.log.Warn("the network link's buffers are small: many uploads at once will be slow", "bytes", pair.Buffers, "remedy", "sysctl net.core.wmem_max=4194304")
+	}
+	cfg := netstack.Config{Link: pair.Gateway, Ends: ends, Policy: p, Logger: s.log}
+	if n.MaxConnections != nil {
+		cfg.MaxConns = *n.MaxConnections
+	}
+	if n.DNS != nil {
+		cfg.DNS.NoRebindProtection = n.DNS.NoRebindProtection
+		cfg.DNS.Timeout = time.Duration(n.DNS.QueryTimeoutMS) * time.Millisecond
+		if cfg.DNS.Nameservers, err = nameservers(n.DNS.Nameservers); err != nil {
+			pair.Close()
+			return nil, rootfs.Network{}, err
+		}
+	}
+	if s.gateway, err = netstack.New(cfg); err != nil {
+		pair.Sentry.Close()
+		return nil, rootfs.Network{}, err
+	}
+	return linkOf(pair.Sentry, ends), toldOf(ends), nil
+}
+
+func (s *supervisor) driverConfig(id string, control *os.File, link *driver.Link) driver.Config {
+	spec := s.cfg.Info.Spec
+	cfg := driver.Config{
+		ID: id, RootImage: s.cfg.Root.Image, Agent: s.cfg.Agent, Hostname: spec.Runtime.Hostname, Control: control, Link: link,
+		CPUs: spec.Resources.CPUs, MemoryBytes: uint64(spec.Resources.MemoryMiB) << 20, Log: s.log,
+	}
+	for _, b := range s.cfg.Root.Binds {
+		cfg.Binds = append(cfg.Binds, driver.Bind{Source: b.Source, Target: b.Target, ReadOnly: true})
+	}
+	for _, m := range spec.Mounts {
+		if m.Type == sandbox.MountTmpfs {
+			cfg.Tmpfs = append(cfg.Tmpfs, driver.Tmpfs{Target: m.Guest, SizeBytes: uint64(m.SizeMiB) << 20, ReadOnly: m.Options.ReadOnly,
+				NoExec: m.Options.NoExec, NoSUID: m.Options.NoSUID, NoDev: m.Options.NoDev})
+		}
+	}
+	if spec.Runtime.LogLevel == "trace" {
+		cfg.DebugDir = filepath.Join(s.cfg.RunDir, "gvisor")
+		_ = os.Mkdir(cfg.DebugDir, 0o700)
+	}
+	return cfg
+}
+
+// path is a file of the run directory, by a path that is short however long the directory's is.
+func (s *supervisor) path(name string) string {
+	return filepath.Join("/proc/self/fd", strconv.Itoa(int(s.dir.Fd())), name)
+}
+
+// shutdownRequested notes that a client asked the agent to end; the agent does so by itself, within its own time.
+func (s *supervisor) shutdownRequested() { s.asked.Store(true) }
+
+const oomHint = "give it more with -m"
+
+func oomMessage(spec sandbox.Spec) string {
+	return fmt.Sprintf("it went over its memory limit of %d MiB", spec.Resources.MemoryMiB)
+}
+
+// reasonOfKill says why a sentry that was killed was killed.
+func (s *supervisor) reasonOfKill(sig int) (sandbox.Reason, string) {
+	if s.limits.oom() {
+		return sandbox.ReasonOOM, oomMessage(s.cfg.Info.Spec)
+	}
+	return sandbox.ReasonSignal, fmt.Sprintf("its kernel was killed by signal %d", sig)
+}
+
+func controlPair() (host net.Conn, guest *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("make the control connection: %w", err)
+	}
+	f := os.NewFile(uintptr(fds[0]), "control")
+	defer f.Close()
+	guest = os.NewFile(uintptr(fds[1]), "control (guest)")
+	if host, err = net.FileConn(f); err != nil {
+		guest.Close()
+		return nil, nil, fmt.Errorf("make the control connection: %w", err)
+	}
+	return host, guest, nil
+}
+
+func linkOf(f *os.File, e netstack.Ends) *driver.Link {
+	return &driver.Link{File: f, MTU: netstack.MTU, MAC: e.GuestMAC, GatewayMAC: e.GatewayMAC,
+		IPv4: netip.PrefixFrom(e.Guest4, netstack.PrefixBits4), Gateway4: e.Gateway4,
+		IPv6: netip.PrefixFrom(e.Guest6, netstack.PrefixBits6), Gateway6: e.Gateway6}
+}
+
+func toldOf(e netstack.Ends) rootfs.Network {
+	return rootfs.Network{IPv4: e.Guest4, IPv6: e.Guest6, DNS: []netip.Addr{e.Gateway4}, Gateway: e.Gateway4}
+}
+
+// nameservers reads addresses with or without a port.
+func nameservers(list []string) ([]netip.AddrPort, error) {
+	var out []netip.AddrPort
+	for _, s := range list {
+		if ap, err := netip.ParseAddrPort(s); err == nil {
+			out = append(out, ap)
+			continue
+		}
+		a, err := netip.ParseAddr(s)
+		if err != nil {
+			return nil, &sandbox.Error{Kind: sandbox.InvalidConfig, Message: fmt.Sprintf("nameserver %q is not an IP address", s)}
+		}
+		out = append(out, netip.AddrPortFrom(a, 53))
+	}
+	return out, nil
+}

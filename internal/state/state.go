@@ -1,0 +1,278 @@
+// Package state is what a machine remembers of its sandboxes. For now that is their run directories: one per sandbox,
+// claimed by a lock that its runner holds for its life, so that whoever reads it knows the truth whatever was killed.
+package state
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/microsandbox-go/microsandbox/internal/atomicfile"
+	"github.com/microsandbox-go/microsandbox/internal/runner/launch"
+	"github.com/microsandbox-go/microsandbox/sandbox"
+)
+
+// Dir is a claimed run directory. Who holds it, or has handed its lock to a child, owns the sandbox's name.
+type Dir struct {
+	Path string
+	Lock *os.File
+}
+
+// Store is the run directories below one MSB_HOME.
+type Store struct{ Home string }
+
+func (s Store) run() string { return filepath.Join(s.Home, "run") }
+
+// Path is the run directory of ref.
+func (s Store) Path(ref sandbox.Ref) string { return filepath.Join(s.run(), ref.ShortID()) }
+
+// errHeld says that a live process has the directory.
+var errHeld = errors.New("held by a live process")
+
+// Claim takes the run directory of ref and writes info into it. What a dead sandbox of that name left is removed. Kind:
+// AlreadyExists.
+func (s Store) Claim(ref sandbox.Ref, info sandbox.Info) (*Dir, error) {
+	if err := os.MkdirAll(s.run(), 0o700); err != nil {
+		return nil, ioError("make the run directory", err)
+	}
+	d, err := s.claim(s.Path(ref))
+	if errors.Is(err, errHeld) {
+		return nil, &sandbox.Error{Op: "create", Ref: ref, Kind: sandbox.AlreadyExists, Message: string(ref.Name),
+			Hint: fmt.Sprintf("stop it with: msb stop %s", ref.Name)}
+	}
+	if err != nil {
+		return nil, ioError("claim the run directory", err)
+	}
+	if err := d.empty(); err != nil {
+		d.Lock.Close()
+		return nil, ioError("clear the run directory", err)
+	}
+	b, err := json.Marshal(info)
+	if err == nil {
+		err = atomicfile.Write(filepath.Join(d.Path, launch.InfoFile), b, 0o600)
+	}
+	if err != nil {
+		d.Remove()
+		return nil, ioError("record the sandbox", err)
+	}
+	return d, nil
+}
+
+// claim locks the directory, which is made if need be.
+func (s Store) claim(dir string) (*Dir, error) {
+	for {
+		if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return nil, err
+		}
+		d, err := lock(dir, os.O_CREATE)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // it was removed between the two steps
+		}
+		return d, err
+	}
+}
+
+// lock takes the directory's lock. It returns fs.ErrNotExist if the directory was removed meanwhile.
+func lock(dir string, flags int) (*Dir, error) {
+	path := filepath.Join(dir, launch.LockFile)
+	f, err := os.OpenFile(path, os.O_RDWR|flags, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, errHeld
+		}
+		return nil, fmt.Errorf("lock %s: %w", path, err)
+	}
+	// Somebody may have removed it, and others made it anew, before we had the lock.
+	now, err := os.Stat(path)
+	if err == nil {
+		var ours fs.FileInfo
+		if ours, err = f.Stat(); err == nil && !os.SameFile(now, ours) {
+			err = fs.ErrNotExist
+		}
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return &Dir{Path: dir, Lock: f}, nil
+}
+
+// empty removes all but the lock.
+func (d *Dir) empty() error {
+	entries, err := os.ReadDir(d.Path)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.Name() == launch.LockFile {
+			continue
+		}
+		if err := os.RemoveAll(filepath.Join(d.Path, e.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Remove forgets the sandbox and lets go of the directory.
+func (d *Dir) Remove() error {
+	return errors.Join(os.RemoveAll(d.Path), d.Lock.Close())
+}
+
+// Record is what the store knows of one sandbox.
+type Record struct {
+	sandbox.Info
+	Live bool // a runner holds it
+}
+
+// Get reads the record of ref. Kind: NotFound.
+func (s Store) Get(ref sandbox.Ref) (Record, error) {
+	r, err := s.read(s.Path(ref))
+	if errors.Is(err, fs.ErrNotExist) {
+		return r, &sandbox.Error{Ref: ref, Kind: sandbox.NotFound, Message: string(ref.Name), Hint: "see what there is with: msb ls"}
+	}
+	return r, err
+}
+
+// List reads the records of a namespace, in no order.
+func (s Store) List(namespace string) ([]Record, error) {
+	entries, err := os.ReadDir(s.run())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, ioError("list sandboxes", err)
+	}
+	var all []Record
+	for _, e := range entries {
+		r, err := s.read(filepath.Join(s.run(), e.Name()))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // half made, or just removed
+		}
+		if err != nil {
+			return nil, err
+		}
+		if r.Ref.Namespace == namespace {
+			all = append(all, r)
+		}
+	}
+	return all, nil
+}
+
+// read derives the truth from the lock first, then from the files.
+func (s Store) read(dir string) (Record, error) {
+	var r Record
+	live := true
+	if d, err := lock(dir, 0); err == nil {
+		live = false
+		defer d.Lock.Close()
+	} else if !errors.Is(err, errHeld) {
+		return r, err
+	}
+	if err := readJSON(filepath.Join(dir, launch.InfoFile), &r.Info); err != nil {
+		return r, err
+	}
+	r.Live = live
+	var run launch.Running
+	switch err := readJSON(filepath.Join(dir, launch.RunningFile), &run); {
+	case live && err == nil:
+		r.Status, r.RunnerPID, r.Confinement, r.UpdatedAt = sandbox.Running, run.PID, &run.Confinement, run.StartedAt
+	case live:
+		r.Status = sandbox.Starting
+	default:
+		r.Status = sandbox.Crashed
+		var end sandbox.End
+		if readJSON(filepath.Join(dir, launch.EndFile), &end) == nil {
+			r.Status, r.End, r.UpdatedAt = sandbox.Stopped, &end, end.At
+		} else {
+			r.End = &sandbox.End{Reason: sandbox.ReasonLost, Message: "its runner was killed"}
+		}
+	}
+	return r, nil
+}
+
+func readJSON(path string, v any) error {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(b, v); err != nil {
+		return &sandbox.Error{Kind: sandbox.IO, Message: "decode " + path, Err: err}
+	}
+	return nil
+}
+
+// Live reports whether a runner, or a creator, holds the run directory of that short id.
+func (s Store) Live(id string) bool {
+	d, err := lock(filepath.Join(s.run(), id), 0)
+	if err == nil {
+		d.Lock.Close()
+	}
+	return errors.Is(err, errHeld)
+}
+
+// Sweep removes what dead sandboxes left: the directories of those that nobody will ask for, and in the others all but the
+// record. It is cheap where there is nothing to do.
+func (s Store) Sweep() error {
+	entries, err := os.ReadDir(s.run())
+	if err != nil {
+		return nil // nothing has run here
+	}
+	var errs []error
+	for _, e := range entries {
+		dir := filepath.Join(s.run(), e.Name())
+		d, err := lock(dir, os.O_CREATE)
+		if err != nil {
+			continue // alive, or gone, or not ours
+		}
+		errs = append(errs, d.sweep())
+	}
+	return errors.Join(errs...)
+}
+
+func (d *Dir) sweep() error {
+	var info sandbox.Info
+	if err := readJSON(filepath.Join(d.Path, launch.InfoFile), &info); err != nil || info.Spec.Lifecycle.Ephemeral {
+		return d.Remove()
+	}
+	defer d.Lock.Close()
+	var errs []error
+	if _, err := os.Stat(filepath.Join(d.Path, launch.EndFile)); errors.Is(err, fs.ErrNotExist) {
+		b, err := json.Marshal(sandbox.End{Reason: sandbox.ReasonLost, Message: "its runner was killed", At: time.Now().UTC()})
+		if err == nil {
+			err = atomicfile.Write(filepath.Join(d.Path, launch.EndFile), b, 0o600)
+		}
+		errs = append(errs, err)
+	}
+	for _, name := range []string{launch.SocketFile, launch.RunningFile} {
+		if err := os.Remove(filepath.Join(d.Path, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// ioError tells the user what a failure on MSB_HOME means.
+func ioError(doing string, err error) error {
+	e := &sandbox.Error{Kind: sandbox.IO, Message: doing, Err: err}
+	switch {
+	case errors.Is(err, syscall.ENOSPC):
+		e.Hint = "free some disk space, or set MSB_HOME to a directory on another disk"
+	case errors.Is(err, fs.ErrPermission):
+		e.Hint = "set MSB_HOME to a directory that you may write to"
+	case errors.Is(err, syscall.EROFS):
+		e.Hint = "set MSB_HOME to a directory on a writable file system"
+	}
+	return e
+}
