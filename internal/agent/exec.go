@@ -16,8 +16,7 @@ type execSession struct {
 	req agentproto.ExecRequest
 
 	input  *inbox
-	unread uint64 // bytes of input consumed and not yet acknowledged; of the input goroutine
-	window window // of the output
+	window window
 
 	mu      sync.Mutex
 	io      *stdio           // once the files are open
@@ -181,13 +180,11 @@ func (s *execSession) isDropped() bool {
 
 func (s *execSession) message(t agentproto.Type, payload []byte, f *agentproto.Frame) error {
 	if t == agentproto.TypeExecStdin {
-		data, err := agentproto.DecodeData(payload)
-		if err != nil {
-			f.Release()
-			return err
+		c, err := newChunk(payload, f)
+		if err == nil {
+			s.stdin(c)
 		}
-		s.stdin(chunk{data, f})
-		return nil
+		return err
 	}
 	defer f.Release()
 	switch t {
@@ -207,11 +204,7 @@ func (s *execSession) message(t agentproto.Type, payload []byte, f *agentproto.F
 		}
 		s.signal(syscall.Signal(sig.Signal))
 	case agentproto.TypeAck:
-		var ack agentproto.Ack
-		if err := agentproto.Decode(payload, &ack); err != nil {
-			return err
-		}
-		s.window.acked(ack.Bytes)
+		return s.window.ack(payload)
 	default:
 		return &agentproto.Error{Kind: agentproto.InvalidSession, Message: "the session is a command"}
 	}
@@ -274,7 +267,7 @@ func (s *execSession) feed() {
 		if !ok {
 			return
 		}
-		err := s.write(c.data)
+		err := s.write(c)
 		n := len(c.data)
 		c.frame.Release()
 		s.input.done(n)
@@ -286,19 +279,18 @@ func (s *execSession) feed() {
 			}
 			return
 		}
-		if s.unread += uint64(n); s.window.size > 0 && s.unread >= s.window.size/4 {
-			s.say(agentproto.TypeAck, &agentproto.Ack{Bytes: s.unread})
-			s.unread = 0
+		if ack := s.window.received(n); ack > 0 {
+			s.say(agentproto.TypeAck, &agentproto.Ack{Bytes: ack})
 		}
 	}
 }
 
-// write writes input to the command; none is the end of it.
-func (s *execSession) write(data []byte) error {
+// write writes input to the command.
+func (s *execSession) write(c chunk) error {
 	s.mu.Lock()
 	std := s.io
 	s.mu.Unlock()
-	if len(data) == 0 {
+	if c.end {
 		std.closeStdin()
 		return nil
 	}
@@ -306,7 +298,7 @@ func (s *execSession) write(data []byte) error {
 	if in == nil {
 		return os.ErrClosed
 	}
-	_, err := in.Write(data)
+	_, err := in.Write(c.data)
 	var path *os.PathError
 	if errors.As(err, &path) {
 		err = path.Err

@@ -19,10 +19,22 @@ type inbox struct {
 	room   chan struct{} // the same: bytes has shrunk, or closed
 }
 
-// chunk is one frame's data. The zero data is the end of the input.
+// chunk is one frame's data, or the end of the input, or the end of the session.
 type chunk struct {
 	data  []byte
 	frame *agentproto.Frame
+	end   bool
+	last  bool
+}
+
+// newChunk takes a frame whose payload is {data}.
+func newChunk(payload []byte, f *agentproto.Frame) (chunk, error) {
+	data, err := agentproto.DecodeData(payload)
+	if err != nil {
+		f.Release()
+		return chunk{}, err
+	}
+	return chunk{data: data, frame: f, end: len(data) == 0}, nil
 }
 
 // Bounds of an inbox.

@@ -1,10 +1,16 @@
 package agent
 
-import "sync"
+import (
+	"sync"
 
-// window bounds the bytes of a session that are under way to its client. The zero window does not.
+	"github.com/microsandbox-go/microsandbox/internal/agentproto"
+)
+
+// window bounds the bytes of a session that are under way to its client, and counts those that came from it. A size of
+// 0 does neither.
 type window struct {
-	size uint64
+	size     uint64
+	consumed uint64 // input not yet acknowledged
 
 	mu     sync.Mutex
 	moved  sync.Cond
@@ -39,21 +45,33 @@ func (w *window) sent(n int) {
 	w.open += uint64(n)
 }
 
-// acked gives n bytes back.
-func (w *window) acked(n uint64) {
+// ack gives back the bytes that an x.msb.ack says.
+func (w *window) ack(payload []byte) error {
+	var m agentproto.Ack
+	if err := agentproto.Decode(payload, &m); err != nil {
+		return err
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.open -= min(n, w.open)
-	if w.moved.L != nil {
-		w.moved.Broadcast()
+	w.open -= min(m.Bytes, w.open)
+	w.moved.Broadcast()
+	return nil
+}
+
+// received counts n bytes of input as consumed. It returns how many to acknowledge: 0 until a quarter of the window has
+// come together. One goroutine may call it.
+func (w *window) received(n int) (ack uint64) {
+	w.consumed += uint64(n)
+	if w.size == 0 || w.consumed < w.size/4 {
+		return 0
 	}
+	ack, w.consumed = w.consumed, 0
+	return ack
 }
 
 func (w *window) close() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.closed = true
-	if w.moved.L != nil {
-		w.moved.Broadcast()
-	}
+	w.moved.Broadcast()
 }

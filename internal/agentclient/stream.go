@@ -169,10 +169,15 @@ func (s *Stream) take(ctx context.Context, n int) error {
 		switch {
 		case s.closed || s.ended:
 			s.mu.Unlock()
+			wake(s.credit)
 			return errEnded
 		case s.window == 0 || n == 0 || s.open < s.window:
 			s.open += uint64(n)
+			more := s.open < s.window
 			s.mu.Unlock()
+			if more { // another sender may be waiting
+				wake(s.credit)
+			}
 			return nil
 		}
 		s.mu.Unlock()

@@ -46,8 +46,11 @@ func newFrame(size int) *Frame {
 	return f
 }
 
-// Release gives the frame's buffer back. It is to be called once.
+// Release gives the frame's buffer back. It is to be called once. A nil frame has none.
 func (f *Frame) Release() {
+	if f == nil {
+		return
+	}
 	switch cap(f.raw) {
 	case smallFrame:
 		smallFrames.Put(f)
