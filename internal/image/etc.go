@@ -115,7 +115,8 @@ func etcNames(root *os.Root) ([]string, error) {
 	return names, nil
 }
 
-// firstLink returns name and what is there, or the first of its parents that is a symbolic link, or nil when there is nothing.
+// firstLink returns name and what is there, or the first of its parents that is a symbolic link. It returns nil when there is
+// nothing, or nothing that everybody on this machine may look for.
 func firstLink(root *os.Root, name string) (string, fs.FileInfo) {
 	for i := 0; i <= len(name); i++ {
 		if i < len(name) && name[i] != '/' {
@@ -123,10 +124,13 @@ func firstLink(root *os.Root, name string) (string, fs.FileInfo) {
 		}
 		info, err := root.Lstat(name[:i])
 		if err != nil {
-			return "", nil // or not for us to see
+			return "", nil
 		}
 		if info.Mode()&fs.ModeSymlink != 0 || i == len(name) {
 			return name[:i], info
+		}
+		if info.Mode()&0o001 == 0 {
+			return "", nil
 		}
 	}
 	return "", nil

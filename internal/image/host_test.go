@@ -220,9 +220,9 @@ func TestHostKeepsSecrets(t *testing.T) {
 		"etc/real-perl/x = SECRET", "etc/perl -> real-perl",
 		"etc/other-ssl/cert.pem = SECRET", "etc/profile.d -> ../home", "home/x = SECRET", "etc/pki -> ../pki", "pki/tls/certs/x = SECRET",
 		"etc/skel/.bashrc = fine", "etc/skel/link -> /root/SECRET-but-only-a-name",
-		"etc/profile = unreadable", "etc/xml/catalog = unreadable", "root/x = SECRET", "var/x = SECRET", "opt/x = SECRET",
+		"etc/default/locale = SECRET", "etc/profile = unreadable", "etc/xml/catalog = unreadable", "root/x = SECRET", "var/x = SECRET", "opt/x = SECRET",
 	)
-	for path, mode := range map[string]fs.FileMode{"etc/profile": 0o640, "etc/xml": 0o750} {
+	for path, mode := range map[string]fs.FileMode{"etc/profile": 0o640, "etc/xml": 0o750, "etc/default": 0o750} {
 		if err := os.Chmod(filepath.Join(top, path), mode); err != nil {
 			t.Fatal(err)
 		}
