@@ -1,8 +1,11 @@
 package runner
 
 import (
+	"errors"
 	"fmt"
-	"runtime"
+	"hash/fnv"
+	"os"
+	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -31,13 +34,26 @@ func newLimits(id string, memory uint64, cpus int) (*limits, error) {
 	return l, nil
 }
 
-// place puts the sandbox's processes into the group.
-func (l *limits) place(inst driver.Instance) error {
+// place bounds the sandbox's processes. It comes when they have started, which it would slow down, and before anything of
+// the user's runs.
+func (l *limits) place(id string, inst driver.Instance) error {
 	p, ok := inst.(driver.Processes)
-	if l.group == nil || !ok {
+	if !ok {
 		return nil
 	}
-	// A process that starts while they are moved is its parent's child in the old group: look until there is no new one.
+	if l.group != nil {
+		if err := l.join(p); err != nil {
+			return err
+		}
+	}
+	if l.group.CPU() {
+		return l.group.LimitCPU()
+	}
+	return l.pin(id, p.PIDs)
+}
+
+// join moves the processes into the group. One that starts meanwhile is in its parent's: look until there is no new one.
+func (l *limits) join(p driver.Processes) error {
 	seen := map[int]bool{}
 	for {
 		var add []int
@@ -48,7 +64,7 @@ func (l *limits) place(inst driver.Instance) error {
 			}
 		}
 		if len(add) == 0 {
-			return l.group.LimitCPU()
+			return nil
 		}
 		if err := l.group.Add(add...); err != nil {
 			return err
@@ -56,12 +72,9 @@ func (l *limits) place(inst driver.Instance) error {
 	}
 }
 
-// pin bounds this process, and all that it starts, to as many CPUs as were asked for, where no group bounds them. It
-// spreads sandboxes over the CPUs by their id.
-func (l *limits) pin(id string) error {
-	if l.group.CPU() || l.cpus == 0 || l.cpus >= runtime.NumCPU() {
-		return nil
-	}
+// pin bounds the processes to as many CPUs as were asked for, spread by the sandbox's id. Threads inherit it from the
+// thread that starts them: look until there is no new one.
+func (l *limits) pin(id string, pids func() []int) error {
 	var have, want unix.CPUSet
 	if err := unix.SchedGetaffinity(0, &have); err != nil {
 		return fmt.Errorf("read the CPUs of this process: %w", err)
@@ -72,15 +85,34 @@ func (l *limits) pin(id string) error {
 			all = append(all, cpu)
 		}
 	}
-	first := 0
-	for _, c := range id {
-		first = first*31 + int(c)
+	if l.cpus == 0 || l.cpus >= len(all) {
+		return nil
 	}
+	h := fnv.New32a()
+	h.Write([]byte(id))
+	first := int(h.Sum32() % uint32(len(all)))
 	for n := range l.cpus {
 		want.Set(all[(first+n)%len(all)])
 	}
-	if err := unix.SchedSetaffinity(0, &want); err != nil {
-		return fmt.Errorf("bound the sandbox to %d CPUs: %w", l.cpus, err)
+	seen := map[int]bool{}
+	for found := true; found; {
+		found = false
+		for _, pid := range pids() {
+			tasks, err := os.ReadDir("/proc/" + strconv.Itoa(pid) + "/task")
+			if err != nil {
+				continue // it ended
+			}
+			for _, t := range tasks {
+				tid, err := strconv.Atoi(t.Name())
+				if err != nil || seen[tid] {
+					continue
+				}
+				seen[tid], found = true, true
+				if err := unix.SchedSetaffinity(tid, &want); err != nil && !errors.Is(err, unix.ESRCH) {
+					return fmt.Errorf("bound the sandbox to %d CPUs: %w", l.cpus, err)
+				}
+			}
+		}
 	}
 	return nil
 }

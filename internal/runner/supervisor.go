@@ -107,9 +107,6 @@ func (s *supervisor) start(ctx context.Context) error {
 	if s.limits, err = newLimits(id, memory, spec.Resources.CPUs); err != nil {
 		return err
 	}
-	if err := s.limits.pin(id); err != nil {
-		return err
-	}
 	if s.listen, err = net.ListenUnix("unix", &net.UnixAddr{Name: s.path(launch.SocketFile), Net: "unix"}); err != nil {
 		return fmt.Errorf("listen for clients: %w", err)
 	}
@@ -155,7 +152,7 @@ func (s *supervisor) start(ctx context.Context) error {
 		}
 		s.end(sandbox.ReasonCompleted, "")
 	}()
-	if err := s.limits.place(s.inst); err != nil {
+	if err := s.limits.place(id, s.inst); err != nil {
 		return err
 	}
 	var a answer

@@ -65,47 +65,67 @@ func (s Store) Claim(ref sandbox.Ref, info sandbox.Info) (*Dir, error) {
 	return d, nil
 }
 
-// claim locks the directory, which is made if need be.
+// claim makes the directory, if need be, and takes its lock.
 func (s Store) claim(dir string) (*Dir, error) {
-	for {
-		if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-			return nil, err
-		}
-		d, err := lock(dir, os.O_CREATE)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // it was removed between the two steps
-		}
-		return d, err
+	unlock, err := s.exclude()
+	if err != nil {
+		return nil, err
 	}
+	defer unlock()
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, err
+	}
+	return take(dir)
 }
 
-// lock takes the directory's lock. It returns fs.ErrNotExist if the directory was removed meanwhile.
-func lock(dir string, flags int) (*Dir, error) {
-	path := filepath.Join(dir, launch.LockFile)
-	f, err := os.OpenFile(path, os.O_RDWR|flags, 0o600)
+// exclude keeps others from claiming and sweeping until unlock is called. Both are short.
+func (s Store) exclude() (unlock func(), err error) {
+	f, err := os.OpenFile(filepath.Join(s.run(), ".lock"), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	for {
+		if err = unix.Flock(int(f.Fd()), unix.LOCK_EX); err != unix.EINTR {
+			break
+		}
+	}
+	if err != nil {
 		f.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
+		return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
+	}
+	return func() { f.Close() }, nil
+}
+
+// take takes the lock of a run directory, under exclude. The lock belongs to the open file description, so a child that
+// inherits the file holds it, too, and readers can ask about it without taking it (fcntl(2), F_OFD_SETLK).
+func take(dir string) (*Dir, error) {
+	f, err := os.OpenFile(filepath.Join(dir, launch.LockFile), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	lk := unix.Flock_t{Type: unix.F_WRLCK}
+	if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &lk); err != nil {
+		f.Close()
+		if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EACCES) {
 			return nil, errHeld
 		}
-		return nil, fmt.Errorf("lock %s: %w", path, err)
-	}
-	// Somebody may have removed it, and others made it anew, before we had the lock.
-	now, err := os.Stat(path)
-	if err == nil {
-		var ours fs.FileInfo
-		if ours, err = f.Stat(); err == nil && !os.SameFile(now, ours) {
-			err = fs.ErrNotExist
-		}
-	}
-	if err != nil {
-		f.Close()
-		return nil, err
+		return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
 	}
 	return &Dir{Path: dir, Lock: f}, nil
+}
+
+// held reports whether a live process has the lock of a run directory.
+func held(dir string) (bool, error) {
+	f, err := os.Open(filepath.Join(dir, launch.LockFile))
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	lk := unix.Flock_t{Type: unix.F_WRLCK}
+	if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_GETLK, &lk); err != nil {
+		return false, fmt.Errorf("ask about the lock of %s: %w", dir, err)
+	}
+	return lk.Type != unix.F_UNLCK, nil
 }
 
 // empty removes all but the lock.
@@ -156,6 +176,9 @@ func (s Store) List(namespace string) ([]Record, error) {
 	}
 	var all []Record
 	for _, e := range entries {
+		if !e.IsDir() {
+			continue
+		}
 		r, err := s.read(filepath.Join(s.run(), e.Name()))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // half made, or just removed
@@ -173,11 +196,8 @@ func (s Store) List(namespace string) ([]Record, error) {
 // read derives the truth from the lock first, then from the files.
 func (s Store) read(dir string) (Record, error) {
 	var r Record
-	live := true
-	if d, err := lock(dir, 0); err == nil {
-		live = false
-		defer d.Lock.Close()
-	} else if !errors.Is(err, errHeld) {
+	live, err := held(dir)
+	if err != nil {
 		return r, err
 	}
 	if err := readJSON(filepath.Join(dir, launch.InfoFile), &r.Info); err != nil {
@@ -215,11 +235,8 @@ func readJSON(path string, v any) error {
 
 // Live reports whether a runner, or a creator, holds the run directory of that short id.
 func (s Store) Live(id string) bool {
-	d, err := lock(filepath.Join(s.run(), id), 0)
-	if err == nil {
-		d.Lock.Close()
-	}
-	return errors.Is(err, errHeld)
+	live, err := held(filepath.Join(s.run(), id))
+	return live && err == nil
 }
 
 // Sweep removes what dead sandboxes left: the directories of those that nobody will ask for, and in the others all but the
@@ -232,13 +249,37 @@ func (s Store) Sweep() error {
 	var errs []error
 	for _, e := range entries {
 		dir := filepath.Join(s.run(), e.Name())
-		d, err := lock(dir, os.O_CREATE)
-		if err != nil {
-			continue // alive, or gone, or not ours
+		if !e.IsDir() {
+			continue
 		}
-		errs = append(errs, d.sweep())
+		if live, err := held(dir); live && err == nil || isEnded(dir) {
+			continue
+		}
+		errs = append(errs, s.sweepOne(dir))
 	}
 	return errors.Join(errs...)
+}
+
+// isEnded reports whether the directory holds the record of a sandbox that ended in order; there is nothing to sweep.
+func isEnded(dir string) bool {
+	_, err := os.Stat(filepath.Join(dir, launch.EndFile))
+	return err == nil
+}
+
+func (s Store) sweepOne(dir string) error {
+	unlock, err := s.exclude()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if _, err := os.Stat(dir); err != nil {
+		return nil // gone meanwhile
+	}
+	d, err := take(dir)
+	if err != nil {
+		return nil // alive after all, or not ours
+	}
+	return d.sweep()
 }
 
 func (d *Dir) sweep() error {

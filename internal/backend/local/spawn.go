@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -24,6 +25,7 @@ import (
 
 // child is a runner that this process started.
 type child struct {
+	dir    string
 	info   sandbox.Info
 	cmd    *exec.Cmd
 	watch  *os.File // closing it ends an attached sandbox
@@ -89,7 +91,7 @@ func (b *Backend) spawn(dir *state.Dir, cfg launch.Config) (_ *child, err error)
 		return nil, errors.Join(b.spawnError(err, cfg.UserNS), wordsR.Close(), watchW.Close())
 	}
 	dir.Lock.Close() // the runner has it
-	c := &child{info: cfg.Info, cmd: cmd, watch: watchW, first: make(chan launch.Word, 1), done: make(chan struct{})}
+	c := &child{dir: dir.Path, info: cfg.Info, cmd: cmd, watch: watchW, first: make(chan launch.Word, 1), done: make(chan struct{})}
 	go c.listen(wordsR)
 	return c, nil
 }
@@ -151,7 +153,7 @@ func (c *child) listen(r *os.File) {
 		var w launch.Word
 		err := dec.Decode(&w)
 		if err != nil && n == 0 {
-			w.Failure = &launch.Failure{Kind: sandbox.BootFailed, Message: "the runner ended without a word"}
+			w.Failure = &launch.Failure{Kind: sandbox.BootFailed, Message: "the runner ended without a word" + lastLines(c.dir)}
 		}
 		c.mu.Lock()
 		if w.End != nil {
@@ -165,6 +167,16 @@ func (c *child) listen(r *os.File) {
 			return
 		}
 	}
+}
+
+// lastLines returns the end of a crashed runner's log, to be appended to an error.
+func lastLines(dir string) string {
+	const most = 2000
+	b, err := os.ReadFile(filepath.Join(dir, launch.LogFile))
+	if err != nil || len(b) == 0 {
+		return ""
+	}
+	return "; it said: " + strings.TrimSpace(string(b[max(0, len(b)-most):]))
 }
 
 // ready waits for the runner's first word.
