@@ -1,0 +1,273 @@
+// Package netstack is the network of one sandbox: a TCP/IP stack in user space behind the sandbox's link, which ends the
+// guest's connections and opens them anew from the host, as far as the policy allows. It needs no privilege, no TAP and
+// no network namespace.
+//
+// A [Pair] is made first; the driver gets the sentry's end, [New] the other. The [Gateway] then serves until its far end
+// is gone (see [Gateway.Done]) or [Gateway.Close]. It keeps nothing for later: after a restore a new gateway on a new
+// pair answers segments of connections it never saw with RST, so the guest's old connections end at once and new ones work.
+package netstack
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+
+	"github.com/microsandbox-go/microsandbox/internal/network/dns"
+	"github.com/microsandbox-go/microsandbox/internal/network/policy"
+	"github.com/microsandbox-go/microsandbox/sandbox"
+)
+
+// Dialer opens the host's side of a connection. *net.Dialer is one. Connections that offer syscall.Conn cost less memory.
+type Dialer interface {
+	DialContext(ctx context.Context, network, address string) (net.Conn, error)
+}
+
+// Config says what the gateway of one sandbox is like.
+type Config struct {
+	Link   *os.File              // the gateway's end of a Pair; New takes it over, also when it fails
+	Ends   Ends                  // default: those of slot 1
+	Policy sandbox.NetworkPolicy // the zero value denies everything
+
+	// HostAddrs are addresses besides the gateway's that count as the host's own: the rules' group "host" is about them,
+	// and "public" is not. Default: none.
+	HostAddrs []netip.Addr
+
+	DNS DNSConfig
+
+	MaxConns int // TCP connections at once, default 256; more are refused with RST
+	MaxFlows int // UDP flows at once, default 256; the one longest unused makes room
+
+	DialTimeout time.Duration // default 30 s; the guest's own time-out is usually longer
+	Dialer      Dialer        // default: a net.Dialer, so from the network namespace of this process
+	Logger      *slog.Logger  // default: discards
+}
+
+// DNSConfig is how names are resolved (contract msb-0.6 §2.7).
+type DNSConfig struct {
+	Nameservers        []netip.AddrPort // default: those of ResolvConf
+	ResolvConf         string           // default: /etc/resolv.conf, read at the first query
+	Timeout            time.Duration    // default 5 s
+	NoRebindProtection bool
+}
+
+// Gateway is a running gateway.
+type Gateway struct {
+	cfg    Config
+	policy *policy.Policy
+	log    *slog.Logger
+	names  *dns.Resolver
+	link   *link
+	stack  *stack.Stack
+	tcp    *tcp.Forwarder
+	denied denials
+
+	ctx    context.Context // ends when the gateway goes down
+	cancel context.CancelFunc
+	tasks  sync.WaitGroup
+	stats  stats
+
+	mu    sync.Mutex
+	down  bool
+	open  map[io.Closer]struct{} // the host's side of connections
+	flows map[flowKey]*udpFlow
+	conns int
+
+	dnsInFlight atomic.Int32
+}
+
+type stats struct {
+	conns, flows, denied, refused atomic.Uint64
+	sent, received                atomic.Uint64
+}
+
+// Stats are counters since the start, for metrics.
+type Stats struct {
+	Conns, Flows   uint64 // TCP connections and UDP flows that were let through
+	Denied         uint64 // by policy
+	Refused        uint64 // for want of room
+	Sent, Received uint64 // payload bytes, from the guest's view
+	Dropped        uint64 // frames that made no sense or came too late
+	Open           int    // TCP connections now
+}
+
+// New starts a gateway. It takes over cfg.Link, also when it fails.
+func New(cfg Config) (*Gateway, error) {
+	g, err := start(cfg)
+	if err != nil {
+		if cfg.Link != nil {
+			_ = cfg.Link.Close()
+		}
+		return nil, fmt.Errorf("start the network gateway: %w", err)
+	}
+	return g, nil
+}
+
+func start(cfg Config) (*Gateway, error) {
+	if cfg.Link == nil {
+		return nil, os.ErrInvalid
+	}
+	if !cfg.Ends.Guest4.IsValid() {
+		cfg.Ends, _ = Addresses(1)
+	}
+	cfg.MaxConns = orDefault(cfg.MaxConns, 256)
+	cfg.MaxFlows = orDefault(cfg.MaxFlows, 256)
+	cfg.DialTimeout = orDefault(cfg.DialTimeout, 30*time.Second)
+	if cfg.Dialer == nil {
+		cfg.Dialer = &net.Dialer{}
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	g := &Gateway{
+		cfg: cfg, log: cfg.Logger,
+		open:  map[io.Closer]struct{}{},
+		flows: map[flowKey]*udpFlow{},
+	}
+	gateways := []netip.Addr{cfg.Ends.Gateway4, cfg.Ends.Gateway6}
+	var err error
+	if g.policy, err = policy.New(cfg.Policy, append(gateways, cfg.HostAddrs...)...); err != nil {
+		return nil, err
+	}
+	g.ctx, g.cancel = context.WithCancel(context.Background())
+	g.names = dns.New(dns.Config{
+		Policy: g.policy, Gateway: gateways,
+		Nameservers: cfg.DNS.Nameservers, ResolvConf: cfg.DNS.ResolvConf, Timeout: cfg.DNS.Timeout,
+		NoRebindProtection: cfg.DNS.NoRebindProtection,
+		Dial:               cfg.Dialer.DialContext,
+		Denied:             g.denyName,
+	})
+	if g.link, err = newLink(cfg.Link, cfg.Ends, g.goDown); err != nil {
+		return nil, err
+	}
+	return g, g.startStack()
+}
+
+func orDefault[T comparable](v, d T) T {
+	var zero T
+	if v == zero {
+		return d
+	}
+	return v
+}
+
+// Done is closed when the gateway serves no more: its far end is gone, or Close was called.
+func (g *Gateway) Done() <-chan struct{} { return g.ctx.Done() }
+
+// Close ends every connection and returns when all that the gateway started is gone. It may be called twice.
+func (g *Gateway) Close() error {
+	g.goDown()
+	g.link.close() // first: nothing may wait for the far end from here on
+	g.stack.Close()
+	g.tasks.Wait()
+	g.stack.Wait()
+	return nil
+}
+
+// goDown closes the host's side of every connection and lets nothing new start.
+func (g *Gateway) goDown() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.down = true
+	g.cancel()
+	for c := range g.open {
+		_ = c.Close()
+	}
+	clear(g.open)
+}
+
+// begin asks to run a task that Close waits for; done ends it.
+func (g *Gateway) begin() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.down {
+		return false
+	}
+	g.tasks.Add(1)
+	return true
+}
+
+// keep has c closed when the gateway goes down; the function that it returns closes it now. ok is false, and c closed,
+// when the gateway is down already.
+func (g *Gateway) keep(c io.Closer) (closeNow func(), ok bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.down {
+		_ = c.Close()
+		return nil, false
+	}
+	g.open[c] = struct{}{}
+	return func() {
+		g.mu.Lock()
+		delete(g.open, c)
+		g.mu.Unlock()
+		_ = c.Close()
+	}, true
+}
+
+// dial opens the host's side of a connection to to. What is open on the gateway's own address is the host's loopback.
+func (g *Gateway) dial(ctx context.Context, network string, to netip.AddrPort) (net.Conn, error) {
+	switch to.Addr() {
+	case g.cfg.Ends.Gateway4:
+		to = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), to.Port())
+	case g.cfg.Ends.Gateway6:
+		to = netip.AddrPortFrom(netip.IPv6Loopback(), to.Port())
+	}
+	return g.cfg.Dialer.DialContext(ctx, network, to.String())
+}
+
+// check asks the policy, and remembers a refusal.
+func (g *Gateway) check(p policy.Proto, to netip.AddrPort) bool {
+	var names []string
+	if g.policy.UsesNames() {
+		names = g.names.Names(to.Addr())
+	}
+	v := g.policy.Check(policy.Egress, p, to, names)
+	if !v.Allowed {
+		g.deny(p, to, names, v)
+	}
+	return v.Allowed
+}
+
+// isDNS reports whether to is the resolver.
+func (g *Gateway) isDNS(to netip.AddrPort) bool { return to.Port() == 53 && g.isGateway(to.Addr()) }
+
+func (g *Gateway) isGateway(a netip.Addr) bool {
+	return a == g.cfg.Ends.Gateway4 || a == g.cfg.Ends.Gateway6
+}
+
+// Stats returns the counters.
+func (g *Gateway) Stats() Stats {
+	g.mu.Lock()
+	open := g.conns
+	g.mu.Unlock()
+	return Stats{
+		Conns: g.stats.conns.Load(), Flows: g.stats.flows.Load(),
+		Denied: g.stats.denied.Load(), Refused: g.stats.refused.Load(),
+		Sent: g.stats.sent.Load(), Received: g.stats.received.Load(),
+		Dropped: g.link.rxDropped.Load() + g.link.txDropped.Load(), Open: open,
+	}
+}
+
+// farEnd is the address that the guest speaks to.
+func farEnd(id stack.TransportEndpointID) netip.AddrPort {
+	return netip.AddrPortFrom(addrOf(id.LocalAddress), id.LocalPort)
+}
+
+// addrOf converts an address, IPv4-mapped ones to what they stand for.
+func addrOf(a tcpip.Address) netip.Addr {
+	if a.Len() == 4 {
+		return netip.AddrFrom4(a.As4())
+	}
+	return netip.AddrFrom16(a.As16()).Unmap()
+}

@@ -1,0 +1,471 @@
+package netstack
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"github.com/microsandbox-go/microsandbox/sandbox"
+)
+
+// echo hides what its ends are, or io.Copy would splice, by pipes that outlive the test.
+func echo(c net.Conn) { _, _ = io.Copy(struct{ io.Writer }{c}, struct{ io.Reader }{c}) }
+
+func TestTCPEcho(t *testing.T) {
+	w := newWorld(t, Config{})
+	for _, to := range []string{"198.51.100.7:80", "[2001:db8::7]:80"} {
+		w.net.listen(t, to, echo)
+		c := w.mustDial(t, to)
+		if _, err := c.Write([]byte("hello")); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		b, err := io.ReadAll(c)
+		if err != nil || string(b) != "hello" {
+			t.Errorf("%s: %q, %v", to, b, err)
+		}
+		c.Close()
+	}
+}
+
+func TestRefusedAtOnce(t *testing.T) {
+	w := newWorld(t, Config{})
+	for _, to := range []string{
+		"169.254.169.254:80", "127.0.0.1:22", "10.0.0.1:80", "10.255.255.255:443", "192.168.1.1:80", "172.31.0.1:80", "100.64.0.1:80", "0.0.0.1:80",
+		"172.16.0.5:22", "[fd42:6d73:62:1::1]:22", "[fd00::8]:80", "[fd00:ec2::254]:80",
+		"[64:ff9b::a9fe:a9fe]:80", "[64:ff9b::7f00:1]:80", "[2002:a00:1::]:80", "[::ffff:10.0.0.1]:80", "[::ffff:169.254.169.254]:80",
+		"198.51.100.9:81", // allowed, but nobody there
+	} {
+		mustRefuse(t, w.guest, to)
+	}
+	if d := w.gw.Denied(); len(d) != 15 || d[0].String() != "denied by policy: 169.254.169.254:80" || d[0].Rule != -1 {
+		t.Errorf("%d denied: %v", len(d), d)
+	}
+	if s := w.gw.Stats(); s.Denied < 17 {
+		t.Errorf("%+v", s)
+	}
+}
+
+func TestUDP(t *testing.T) {
+	w := newWorld(t, Config{MaxFlows: 4})
+	for _, to := range []string{"198.51.100.7:4000", "[2001:db8::7]:4000"} {
+		w.net.listenUDP(t, to, func(b []byte) []byte { return append([]byte("re:"), b...) })
+		for i := range 6 { // more than MaxFlows: the oldest makes room
+			c := w.dialUDP(t, to)
+			for _, n := range []int{1, 1400, 9000} {
+				msg := bytes.Repeat([]byte{byte('a' + i)}, n)
+				if _, err := c.Write(msg); err != nil {
+					t.Fatal(err)
+				}
+				buf := make([]byte, 65536)
+				_ = c.SetReadDeadline(time.Now().Add(5 * time.Second))
+				k, err := c.Read(buf)
+				if err != nil || string(buf[:k]) != "re:"+string(msg) {
+					t.Fatalf("%s, %d bytes: got %d, %v", to, n, k, err)
+				}
+			}
+		}
+	}
+}
+
+func TestDNSThroughTheGateway(t *testing.T) {
+	w := newWorld(t, Config{DNS: DNSConfig{Nameservers: []netip.AddrPort{netip.MustParseAddrPort("198.51.100.53:53")}}})
+	w.net.listenUDP(t, "198.51.100.53:53", func(b []byte) []byte {
+		var q dns.Msg
+		if q.Unpack(b) != nil {
+			return nil
+		}
+		m := new(dns.Msg).SetReply(&q)
+		addr := "198.51.100.7"
+		if strings.HasPrefix(q.Question[0].Name, "rebind.") {
+			addr = "10.0.0.1"
+		}
+		rr, _ := dns.NewRR(q.Question[0].Name + " 60 A " + addr)
+		m.Answer = []dns.RR{rr}
+		out, _ := m.Pack()
+		return out
+	})
+	query := func(network, gw, name string) *dns.Msg {
+		t.Helper()
+		var conn net.Conn
+		if network == "udp" {
+			conn = w.dialUDP(t, gw)
+		} else {
+			conn = w.mustDial(t, gw)
+		}
+		defer conn.Close()
+		_ = conn.SetDeadline(time.Now().Add(5 * time.Second))
+		co := &dns.Conn{Conn: conn}
+		m, _, err := (&dns.Client{Net: network}).ExchangeWithConn(new(dns.Msg).SetQuestion(name, dns.TypeA), co)
+		if err != nil {
+			t.Fatalf("%s at %s: %v", name, gw, err)
+		}
+		return m
+	}
+	// miekg's client goes by the type of the connection: over gonet's UDP it would frame as TCP.
+	for _, gw := range []string{"172.16.0.5:53", "[fd42:6d73:62:1::1]:53"} {
+		for name, want := range map[string]string{"www.example.com.": "198.51.100.7", "host.microsandbox.internal.": "172.16.0.5"} {
+			m := query("tcp", gw, name)
+			if len(m.Answer) != 1 || m.Answer[0].(*dns.A).A.String() != want {
+				t.Errorf("%s at %s: %v", name, gw, m)
+			}
+		}
+		if m := query("tcp", gw, "rebind.example.com."); m.Rcode != dns.RcodeNameError {
+			t.Errorf("rebind: %v", m)
+		}
+		c := w.dialUDP(t, gw)
+		b, _ := new(dns.Msg).SetQuestion("www.example.com.", dns.TypeA).Pack()
+		_, _ = c.Write(b)
+		buf := make([]byte, 4096)
+		_ = c.SetReadDeadline(time.Now().Add(5 * time.Second))
+		n, err := c.Read(buf)
+		var m dns.Msg
+		if err != nil || m.Unpack(buf[:n]) != nil || len(m.Answer) != 1 {
+			t.Errorf("udp at %s: %v, %v", gw, err, &m)
+		}
+	}
+	if got := w.gw.names.Names(netip.MustParseAddr("198.51.100.7")); len(got) != 1 || got[0] != "www.example.com" {
+		t.Errorf("names: %v", got)
+	}
+}
+
+func TestDenyAllRefusesDNSToo(t *testing.T) {
+	w := newWorld(t, Config{Policy: sandbox.NetworkPolicy{DefaultEgress: "deny"}})
+	mustRefuse(t, w.guest, "172.16.0.5:53")
+	mustRefuse(t, w.guest, "198.51.100.7:80")
+}
+
+func TestHostGroupReachesTheHostsLoopback(t *testing.T) {
+	w := newWorld(t, Config{Policy: sandbox.NetworkPolicy{Rules: []sandbox.NetworkRule{{Destination: sandbox.Destination{Group: "host"}, Action: "allow"}}}})
+	w.net.listen(t, "127.0.0.1:8080", echo)
+	w.net.listen(t, "[::1]:8080", echo)
+	w.mustDial(t, "172.16.0.5:8080").Close()
+	w.mustDial(t, "[fd42:6d73:62:1::1]:8080").Close()
+	mustRefuse(t, w.guest, "127.0.0.1:8080")
+}
+
+func TestHalfClose(t *testing.T) {
+	w := newWorld(t, Config{})
+	w.net.listen(t, "198.51.100.7:80", func(c net.Conn) {
+		b, _ := io.ReadAll(c) // until the guest's FIN
+		_, _ = c.Write([]byte("got " + string(b)))
+		time.Sleep(20 * time.Millisecond)
+		_, _ = c.Write([]byte(", bye"))
+	})
+	w.net.listen(t, "198.51.100.7:81", func(c net.Conn) {
+		_, _ = c.Write([]byte("first"))
+		_ = c.(*net.TCPConn).CloseWrite()
+		b, _ := io.ReadAll(c)
+		if string(b) != "after your FIN" {
+			t.Errorf("server got %q", b)
+		}
+	})
+	c := w.mustDial(t, "198.51.100.7:80")
+	_, _ = c.Write([]byte("it"))
+	_ = c.CloseWrite()
+	if b, err := io.ReadAll(c); err != nil || string(b) != "got it, bye" {
+		t.Errorf("%q, %v", b, err)
+	}
+	c.Close()
+	c = w.mustDial(t, "198.51.100.7:81")
+	if b, err := io.ReadAll(c); err != nil || string(b) != "first" {
+		t.Errorf("%q, %v", b, err)
+	}
+	if _, err := c.Write([]byte("after your FIN")); err != nil {
+		t.Error(err)
+	}
+	c.Close()
+}
+
+func TestResetIsPassedOn(t *testing.T) {
+	w := newWorld(t, Config{})
+	got := make(chan error, 1)
+	w.net.listen(t, "198.51.100.7:80", func(c net.Conn) {
+		_, _ = c.Read(make([]byte, 1))
+		_ = c.(*net.TCPConn).SetLinger(0)
+	})
+	w.net.listen(t, "198.51.100.7:81", func(c net.Conn) {
+		_, err := io.ReadAll(c)
+		got <- err
+	})
+	c := w.mustDial(t, "198.51.100.7:80")
+	_, _ = c.Write([]byte("x"))
+	if _, err := io.ReadAll(c); err == nil || !strings.Contains(err.Error(), "reset") {
+		t.Errorf("guest: %v, want reset", err)
+	}
+	c.Close()
+	ep := w.mustDial(t, "198.51.100.7:81")
+	for _, e := range w.guest.stack.RegisteredEndpoints() {
+		e.Abort()
+	}
+	if err := <-got; err == nil || !strings.Contains(err.Error(), "reset") {
+		t.Errorf("host: %v, want reset", err)
+	}
+	ep.Close()
+}
+
+func TestManyConnections(t *testing.T) {
+	w := newWorld(t, Config{MaxConns: 256})
+	w.net.listen(t, "198.51.100.7:80", echo)
+	once := func() error {
+		c, err := w.dial("198.51.100.7:80")
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		if _, err := c.Write([]byte("x")); err != nil {
+			return err
+		}
+		_, err = io.ReadFull(c, make([]byte, 1))
+		return err
+	}
+	start := time.Now()
+	for i := range 300 {
+		if err := once(); err != nil {
+			t.Fatalf("connection %d: %v", i, err)
+		}
+	}
+	t.Logf("300 in turn: %v each", time.Since(start)/300)
+	var all sync.WaitGroup
+	for i := range 200 {
+		all.Go(func() {
+			if err := once(); err != nil {
+				t.Errorf("parallel connection %d: %v", i, err)
+			}
+		})
+	}
+	all.Wait()
+}
+
+func TestConnectionCap(t *testing.T) {
+	w := newWorld(t, Config{MaxConns: 2})
+	w.net.listen(t, "198.51.100.7:80", echo)
+	a, b := w.mustDial(t, "198.51.100.7:80"), w.mustDial(t, "198.51.100.7:80")
+	mustRefuse(t, w.guest, "198.51.100.7:80")
+	a.Close()
+	deadline := time.Now().Add(5 * time.Second)
+	for w.gw.Stats().Open > 1 && time.Now().Before(deadline) {
+		time.Sleep(time.Millisecond)
+	}
+	w.mustDial(t, "198.51.100.7:80").Close()
+	b.Close()
+}
+
+// TestBulk sends 64 MiB each way at once and compares hashes.
+func TestBulk(t *testing.T) {
+	const size = 64 << 20
+	w := newWorld(t, Config{})
+	src := func() io.Reader { return io.LimitReader(rand.NewChaCha8([32]byte{1}), size) }
+	want := sha256.New()
+	_, _ = io.Copy(want, src())
+	sum := make(chan []byte, 1)
+	w.net.listen(t, "198.51.100.7:80", func(c net.Conn) {
+		var both sync.WaitGroup
+		both.Go(func() {
+			_, _ = io.CopyBuffer(struct{ io.Writer }{c}, src(), make([]byte, 256<<10))
+			_ = c.(*net.TCPConn).CloseWrite()
+		})
+		h := sha256.New()
+		_, _ = io.Copy(h, c)
+		both.Wait()
+		sum <- h.Sum(nil)
+	})
+	c := w.mustDial(t, "198.51.100.7:80")
+	defer c.Close()
+	start := time.Now()
+	var up sync.WaitGroup
+	up.Go(func() {
+		if _, err := io.CopyBuffer(struct{ io.Writer }{c}, src(), make([]byte, 256<<10)); err != nil {
+			t.Error(err)
+		}
+		_ = c.CloseWrite()
+	})
+	h := sha256.New()
+	n, err := io.CopyBuffer(h, struct{ io.Reader }{c}, make([]byte, 256<<10))
+	up.Wait()
+	if err != nil || n != size || !bytes.Equal(h.Sum(nil), want.Sum(nil)) {
+		t.Errorf("down: %d bytes, %v", n, err)
+	}
+	if !bytes.Equal(<-sum, want.Sum(nil)) {
+		t.Error("up: other bytes")
+	}
+	t.Logf("%.0f MB/s each way at once, %+v", size/1e6/time.Since(start).Seconds(), w.gw.Stats())
+}
+
+// TestRestore puts a fresh gateway behind a guest that has a connection of before: it is reset, and new ones work.
+func TestRestore(t *testing.T) {
+	w := newWorld(t, Config{})
+	w.net.listen(t, "198.51.100.7:80", echo)
+	c := w.mustDial(t, "198.51.100.7:80")
+	defer c.Close()
+	// The far end stays the same file here; what matters is that the second stack never saw the connection.
+	fresh := newWorld(t, Config{Dialer: w.net})
+	a, _ := full(netip.MustParseAddrPort("198.51.100.7:80"))
+	local := c.LocalAddr().(*net.TCPAddr)
+	seg := tcpSegment(fresh.ends.Guest4, netip.AddrFrom4([4]byte(a.Addr.AsSlice())), uint16(local.Port), a.Port)
+	got := fresh.exchangeRaw(t, seg)
+	if got == nil || got[ethHdrLen+20+13]&0x04 == 0 {
+		t.Errorf("no RST: %x", got)
+	}
+	fresh.mustDial(t, "198.51.100.7:80").Close()
+}
+
+func TestPeerVanishes(t *testing.T) {
+	w := newWorld(t, Config{})
+	ended := make(chan struct{})
+	w.net.listen(t, "198.51.100.7:80", func(c net.Conn) {
+		_, _ = io.Copy(io.Discard, c)
+		close(ended)
+	})
+	c := w.mustDial(t, "198.51.100.7:80")
+	defer c.Close()
+	w.guest.stack.RemoveNIC(nicID)
+	w.guest.file.Close()
+	for what, ch := range map[string]<-chan struct{}{"gateway": w.gw.Done(), "host's side": ended} {
+		select {
+		case <-ch:
+		case <-time.After(5 * time.Second):
+			t.Errorf("the %s goes on", what)
+		}
+	}
+}
+
+func TestCloseWhileBusy(t *testing.T) {
+	w := newWorld(t, Config{}, gatewayFirst)
+	w.net.listen(t, "198.51.100.7:80", func(c net.Conn) { _, _ = io.Copy(c, rand.NewChaCha8([32]byte{})) })
+	w.net.listen(t, "198.51.100.7:81", echo)
+	w.net.listenUDP(t, "198.51.100.7:82", func(b []byte) []byte { return b })
+	reading, idle := w.mustDial(t, "198.51.100.7:80"), w.mustDial(t, "198.51.100.7:81")
+	defer reading.Close()
+	defer idle.Close()
+	_, _ = w.dialUDP(t, "198.51.100.7:82").Write([]byte("x"))
+	_, _ = io.ReadFull(reading, make([]byte, 1<<20))
+	start := time.Now()
+	if err := w.gw.Close(); err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(start); took > time.Second {
+		t.Errorf("Close took %v", took)
+	}
+	if err := w.gw.Close(); err != nil {
+		t.Errorf("second Close: %v", err)
+	}
+}
+
+// TestGuestThatNeverReads must not keep Close waiting: the gateway waits for room on the link.
+func TestGuestThatNeverReads(t *testing.T) {
+	files := &fakeNet{}
+	files.listenUDP(t, "198.51.100.7:80", func(b []byte) []byte { return bytes.Repeat(b, 60000) })
+	pair, err := NewPair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pair.Close()
+	gw, err := New(Config{Link: pair.Gateway, Policy: sandbox.PublicPolicy(), Dialer: files})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, _ := Addresses(1)
+	ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
+	defer cancel()
+	_ = pair.Sentry.SetWriteDeadline(time.Now().Add(200 * time.Millisecond))
+	for ctx.Err() == nil {
+		if _, err := pair.Sentry.Write(udpDatagram(e.Guest4, netip.MustParseAddr("198.51.100.7"), 1000, 80, "x")); err != nil {
+			break
+		}
+	}
+	done := make(chan struct{})
+	go func() { gw.Close(); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(5 * time.Second):
+		t.Fatal("Close waits")
+	}
+}
+
+func BenchmarkNew(b *testing.B) {
+	for b.Loop() {
+		pair, err := NewPair()
+		if err != nil {
+			b.Fatal(err)
+		}
+		gw, err := New(Config{Link: pair.Gateway, Policy: sandbox.PublicPolicy()})
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.StopTimer()
+		gw.Close()
+		pair.Close()
+		b.StartTimer()
+	}
+}
+
+func BenchmarkConnect(b *testing.B) {
+	w := newWorld(b, Config{})
+	w.net.listen(b, "198.51.100.7:80", echo)
+	for b.Loop() {
+		c := w.mustDial(b, "198.51.100.7:80")
+		_, _ = c.Write([]byte("x"))
+		_, _ = io.ReadFull(c, make([]byte, 1))
+		c.Close()
+	}
+}
+
+func BenchmarkThroughput(b *testing.B) {
+	const chunk = 256 << 10
+	for _, flows := range []int{1, 8} {
+		for _, up := range []bool{false, true} {
+			name := map[bool]string{false: "down", true: "up"}[up] + "/" + string(rune('0'+flows))
+			b.Run(name, func(b *testing.B) {
+				w := newWorld(b, Config{})
+				w.net.listen(b, "198.51.100.7:80", func(c net.Conn) {
+					if up {
+						_, _ = io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{c}, make([]byte, chunk))
+						_, _ = c.Write([]byte("."))
+						return
+					}
+					for buf := make([]byte, chunk); ; {
+						if _, err := c.Write(buf); err != nil {
+							return
+						}
+					}
+				})
+				b.SetBytes(chunk * int64(flows))
+				var all sync.WaitGroup
+				b.ResetTimer()
+				for range flows {
+					all.Go(func() {
+						c := w.mustDial(b, "198.51.100.7:80")
+						defer c.Close()
+						buf := make([]byte, chunk)
+						for range b.N {
+							if up {
+								_, _ = c.Write(buf)
+							} else {
+								_, _ = io.ReadFull(c, buf)
+							}
+						}
+						if up {
+							_ = c.CloseWrite()
+							_, _ = io.ReadAll(c)
+						}
+					})
+				}
+				all.Wait()
+				b.StopTimer()
+			})
+		}
+	}
+}

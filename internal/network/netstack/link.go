@@ -1,0 +1,247 @@
+package netstack
+
+import (
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/buffer"
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+)
+
+// link is the stack's end of a Pair. It reads in one goroutine, parked in the runtime's poller when there is nothing to
+// do, and differs from gVisor's fdbased endpoint in that a writer waits for room instead of dropping the frame: a drop
+// here costs a retransmission time-out there (research/netlink.md, "Loss").
+//
+// It never drops towards the guest, so the far end must not wait for us while it does not read: the sentry does not.
+type link struct {
+	file   *os.File
+	raw    syscall.RawConn
+	mac    tcpip.LinkAddress
+	filter filter
+	onDown func() // called once by the reader when the far end is gone
+
+	dispatcher atomic.Pointer[stack.NetworkDispatcher]
+	reader     sync.WaitGroup
+
+	rxDropped, txDropped atomic.Uint64
+}
+
+var (
+	_ stack.LinkEndpoint = (*link)(nil)
+	_ stack.GSOEndpoint  = (*link)(nil)
+)
+
+func newLink(file *os.File, ends Ends, onDown func()) (*link, error) {
+	raw, err := file.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	return &link{file: file, raw: raw, mac: tcpip.LinkAddress(ends.GatewayMAC), filter: newFilter(ends), onDown: onDown}, nil
+}
+
+// close wakes the reader and every writer and waits for the reader. It may be called twice.
+func (l *link) close() {
+	_ = l.file.Close()
+	l.reader.Wait()
+}
+
+// Attach starts the reader (nil: the NIC is removed, see Gateway.Close).
+func (l *link) Attach(d stack.NetworkDispatcher) {
+	if d == nil {
+		l.dispatcher.Store(nil)
+		return
+	}
+	if l.dispatcher.Swap(&d) == nil {
+		l.reader.Go(func() {
+			l.read(d)
+			l.onDown()
+		})
+	}
+}
+
+// read takes frames up until the far end or the file is closed.
+func (l *link) read(d stack.NetworkDispatcher) {
+	in := &inbox{batch: 1}
+	defer in.release()
+	var n int
+	var errno unix.Errno
+	recv := func(fd uintptr) bool {
+		n, errno = recvmmsg(fd, in.hdrs[:in.batch])
+		return errno != unix.EAGAIN
+	}
+	for {
+		in.fill()
+		if err := l.raw.Read(recv); err != nil || errno != 0 || n == 0 {
+			return
+		}
+		for i := range n {
+			size := int(in.hdrs[i].len)
+			if size == 0 {
+				return // end of file; nobody sends an empty message
+			}
+			if !l.deliver(d, &in.slots[i], size) {
+				l.rxDropped.Add(1)
+			}
+		}
+		if n == in.batch {
+			in.batch = min(2*n, len(in.slots))
+		}
+	}
+}
+
+// deliver hands a message of size bytes in s to the stack.
+func (l *link) deliver(d stack.NetworkDispatcher, s *slot, size int) bool {
+	size -= vnetHdrLen
+	if size < ethHdrLen {
+		return false
+	}
+	head := s.small.AsSlice()
+	proto, ok := l.filter.admit(parseVnetHdr(&s.hdr), head[:min(size, len(head))], size)
+	if !ok {
+		return false
+	}
+	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: s.take(size)})
+	defer pkt.DecRef()
+	if _, ok := pkt.LinkHeader().Consume(ethHdrLen); !ok {
+		return false
+	}
+	pkt.NetworkProtocolNumber = proto
+	pkt.RXChecksumValidated = true
+	d.DeliverNetworkPacket(proto, pkt)
+	return true
+}
+
+// inbox is where messages are received into. It starts with room for one and grows with the traffic, so that an idle
+// link holds 66 KiB and not half a megabyte.
+type inbox struct {
+	batch int
+	slots [8]slot
+	hdrs  [8]mmsghdr
+}
+
+const (
+	smallView = 2 << 10 // an acknowledgement costs no more than this
+	largeView = 64 << 10
+)
+
+// slot receives one message: header, the frame's first 2 KiB, the rest.
+type slot struct {
+	hdr          [vnetHdrLen]byte
+	small, large *buffer.View
+	iov          [3]unix.Iovec
+}
+
+func (in *inbox) fill() {
+	for i := range in.slots[:in.batch] {
+		s := &in.slots[i]
+		if s.small == nil {
+			s.small = buffer.NewViewSize(smallView)
+			s.iov[1] = unix.Iovec{Base: s.small.BasePtr()}
+			s.iov[1].SetLen(smallView)
+		}
+		if s.large == nil {
+			s.large = buffer.NewViewSize(largeView)
+			s.iov[2] = unix.Iovec{Base: s.large.BasePtr()}
+			s.iov[2].SetLen(largeView)
+		}
+		if in.hdrs[i].msg.Iov == nil {
+			s.iov[0] = unix.Iovec{Base: &s.hdr[0]}
+			s.iov[0].SetLen(vnetHdrLen)
+			in.hdrs[i].msg.Iov = &s.iov[0]
+			in.hdrs[i].msg.SetIovlen(len(s.iov))
+		}
+	}
+}
+
+func (in *inbox) release() {
+	for i := range in.slots {
+		for _, v := range []*buffer.View{in.slots[i].small, in.slots[i].large} {
+			if v != nil {
+				v.Release()
+			}
+		}
+	}
+}
+
+// take returns the received frame and leaves holes in the slot for fill. The views go up as they are, but a large one
+// only when at least half full: the stack counts bytes, not views, so a guest that sends frames of 3 KiB must not pin
+// 64 KiB with each.
+func (s *slot) take(size int) buffer.Buffer {
+	var b buffer.Buffer
+	small := s.small
+	s.small = nil
+	small.CapLength(min(size, smallView))
+	_ = b.Append(small)
+	switch rest := size - smallView; {
+	case rest <= 0:
+	case rest < largeView/2:
+		_ = b.Append(buffer.NewViewWithData(s.large.AsSlice()[:rest]))
+	default:
+		large := s.large
+		s.large = nil
+		large.CapLength(rest)
+		_ = b.Append(large)
+	}
+	return b
+}
+
+// MTU implements stack.NetworkLinkEndpoint.
+func (l *link) MTU() uint32 { return MTU }
+
+// SetMTU implements stack.NetworkLinkEndpoint; the MTU of a link does not change.
+func (l *link) SetMTU(uint32) {}
+
+// MaxHeaderLength implements stack.NetworkLinkEndpoint.
+func (l *link) MaxHeaderLength() uint16 { return ethHdrLen }
+
+// LinkAddress implements stack.NetworkLinkEndpoint.
+func (l *link) LinkAddress() tcpip.LinkAddress { return l.mac }
+
+// SetLinkAddress implements stack.NetworkLinkEndpoint; the MAC of a link does not change.
+func (l *link) SetLinkAddress(tcpip.LinkAddress) {}
+
+// Capabilities implements stack.NetworkLinkEndpoint.
+func (l *link) Capabilities() stack.LinkEndpointCapabilities {
+	return stack.CapabilityResolutionRequired | stack.CapabilityRXChecksumOffload | stack.CapabilityTXChecksumOffload
+}
+
+// GSOMaxSize implements stack.GSOEndpoint.
+func (l *link) GSOMaxSize() uint32 { return 65536 }
+
+// SupportedGSO implements stack.GSOEndpoint: the far end takes frames that were not cut.
+func (l *link) SupportedGSO() stack.SupportedGSO { return stack.HostGSOSupported }
+
+// IsAttached implements stack.NetworkLinkEndpoint.
+func (l *link) IsAttached() bool { return l.dispatcher.Load() != nil }
+
+// Wait implements stack.NetworkLinkEndpoint.
+func (l *link) Wait() { l.reader.Wait() }
+
+// ARPHardwareType implements stack.NetworkLinkEndpoint.
+func (l *link) ARPHardwareType() header.ARPHardwareType { return header.ARPHardwareEther }
+
+// AddHeader implements stack.NetworkLinkEndpoint.
+func (l *link) AddHeader(pkt *stack.PacketBuffer) {
+	header.Ethernet(pkt.LinkHeader().Push(ethHdrLen)).Encode(&header.EthernetFields{
+		SrcAddr: pkt.EgressRoute.LocalLinkAddress,
+		DstAddr: pkt.EgressRoute.RemoteLinkAddress,
+		Type:    pkt.NetworkProtocolNumber,
+	})
+}
+
+// ParseHeader implements stack.NetworkLinkEndpoint.
+func (l *link) ParseHeader(pkt *stack.PacketBuffer) bool {
+	_, ok := pkt.LinkHeader().Consume(ethHdrLen)
+	return ok
+}
+
+// Close implements stack.NetworkLinkEndpoint; the Gateway closes the file.
+func (l *link) Close() {}
+
+// SetOnCloseAction implements stack.NetworkLinkEndpoint.
+func (l *link) SetOnCloseAction(func()) {}

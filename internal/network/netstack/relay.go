@@ -1,0 +1,195 @@
+package netstack
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/waiter"
+)
+
+// relay copies between the guest's side of a connection and the host's until both directions have ended. Each end of a
+// direction is passed on as it came: FIN as FIN while the other direction goes on, RST as RST for both.
+type relay struct {
+	g     *Gateway
+	guest tcpip.Endpoint
+	queue *waiter.Queue // of guest
+	host  net.Conn
+}
+
+// copyBuffers are taken when there is something to read and given back when it is written: an idle connection has none.
+var copyBuffers = sync.Pool{New: func() any { return new([64 << 10]byte) }}
+
+var errAborted = errors.New("connection aborted")
+
+func (r *relay) run() {
+	var up sync.WaitGroup
+	up.Go(func() { r.end(r.toHost()) })
+	r.end(r.toGuest())
+	up.Wait()
+	r.guest.Close()
+}
+
+// end breaks the connection if a direction ended otherwise than by its FIN.
+func (r *relay) end(err error) {
+	if err == nil {
+		return
+	}
+	r.guest.Abort()
+	reset(r.host)
+	_ = r.host.Close()
+}
+
+// toHost copies what the guest sends. It returns nil after the guest's FIN was passed on.
+func (r *relay) toHost() error {
+	entry, ready := waiter.NewChannelEntry(waiter.ReadableEvents | waiter.EventHUp | waiter.EventErr)
+	r.queue.EventRegister(&entry)
+	defer r.queue.EventUnregister(&entry)
+	for {
+		buf := copyBuffers.Get().(*[64 << 10]byte)
+		w := tcpip.SliceWriter(buf[:])
+		res, terr := r.guest.Read(&w, tcpip.ReadOptions{})
+		var err error
+		if terr == nil {
+			r.guest.ModerateRecvBuf(res.Count)
+			_, err = r.host.Write(buf[:res.Count])
+			r.g.stats.sent.Add(uint64(res.Count))
+		}
+		copyBuffers.Put(buf)
+		switch terr.(type) {
+		case nil:
+			if err != nil {
+				return err
+			}
+		case *tcpip.ErrWouldBlock:
+			select {
+			case <-ready:
+			case <-r.g.ctx.Done():
+				return errAborted
+			}
+		case *tcpip.ErrClosedForReceive:
+			if c, ok := r.host.(interface{ CloseWrite() error }); ok {
+				return c.CloseWrite()
+			}
+			return nil
+		default:
+			return errAborted
+		}
+	}
+}
+
+// toGuest copies what the host's side sends. It returns nil after its FIN was passed on.
+func (r *relay) toGuest() error {
+	entry, room := waiter.NewChannelEntry(waiter.WritableEvents | waiter.EventHUp | waiter.EventErr)
+	r.queue.EventRegister(&entry)
+	defer r.queue.EventUnregister(&entry)
+	in := newReader(r.host)
+	var data bytes.Reader
+	for {
+		buf, n, err := in.read()
+		if n > 0 {
+			data.Reset(buf[:n])
+			werr := r.write(&data, room)
+			copyBuffers.Put(buf)
+			if werr != nil {
+				return werr
+			}
+			r.g.stats.received.Add(uint64(n))
+		}
+		if errors.Is(err, io.EOF) {
+			if terr := r.guest.Shutdown(tcpip.ShutdownWrite); terr != nil {
+				return errAborted
+			}
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func (r *relay) write(data *bytes.Reader, room <-chan struct{}) error {
+	for data.Len() > 0 {
+		_, terr := r.guest.Write(data, tcpip.WriteOptions{})
+		switch terr.(type) {
+		case nil:
+		case *tcpip.ErrWouldBlock:
+			select {
+			case <-room:
+			case <-r.g.ctx.Done():
+				return errAborted
+			}
+		default:
+			return errAborted
+		}
+	}
+	return nil
+}
+
+// reader reads a connection into copyBuffers, taken only when there is something to read.
+type reader struct {
+	conn net.Conn
+	raw  syscall.RawConn // nil when conn has none: then a buffer is held while waiting
+	buf  *[64 << 10]byte
+	n    int
+	err  error
+	try  func(fd uintptr) bool
+}
+
+func newReader(conn net.Conn) *reader {
+	r := &reader{conn: conn}
+	r.try = r.tryRead
+	if sc, ok := conn.(syscall.Conn); ok {
+		if raw, err := sc.SyscallConn(); err == nil {
+			r.raw = raw
+		}
+	}
+	return r
+}
+
+// read returns a buffer with n bytes, for the caller to put back, or no buffer and why. The end of a stream is io.EOF; of
+// datagrams, n may be 0 with no error.
+func (r *reader) read() (buf *[64 << 10]byte, n int, err error) {
+	if r.raw == nil {
+		buf = copyBuffers.Get().(*[64 << 10]byte)
+		n, err = r.conn.Read(buf[:])
+		if n == 0 {
+			copyBuffers.Put(buf)
+			buf = nil
+		}
+		return buf, n, err
+	}
+	r.buf, r.n, r.err = nil, 0, nil
+	if err := r.raw.Read(r.try); err != nil {
+		return nil, 0, err
+	}
+	return r.buf, r.n, r.err
+}
+
+func (r *reader) tryRead(fd uintptr) bool {
+	buf := copyBuffers.Get().(*[64 << 10]byte)
+	for {
+		n, err := unix.Read(int(fd), buf[:])
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case errors.Is(err, unix.EAGAIN):
+			copyBuffers.Put(buf)
+			return false
+		case err == nil && n > 0:
+			r.buf, r.n = buf, n
+			return true
+		case err == nil:
+			r.err = io.EOF
+		default:
+			r.err = err
+		}
+		copyBuffers.Put(buf)
+		return true
+	}
+}

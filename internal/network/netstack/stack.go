@@ -1,0 +1,118 @@
+package netstack
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/network/arp"
+	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
+	"gvisor.dev/gvisor/pkg/tcpip/network/ipv6"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/icmp"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
+)
+
+const nicID tcpip.NICID = 1
+
+// Sizes of the stack's TCP buffers, in bytes. They are the most that a connection can hold when one side does not read.
+const (
+	startBuffer = 256 << 10
+	maxBuffer   = 1 << 20
+	maxInFlight = 1024 // connections being opened
+)
+
+// timeWait is short, because the forwarder, having no listener, would ignore the SYN of a guest that uses a port again.
+const timeWait = 10 * time.Millisecond
+
+// startStack puts the stack on the link. Frames may arrive before it returns.
+func (g *Gateway) startStack() error {
+	// Packets to loopback addresses are let in so that they can be refused: dropped, the guest would wait for nothing.
+	// The zero NDP configuration takes no router advertisements from the guest, and the address is ours without asking.
+	g.stack = stack.New(stack.Options{
+		NetworkProtocols: []stack.NetworkProtocolFactory{
+			ipv4.NewProtocolWithOptions(ipv4.Options{AllowExternalLoopbackTraffic: true}),
+			ipv6.NewProtocolWithOptions(ipv6.Options{AllowExternalLoopbackTraffic: true}),
+			arp.NewProtocol,
+		},
+		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6},
+	})
+	if err := g.setUpTCP(); err != nil {
+		return err
+	}
+	g.tcp = tcp.NewForwarder(g.stack, startBuffer, maxInFlight, g.acceptTCP)
+	g.stack.SetTransportProtocolHandler(tcp.ProtocolNumber, g.handleTCP)
+	g.stack.SetTransportProtocolHandler(udp.ProtocolNumber, g.handleUDP)
+	g.stack.SetTransportProtocolHandler(icmp.ProtocolNumber4, g.handleICMP)
+	g.stack.SetTransportProtocolHandler(icmp.ProtocolNumber6, g.handleICMP)
+
+	// Disabled until all is in place: enabled, it reads.
+	if err := g.stack.CreateNICWithOptions(nicID, g.link, stack.NICOptions{Name: "link", Disabled: true}); err != nil {
+		return errors.New(err.String())
+	}
+	e := g.cfg.Ends
+	guestMAC := tcpip.LinkAddress(e.GuestMAC)
+	for _, step := range []func() tcpip.Error{
+		func() tcpip.Error { return g.stack.SetPromiscuousMode(nicID, true) },
+		func() tcpip.Error { return g.stack.SetSpoofing(nicID, true) },
+		func() tcpip.Error { return g.addAddress(header.IPv4ProtocolNumber, e.Gateway4, PrefixBits4) },
+		func() tcpip.Error { return g.addAddress(header.IPv6ProtocolNumber, e.Gateway6, PrefixBits6) },
+		func() tcpip.Error {
+			return g.stack.AddStaticNeighbor(nicID, header.IPv4ProtocolNumber, addressOf(e.Guest4), guestMAC)
+		},
+		func() tcpip.Error {
+			return g.stack.AddStaticNeighbor(nicID, header.IPv6ProtocolNumber, addressOf(e.Guest6), guestMAC)
+		},
+		func() tcpip.Error {
+			g.stack.SetRouteTable([]tcpip.Route{{Destination: header.IPv4EmptySubnet, NIC: nicID}, {Destination: header.IPv6EmptySubnet, NIC: nicID}})
+			return g.stack.EnableNIC(nicID)
+		},
+	} {
+		if err := step(); err != nil {
+			g.link.close()
+			g.stack.Destroy()
+			return errors.New(err.String())
+		}
+	}
+	return nil
+}
+
+func (g *Gateway) setUpTCP() error {
+	window := maxBuffer
+	var sndbuf int
+	var serr error
+	if err := g.link.raw.Control(func(fd uintptr) { sndbuf, serr = buffers(int(fd), unix.SO_SNDBUF) }); err != nil || serr != nil {
+		return fmt.Errorf("the link is not a socket: %w", errors.Join(err, serr))
+	}
+	if sndbuf < WantBuffers {
+		window = startBuffer // a small socket buffer loses frames to a large window
+	}
+	rcv := tcpip.TCPReceiveBufferSizeRangeOption{Min: 4 << 10, Default: startBuffer, Max: window}
+	snd := tcpip.TCPSendBufferSizeRangeOption{Min: 4 << 10, Default: startBuffer, Max: maxBuffer}
+	sack, wait := tcpip.TCPSACKEnabled(true), tcpip.TCPTimeWaitTimeoutOption(timeWait)
+	for _, o := range []tcpip.SettableTransportProtocolOption{&rcv, &snd, &sack, &wait} {
+		if err := g.stack.SetTransportProtocolOption(tcp.ProtocolNumber, o); err != nil {
+			return errors.New(err.String())
+		}
+	}
+	return nil
+}
+
+func (g *Gateway) addAddress(proto tcpip.NetworkProtocolNumber, a netip.Addr, bits int) tcpip.Error {
+	return g.stack.AddProtocolAddress(nicID, tcpip.ProtocolAddress{
+		Protocol:          proto,
+		AddressWithPrefix: tcpip.AddressWithPrefix{Address: addressOf(a), PrefixLen: bits},
+	}, stack.AddressProperties{})
+}
+
+func addressOf(a netip.Addr) tcpip.Address {
+	if a.Is4() {
+		return tcpip.AddrFrom4(a.As4())
+	}
+	return tcpip.AddrFrom16(a.As16())
+}

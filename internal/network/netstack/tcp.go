@@ -1,0 +1,117 @@
+package netstack
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+
+	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"gvisor.dev/gvisor/pkg/waiter"
+
+	"github.com/microsandbox-go/microsandbox/internal/network/policy"
+)
+
+// handleTCP gets the segments that belong to no connection. What it does not take, the stack answers with RST: that is
+// how a denied connection is refused, and how the guest learns that one from before a restore is gone.
+// It runs in the link's reader and must not wait.
+func (g *Gateway) handleTCP(id stack.TransportEndpointID, pkt *stack.PacketBuffer) bool {
+	h := header.TCP(pkt.TransportHeader().Slice())
+	if len(h) < header.TCPMinimumSize {
+		return true
+	}
+	if f := h.Flags(); !f.Contains(header.TCPFlagSyn) || f.Contains(header.TCPFlagAck) {
+		return false
+	}
+	if !g.check(policy.TCP, farEnd(id)) {
+		return false
+	}
+	return g.tcp.HandlePacket(id, pkt)
+}
+
+// acceptTCP opens the host's side of a connection, then completes the handshake with the guest: a refusal there is one here.
+func (g *Gateway) acceptTCP(req *tcp.ForwarderRequest) {
+	if !g.begin() {
+		req.Complete(false)
+		return
+	}
+	defer g.tasks.Done()
+	if !g.takeConn() {
+		g.stats.refused.Add(1)
+		req.Complete(true)
+		return
+	}
+	defer g.freeConn()
+
+	to := farEnd(req.ID())
+	if g.isDNS(to) {
+		g.serveDNS(req)
+		return
+	}
+	ctx, cancel := context.WithTimeout(g.ctx, g.cfg.DialTimeout)
+	host, err := g.dial(ctx, "tcp", to)
+	cancel()
+	if err != nil {
+		// After a time-out the guest's next SYN tries again.
+		req.Complete(!errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, os.ErrDeadlineExceeded))
+		return
+	}
+	closeHost, ok := g.keep(host)
+	if !ok {
+		req.Complete(false)
+		return
+	}
+	defer closeHost()
+
+	var queue waiter.Queue
+	ep, terr := req.CreateEndpoint(&queue)
+	req.Complete(terr != nil)
+	if terr != nil {
+		reset(host)
+		return
+	}
+	g.stats.conns.Add(1)
+	r := &relay{g: g, guest: ep, queue: &queue, host: host}
+	r.run()
+}
+
+func (g *Gateway) takeConn() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.conns >= g.cfg.MaxConns {
+		return false
+	}
+	g.conns++
+	return true
+}
+
+func (g *Gateway) freeConn() {
+	g.mu.Lock()
+	g.conns--
+	g.mu.Unlock()
+}
+
+// serveDNS answers queries over TCP.
+func (g *Gateway) serveDNS(req *tcp.ForwarderRequest) {
+	var queue waiter.Queue
+	ep, terr := req.CreateEndpoint(&queue)
+	req.Complete(terr != nil)
+	if terr != nil {
+		return
+	}
+	conn := gonet.NewTCPConn(&queue, ep)
+	defer conn.Close()
+	stop := context.AfterFunc(g.ctx, ep.Abort)
+	defer stop()
+	g.names.Serve(g.ctx, conn)
+}
+
+// reset makes closing conn send RST, where it can.
+func reset(conn net.Conn) {
+	if c, ok := conn.(interface{ SetLinger(sec int) error }); ok {
+		_ = c.SetLinger(0)
+	}
+}
