@@ -76,8 +76,6 @@ func (s *tcpSession) relay() error {
 		stop()
 		_ = conn.Close()
 	}()
-	s.say(agentproto.TypeTCPConnected, nil)
-
 	s.mu.Lock()
 	s.connected = true
 	closing := s.closing

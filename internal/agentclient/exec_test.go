@@ -395,9 +395,7 @@ func TestBackgroundWriter(t *testing.T) {
 		if code, err := s.Wait(); code != 0 || err != nil {
 			t.Errorf("have %d, %v", code, err)
 		}
-		if alive(pid) {
-			t.Error("the background process lives")
-		}
+		until(t, "the background process is dead", func() bool { return !alive(pid) })
 	})
 }
 
@@ -421,9 +419,7 @@ func TestSignalsAndContexts(t *testing.T) {
 		if !errors.Is(err, sandbox.ExecTimeout) || err.Error() != "exec timed out after 50ms" {
 			t.Errorf("have %v", err)
 		}
-		if alive(int(s.PID())) {
-			t.Error("the command outlives its time")
-		}
+		until(t, "the command is dead", func() bool { return !alive(int(s.PID())) })
 
 		ctx, cancel := context.WithCancel(t.Context())
 		s, err = g.Client.Exec(ctx, sh("sleep 1000"))
@@ -434,9 +430,7 @@ func TestSignalsAndContexts(t *testing.T) {
 		if _, err := s.Wait(); !errors.Is(err, sandbox.Cancelled) || !errors.Is(err, context.Canceled) {
 			t.Errorf("have %v", err)
 		}
-		if alive(int(s.PID())) {
-			t.Error("the command outlives its context")
-		}
+		until(t, "the command is dead", func() bool { return !alive(int(s.PID())) })
 	})
 }
 

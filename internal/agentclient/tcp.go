@@ -73,20 +73,18 @@ func (c *TCPConn) failed(m Message) error {
 func (c *TCPConn) Read(p []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for len(c.data) == 0 || c.closed.Load() {
-		if c.err == nil {
-			err := c.next()
-			if c.closed.Load() {
-				err = net.ErrClosed
-			}
-			if errors.Is(err, os.ErrDeadlineExceeded) {
-				return 0, err
-			}
-			c.err = err
+	for len(c.data) == 0 && c.err == nil && !c.closed.Load() {
+		err := c.next()
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return 0, err
 		}
-		if c.err != nil {
-			return 0, c.err
-		}
+		c.err = err
+	}
+	switch {
+	case c.closed.Load():
+		return 0, net.ErrClosed
+	case len(c.data) == 0:
+		return 0, c.err
 	}
 	n := copy(p, c.data)
 	c.data = c.data[n:]
