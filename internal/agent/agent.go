@@ -61,8 +61,8 @@ type session interface {
 // maxSessions bounds what the host may have open at once.
 const maxSessions = 4096
 
-// errShutdown ends Run without an error.
-var errShutdown = errors.New("shut down")
+// errGone is the end of the connection, in whichever way it came.
+var errGone = errors.New("the host is gone")
 
 // Run serves the connection until it ends. It returns nil after core.shutdown and at the end of the connection.
 func (a *Agent) Run() error {
@@ -86,7 +86,7 @@ func (a *Agent) Run() error {
 	defer a.end()
 
 	if err := a.bootstrap(); err != nil {
-		if ended(err) {
+		if errors.Is(err, errGone) {
 			return nil
 		}
 		_ = a.out.send(0, agentproto.TypeError, &agentproto.Error{Kind: agentproto.InvalidPayload, Message: err.Error(),
@@ -99,14 +99,15 @@ func (a *Agent) Run() error {
 // serve reads frames until the connection ends.
 func (a *Agent) serve() error {
 	for {
-		f, err := a.frames.Next()
-		if err != nil {
-			if ended(err) || a.stopping.Load() {
-				return nil
-			}
-			return fmt.Errorf("read from the host: %w", err)
+		f, err := a.next()
+		switch {
+		case err == nil:
+			a.dispatch(f)
+		case errors.Is(err, errGone) || a.stopping.Load():
+			return nil
+		default:
+			return err
 		}
-		a.dispatch(f)
 	}
 }
 
@@ -122,9 +123,16 @@ func (a *Agent) end() {
 	a.handles.closeAll()
 }
 
-// ended reports whether err says that the peer is gone, in one of the ways a socket has of saying so.
-func ended(err error) bool {
-	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.ErrClosedPipe) || connectionGone(err)
+// next reads a frame from the host.
+func (a *Agent) next() (*agentproto.Frame, error) {
+	f, err := a.frames.Next()
+	switch {
+	case err == nil:
+		return f, nil
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.ErrClosedPipe), connectionGone(err):
+		return nil, errGone
+	}
+	return nil, fmt.Errorf("read from the host: %w", err)
 }
 
 // open registers a session; it refuses an id that is taken, and more than maxSessions.
@@ -144,7 +152,7 @@ func (a *Agent) open(id uint32, s session) error {
 	return nil
 }
 
-// closed forgets a session and lets its id be used again. It comes before the session's terminal frame.
+// forget forgets a session and lets its id be used again. It comes before the session's terminal frame.
 func (a *Agent) forget(id uint32) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

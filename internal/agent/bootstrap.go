@@ -56,7 +56,7 @@ func (a *Agent) bootstrap() error {
 
 // expect reads the next message, which has to be of one type.
 func (a *Agent) expect(t agentproto.Type, p agentproto.Payload) error {
-	f, err := a.frames.Next()
+	f, err := a.next()
 	if err != nil {
 		return err
 	}

@@ -21,11 +21,11 @@ const (
 
 // fileStream reads the tar out of x.msb.files frames, as they come.
 type fileStream struct {
-	frames *agentproto.Reader
-	frame  *agentproto.Frame
-	data   []byte
-	total  int
-	ended  bool
+	agent *Agent
+	frame *agentproto.Frame
+	data  []byte
+	total int
+	ended bool
 }
 
 func (s *fileStream) Read(p []byte) (int, error) {
@@ -47,7 +47,7 @@ func (s *fileStream) next() error {
 	if s.ended {
 		return io.EOF
 	}
-	f, err := s.frames.Next()
+	f, err := s.agent.next()
 	if err != nil {
 		return err
 	}
@@ -85,7 +85,7 @@ func (a *Agent) receiveFiles(scripts bool) error {
 		return err
 	}
 	defer root.Close()
-	stream := &fileStream{frames: a.frames}
+	stream := &fileStream{agent: a}
 	archive := tar.NewReader(stream)
 	for n := 0; ; n++ {
 		h, err := archive.Next()

@@ -43,7 +43,10 @@ type Session struct {
 	stop   func() bool // the watch over ctx
 	killed chan struct{}
 
-	last Message // of the event that Recv returned
+	// Of the goroutine that receives:
+	last    Message         // of the event that Recv returned
+	drain   context.Context // after the kill; nil before
+	drained context.CancelFunc
 
 	mu   sync.Mutex
 	code int
@@ -127,11 +130,12 @@ func (s *Session) recv() (Message, error) {
 	if err == nil || s.ctx.Err() == nil {
 		return m, err
 	}
-	drain, cancel := context.WithTimeout(context.WithoutCancel(s.ctx), drainTime)
-	defer cancel()
-	m, err = s.stream.Recv(drain)
-	if drain.Err() != nil {
-		return m, s.giveUp()
+	if s.drain == nil {
+		s.drain, s.drained = context.WithTimeout(context.WithoutCancel(s.ctx), drainTime)
+	}
+	m, err = s.stream.Recv(s.drain)
+	if err != nil && s.drain.Err() != nil {
+		err = s.giveUp()
 	}
 	return m, err
 }
@@ -272,6 +276,9 @@ func (s *Session) end(code int, err error) {
 	s.mu.Unlock()
 	s.stop()
 	s.cancel(nil)
+	if s.drained != nil {
+		s.drained()
+	}
 }
 
 // Wait receives what the command has yet to say, writes its output to Stdout and Stderr, and returns its exit code,
@@ -304,7 +311,8 @@ func (s *Session) Wait() (int, error) {
 	}
 }
 
-// Close lets go of the session. A command that still runs is killed. It may be called twice.
+// Close lets go of the session. A command that still runs is killed. It may be called twice, but not while Recv or Wait
+// run: what ends those is the end of ctx, or Signal.
 func (s *Session) Close() {
 	s.mu.Lock()
 	over := s.over

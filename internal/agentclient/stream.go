@@ -250,6 +250,9 @@ func wake(c chan struct{}) {
 // Recv returns the next message, which the caller releases. After the terminal one it returns io.EOF.
 func (s *Stream) Recv(ctx context.Context) (Message, error) {
 	for {
+		if ctx.Err() != nil {
+			return Message{}, ctxError("receive", ctx)
+		}
 		m, ended, ok := s.pop()
 		switch {
 		case ok:
@@ -260,7 +263,6 @@ func (s *Stream) Recv(ctx context.Context) (Message, error) {
 		select {
 		case <-s.more:
 		case <-ctx.Done():
-			return Message{}, ctxError("receive", ctx)
 		case <-s.c.done:
 			if m, _, ok := s.pop(); ok { // what came before the end still counts
 				return m, nil
