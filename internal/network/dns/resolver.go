@@ -127,6 +127,15 @@ func formErr(query []byte) []byte {
 	return b
 }
 
+// QueryName returns the name that a query asks for, or "".
+func QueryName(query []byte) string {
+	var q dns.Msg
+	if len(query) > maxQuery || q.Unpack(query) != nil || len(q.Question) != 1 {
+		return ""
+	}
+	return policy.CanonicalName(q.Question[0].Name)
+}
+
 func failure(q *dns.Msg, rcode int) *dns.Msg {
 	m := new(dns.Msg)
 	return m.SetRcode(q, rcode)

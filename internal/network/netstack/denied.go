@@ -77,12 +77,8 @@ func (g *Gateway) Denied() []Denial {
 	return append(append([]Denial(nil), ds.ring[ds.next:]...), ds.ring[:ds.next]...)
 }
 
-func (g *Gateway) deny(p policy.Proto, to netip.AddrPort, names []string, v policy.Verdict) {
-	d := Denial{Proto: p.String(), To: to, Rule: v.Rule, Reason: v.Reason}
-	if len(names) > 0 {
-		d.Name = names[0]
-	}
-	g.report(d)
+func (g *Gateway) deny(p policy.Proto, to netip.AddrPort, name string, v policy.Verdict) {
+	g.report(Denial{Proto: p.String(), To: to, Name: name, Rule: v.Rule, Reason: v.Reason})
 }
 
 func (g *Gateway) denyName(name string, v policy.Verdict) {

@@ -226,15 +226,23 @@ func (g *Gateway) dial(ctx context.Context, network string, to netip.AddrPort) (
 	return g.cfg.Dialer.DialContext(ctx, network, to.String())
 }
 
-// check asks the policy, and remembers a refusal.
-func (g *Gateway) check(p policy.Proto, to netip.AddrPort) bool {
+// check asks the policy.
+func (g *Gateway) check(p policy.Proto, to netip.AddrPort) (policy.Verdict, string) {
+	var name string
 	var names []string
 	if g.policy.UsesNames() {
-		names = g.names.Names(to.Addr())
+		if names = g.names.Names(to.Addr()); len(names) > 0 {
+			name = names[0]
+		}
 	}
-	v := g.policy.Check(policy.Egress, p, to, names)
+	return g.policy.Check(policy.Egress, p, to, names), name
+}
+
+// allows asks the policy, and remembers a refusal.
+func (g *Gateway) allows(p policy.Proto, to netip.AddrPort) bool {
+	v, name := g.check(p, to)
 	if !v.Allowed {
-		g.deny(p, to, names, v)
+		g.deny(p, to, name, v)
 	}
 	return v.Allowed
 }

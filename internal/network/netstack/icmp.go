@@ -30,7 +30,7 @@ func (g *Gateway) handleICMP(id stack.TransportEndpointID, pkt *stack.PacketBuff
 	if !isEcho || to.IsMulticast() {
 		return true
 	}
-	if !g.check(proto, netip.AddrPortFrom(to, 0)) {
+	if !g.allows(proto, netip.AddrPortFrom(to, 0)) {
 		g.writeUnreachable(prohibited, g.gatewayFor(to), append(append([]byte(nil), pkt.NetworkHeader().Slice()...), h...))
 	}
 	// Echoes of the outside need a ping socket: issue 8.

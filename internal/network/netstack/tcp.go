@@ -26,7 +26,7 @@ func (g *Gateway) handleTCP(id stack.TransportEndpointID, pkt *stack.PacketBuffe
 	if f := h.Flags(); !f.Contains(header.TCPFlagSyn) || f.Contains(header.TCPFlagAck) {
 		return false
 	}
-	if !g.check(policy.TCP, farEnd(id)) {
+	if !g.allows(policy.TCP, farEnd(id)) {
 		return false
 	}
 	return g.tcp.HandlePacket(id, pkt)

@@ -18,6 +18,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
 
+	"github.com/microsandbox-go/microsandbox/internal/network/dns"
 	"github.com/microsandbox-go/microsandbox/internal/network/policy"
 )
 
@@ -54,10 +55,16 @@ func (g *Gateway) handleUDP(id stack.TransportEndpointID, pkt *stack.PacketBuffe
 	f := g.flows[key]
 	g.mu.Unlock()
 	if f == nil {
-		if !g.check(policy.UDP, key.to) {
+		v, name := g.check(policy.UDP, key.to)
+		isDNS := g.isDNS(key.to)
+		if !v.Allowed {
+			if isDNS { // more telling than that the resolver was refused
+				name = dns.QueryName(pkt.Data().AsRange().ToSlice())
+			}
+			g.deny(policy.UDP, key.to, name, v)
 			return false
 		}
-		if g.isDNS(key.to) {
+		if isDNS {
 			g.answerDNS(key, pkt.Data().AsRange().ToSlice())
 			return true
 		}

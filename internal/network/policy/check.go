@@ -64,13 +64,20 @@ func (p *Policy) Check(d Direction, proto Proto, to netip.AddrPort, names []stri
 			return r.verdict
 		}
 	}
-	if c == Loopback {
+	switch {
+	case c == Loopback:
 		return loopbackByDefault
+	case p.resolve && d == Egress && c == Host && to.Port() == 53 && proto&(TCP|UDP) != 0:
+		return resolverImplied
 	}
 	return p.byDeflt[d]
 }
 
-var loopbackByDefault = Verdict{Rule: ByDefault, Reason: "loopback needs a rule of its own"}
+var (
+	loopbackByDefault = Verdict{Rule: ByDefault, Reason: "loopback needs a rule of its own"}
+	// Allowing a domain means nothing to a sandbox that cannot resolve it; CheckName keeps the rest out.
+	resolverImplied = Verdict{Allowed: true, Rule: ByDefault, Reason: "a rule allows a domain, so names are resolved"}
+)
 
 func nameService(proto Proto, port uint16) (Verdict, bool) {
 	switch {

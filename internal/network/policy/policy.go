@@ -75,7 +75,8 @@ type Policy struct {
 	host    []netip.Addr
 	rules   [2][]rule // by Direction
 	byDeflt [2]Verdict
-	names   bool
+	names   bool // a rule is about a domain
+	resolve bool // an egress rule allows a domain
 }
 
 // rule is a NetworkRule in the form in which it is tried.
@@ -131,7 +132,10 @@ func New(p sandbox.NetworkPolicy, host ...netip.Addr) (*Policy, error) {
 		default:
 			return nil, invalid("rule %d: direction %q is not egress, ingress or any", i, nr.Direction)
 		}
-		c.names = c.names || r.kind == domain || r.kind == suffix
+		if r.kind == domain || r.kind == suffix {
+			c.names = true
+			c.resolve = c.resolve || r.verdict.Allowed && nr.Direction != sandbox.Ingress
+		}
 	}
 	return c, nil
 }

@@ -271,6 +271,12 @@ func model(p sandbox.NetworkPolicy, dir, proto string, to netip.AddrPort, names 
 	if class == "loopback" {
 		return false
 	}
+	allowsDomain := slices.ContainsFunc(p.Rules, func(r sandbox.NetworkRule) bool {
+		return r.Action == "allow" && r.Direction != "ingress" && r.Destination.Domain+r.Destination.DomainSuffix != ""
+	})
+	if allowsDomain && dir == "egress" && class == "host" && port == 53 && (proto == "tcp" || proto == "udp") {
+		return true
+	}
 	if dir == "egress" {
 		return p.DefaultEgress == "allow"
 	}
@@ -336,6 +342,19 @@ func TestAgainstModel(t *testing.T) {
 			t.Fatalf("%v mapped: %+v, plain: %+v", to, w, v)
 		}
 	})
+}
+
+// Allowing a domain opens the resolver, unless a rule says otherwise.
+func TestDomainsImplyTheResolver(t *testing.T) {
+	for flags, want := range map[string]bool{"allow@example.com": true, "deny@dns,allow@example.com": false, "deny@example.com": false, "allow@8.8.8.8": false} {
+		rs, err := sandbox.ParseNetworkRules(flags)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if v := mustNew(t, rules(rs...)).Check(policy.Egress, policy.UDP, netip.AddrPortFrom(gateway[0], 53), nil); v.Allowed != want {
+			t.Errorf("%s: %+v", flags, v)
+		}
+	}
 }
 
 func TestCheckAllocatesNothing(t *testing.T) {
