@@ -1,0 +1,196 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/microsandbox-go/microsandbox/internal/agentclient"
+	"github.com/microsandbox-go/microsandbox/internal/backend"
+	"github.com/microsandbox-go/microsandbox/sandbox"
+)
+
+// job is one command for a sandbox and how its streams meet ours.
+type job struct {
+	req        agentclient.ExecRequest // complete but for what the sandbox's spec adds
+	env        []sandbox.EnvVar        // over the spec's
+	timeout    time.Duration
+	detachKeys []byte
+}
+
+func (a *app) jobOf(e *execFlags, detachKeys []byte, command []string, env []sandbox.EnvVar, workdir, user string) job {
+	j := job{env: env, timeout: e.timeout, detachKeys: detachKeys}
+	j.req = agentclient.ExecRequest{Cwd: workdir, User: user, TTY: e.wantTTY(a), Rlimits: e.rlimits}
+	if len(command) > 0 {
+		j.req.Cmd, j.req.Args = command[0], command[1:]
+	}
+	return j
+}
+
+// complete adds what the sandbox's spec says; the side that runs commands has to (contract msb-0.6 §2.4).
+func (j *job) complete(spec sandbox.Spec) error {
+	r := &j.req
+	if r.Cmd == "" && r.TTY {
+		r.Cmd = cmp.Or(spec.Runtime.Shell, sandbox.DefaultShell)
+	}
+	if r.Cmd == "" && len(r.Args) == 0 {
+		return &sandbox.Error{Op: "run", Kind: sandbox.NoDefaultCommand, Message: fmt.Sprintf("the image %q has no command of its own", imageOf(spec)),
+			Hint: "give one after --, or use -t for a shell"}
+	}
+	r.Cwd = cmp.Or(r.Cwd, spec.Runtime.Workdir, "/")
+	r.User = cmp.Or(r.User, spec.Runtime.User)
+	for _, e := range spec.Env {
+		if !slices.ContainsFunc(j.env, func(own sandbox.EnvVar) bool { return own.Key == e.Key }) {
+			r.Env = append(r.Env, e.Key+"="+e.Value)
+		}
+	}
+	term := r.TTY
+	for _, e := range j.env {
+		r.Env = append(r.Env, e.Key+"="+e.Value)
+	}
+	for _, e := range append(spec.Env, j.env...) {
+		term = term && e.Key != "TERM"
+	}
+	if term {
+		r.Env = append(r.Env, "TERM="+cmp.Or(os.Getenv("TERM"), "xterm"))
+	}
+	return nil
+}
+
+// execIn runs the job in a running sandbox. Its error is an exitCode unless something failed.
+func (a *app) execIn(s *signals, b backend.Backend, info sandbox.Info, j job) error {
+	if err := j.complete(info.Spec); err != nil {
+		return err
+	}
+	conn, err := b.Dial(s.ctx, info.Ref)
+	if err != nil {
+		return s.explain(err)
+	}
+	client, err := agentclient.Connect(s.ctx, conn)
+	if err != nil {
+		return a.explainEnd(s, b, info, err)
+	}
+	code, err := a.session(s, client, j)
+	if err == nil {
+		return code
+	}
+	return a.explainEnd(s, b, info, err)
+}
+
+// The reasons for which this side ends a command. Signals are another.
+var (
+	errDetached = errors.New("detached")
+	errTimedOut = errors.New("timed out")
+)
+
+// grace is how long a command that was killed may take to say so.
+const grace = 500 * time.Millisecond
+
+// session runs the job over client and returns the command's exit code.
+func (a *app) session(s *signals, client *agentclient.Client, j job) (exitCode, error) {
+	ctx := s.ctx
+	if j.timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, j.timeout, errTimedOut)
+		defer cancel()
+	}
+	t := terminal{in: a.in}
+	defer t.restore()
+	if j.req.TTY {
+		j.req.Rows, j.req.Cols = a.size()
+		t.raw()
+	}
+	j.req.Stdin = a.stdin(j, func() { s.cancel(errDetached) })
+	j.req.Stdout, j.req.Stderr = output{a.out}, output{a.err}
+	x, err := client.Exec(ctx, j.req)
+	if err != nil {
+		return 0, endedBy(ctx, j, err)
+	}
+	s.forwardTo(x, a)
+
+	type result struct {
+		code int
+		err  error
+	}
+	done := make(chan result, 1)
+	go func() {
+		code, err := x.Wait()
+		done <- result{code, err}
+	}()
+	var r result
+	select {
+	case r = <-done:
+	case <-ctx.Done():
+		select {
+		case r = <-done: // it may have ended by itself all the same
+		case <-time.After(grace): // it does not die, or whoever reads our output does not
+			r.err = ctx.Err()
+		}
+	}
+	s.forwardTo(nil, a)
+	switch {
+	case r.err != nil:
+		return 0, endedBy(ctx, j, r.err)
+	case r.code >= 0:
+		return exitCode(r.code), nil
+	}
+	return exitCode(s.killedBy()), nil
+}
+
+// endedBy says why this side ended the command, if it did, else err.
+func endedBy(ctx context.Context, j job, err error) error {
+	switch cause := context.Cause(ctx); cause {
+	case nil:
+		return err
+	case errDetached:
+		return exitCode(exitDetached)
+	case errTimedOut:
+		return &sandbox.Error{Op: "exec", Kind: sandbox.ExecTimeout, Message: "exec timed out after " + seconds(j.timeout)}
+	default:
+		return cause
+	}
+}
+
+// seconds is a duration as the contract's messages have it.
+func seconds(d time.Duration) string {
+	if d%time.Second != 0 {
+		return d.String()
+	}
+	return fmt.Sprintf("%ds", d/time.Second)
+}
+
+// stdin is what the command gets to read, nil for nothing. detached is called when the detach keys were typed.
+func (a *app) stdin(j job, detached func()) io.Reader {
+	ours := isTerminal(a.in)
+	switch {
+	case ours && !foreground(a.in):
+		return eof{} // to read would stop this process
+	case j.req.TTY && ours:
+		return &detachReader{in: a.in, keys: j.detachKeys, detached: detached}
+	case j.req.TTY:
+		return &ttyReader{in: a.in}
+	}
+	return a.in
+}
+
+// output is where the command's output goes.
+type output struct{ to *os.File }
+
+func (o output) Write(p []byte) (int, error) {
+	n, err := o.to.Write(p)
+	if err != nil && !errors.Is(err, syscall.EPIPE) {
+		err = fmt.Errorf("write the command's output: %w", err)
+	}
+	return n, err
+}
+
+// eof is nothing to read.
+type eof struct{}
+
+func (eof) Read([]byte) (int, error) { return 0, io.EOF }

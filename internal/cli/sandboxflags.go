@@ -1,0 +1,207 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"github.com/microsandbox-go/microsandbox/sandbox"
+)
+
+// sandboxFlags are the flags that say what a sandbox is to be; every command that makes one has them. The zero values are
+// the defaults of [sandbox.Spec.WithDefaults].
+type sandboxFlags struct {
+	set *pflag.FlagSet
+
+	name          string
+	cpus          int
+	memory        int
+	env           []sandbox.EnvVar
+	labels        map[string]string
+	workdir       string
+	user          string
+	hostname      string
+	shell         string
+	entrypoint    []string
+	tmpfs         []sandbox.Mount
+	scripts       []script
+	security      string
+	deployment    string
+	pull          string
+	logLevel      string
+	maxDuration   time.Duration
+	noNet         bool
+	replace       bool
+	replaceGrace  time.Duration
+	graceGiven    bool
+	quiet         bool
+	creationFlags []string // names of those that only matter when a sandbox is made
+}
+
+// script is one of --script, --script-raw and --script-path, kept until --shell is known.
+type script struct {
+	kind, arg string
+}
+
+func (s *sandboxFlags) declare(f *flags) {
+	s.set = f.set
+	f.group("Sandbox")
+	f.value("n", "name", "NAME", "Name; without it, one is made up", setString(&s.name))
+	from := s.names(f)
+	f.value("", "label", "KEY[=VALUE]", "Label to find it by; repeatable", setLabel(&s.labels))
+	f.toggle("", "replace", "Stop the running sandbox of that name first (10s to end)", &s.replace)
+	f.value("", "replace-with-timeout", "DURATION", "The same, with another time to end; 0 kills at once", func(v string) (err error) {
+		s.replaceGrace, err = sandbox.ParseDuration(v)
+		s.replace, s.graceGiven = true, true
+		return err
+	})
+	f.value("H", "hostname", "NAME", "Host name in the guest (default the sandbox's name)", setString(&s.hostname))
+	f.value("", "pull", "WHEN", "Pull the image: always, if-missing (default) or never", setWord(&s.pull, "always", "if-missing", "never"))
+	f.value("", "security", "PROFILE", "default, or restricted: no new privileges in the guest", setWord(&s.security, "default", "restricted"))
+	f.value("", "deployment-profile", "PROFILE", "single-tenant (default)", func(v string) error {
+		if v == "multi-tenant" {
+			*f.later = append(*f.later, "deployment-profile")
+			return nil
+		}
+		return setWord(&s.deployment, "single-tenant")(v)
+	})
+	f.value("", "log-level", "LEVEL", "How much the runner logs: error, warn, info, debug or trace", setWord(&s.logLevel, "error", "warn", "info", "debug", "trace"))
+
+	f.group("Limits")
+	f.value("c", "cpus", "N", "CPUs that it may use (default 1)", setInt(&s.cpus, 1, sandbox.MaxCPUs))
+	f.value("m", "memory", "SIZE", "Memory that it may use, e.g. 512M or 2G (default 512M)", setParsed(&s.memory, sandbox.ParseSize))
+	f.value("", "max-duration", "DURATION", "End it after this time, e.g. 30s, 5m or 1h", setDuration(&s.maxDuration))
+
+	f.group("Commands in it")
+	f.value("e", "env", "KEY=VALUE", "Environment variable; repeatable", setAppend(&s.env, sandbox.ParseEnv))
+	f.value("w", "workdir", "PATH", "Working directory", setString(&s.workdir))
+	f.value("u", "user", "USER", "Run as NAME or UID, and :GROUP or :GID after it", setString(&s.user))
+	f.value("", "shell", "SHELL", "Shell of interactive sessions and scripts (default /bin/sh)", setString(&s.shell))
+	f.value("", "entrypoint", "COMMAND", "In place of the image's entrypoint", setParsed(&s.entrypoint, sandbox.ParseWords))
+	for _, k := range []struct{ kind, form, help string }{
+		{"script", "NAME=BODY", `Shell script on the guest's PATH; \n \t \r \\ \" \' are decoded`},
+		{"script-raw", "NAME=BODY", "The same with a body that is taken as it is"},
+		{"script-path", "NAME:PATH", "The same from a file of this machine"},
+	} {
+		f.value("", k.kind, k.form, k.help, func(v string) error {
+			s.scripts = append(s.scripts, script{k.kind, v})
+			return nil
+		})
+	}
+
+	f.group("Files")
+	f.value("", "tmpfs", "PATH[:SIZE][:OPTIONS]", "File system in memory; OPTIONS of ro, noexec, nosuid, nodev; repeatable",
+		setAppend(&s.tmpfs, sandbox.ParseTmpfs))
+
+	f.group("Network")
+	f.toggle("", "no-net", "No network at all", &s.noNet)
+	s.creationFlags = slices.DeleteFunc(s.names(f), func(n string) bool { return slices.Contains(from, n) })
+
+	declareLater(f)
+	f.group("Session")
+	f.quiet(&s.quiet)
+}
+
+// names returns the names of the flags declared so far.
+func (s *sandboxFlags) names(f *flags) (names []string) {
+	f.set.VisitAll(func(fl *pflag.Flag) { names = append(names, fl.Name) })
+	return names
+}
+
+// given returns those flags that only matter when a sandbox is made and that the command line has.
+func (s *sandboxFlags) given() (names []string) {
+	s.set.Visit(func(f *pflag.Flag) {
+		if slices.Contains(s.creationFlags, f.Name) {
+			names = append(names, "--"+f.Name)
+		}
+	})
+	return names
+}
+
+// spec is what the flags ask for, with its defaults and checked.
+func (s *sandboxFlags) spec(name sandbox.Name, image string) (sandbox.Spec, error) {
+	spec := sandbox.Spec{
+		Name:            name,
+		Image:           sandbox.Image{OCI: &sandbox.OCIImage{Reference: image}},
+		Resources:       sandbox.Resources{CPUs: s.cpus, MemoryMiB: s.memory},
+		Runtime:         sandbox.RuntimeOptions{Workdir: s.workdir, Shell: s.shell, Entrypoint: s.entrypoint, Hostname: s.hostname, User: s.user, LogLevel: s.logLevel},
+		Env:             s.env,
+		Labels:          maps.Clone(s.labels),
+		Mounts:          s.tmpfs,
+		SecurityProfile: s.security,
+		// What a sandbox writes is kept once there is a place to keep it.
+		Lifecycle: sandbox.Lifecycle{Ephemeral: true},
+	}
+	switch s.pull {
+	case "always":
+		spec.PullPolicy = sandbox.PullAlways
+	case "never":
+		spec.PullPolicy = sandbox.PullNever
+	}
+	if s.noNet {
+		deny := sandbox.DenyAllPolicy()
+		spec.Network = sandbox.Network{Enabled: true, Policy: &deny}
+	}
+	if s.maxDuration > 0 {
+		secs := int((s.maxDuration + time.Second - 1) / time.Second)
+		spec.Lifecycle.MaxDurationSecs = &secs
+	}
+	var err error
+	if spec.Runtime.Scripts, err = s.scriptFiles(); err != nil {
+		return sandbox.Spec{}, err
+	}
+	// The image may still add to it: the defaults that depend on that are the backend's.
+	return spec, spec.WithDefaults().Validate()
+}
+
+func (s *sandboxFlags) scriptFiles() (map[string]string, error) {
+	files := map[string]string{}
+	for _, sc := range s.scripts {
+		var (
+			name, body string
+			err        error
+		)
+		switch sc.kind {
+		case "script":
+			name, body, err = sandbox.ParseScript(sc.arg, s.shell)
+		case "script-raw":
+			name, body, err = sandbox.ParseScriptRaw(sc.arg)
+		default:
+			var file string
+			if name, file, err = sandbox.ParseScriptPath(sc.arg); err == nil {
+				body, err = readScript(file)
+			}
+		}
+		if err != nil {
+			return nil, err
+		}
+		if _, twice := files[name]; twice {
+			return nil, &sandbox.Error{Kind: sandbox.InvalidConfig, Message: fmt.Sprintf("script %q is given twice", name)}
+		}
+		files[name] = body
+	}
+	return files, nil
+}
+
+// readScript reads a file of this machine, no more of it than all scripts may have.
+func readScript(file string) (string, error) {
+	fail := func(err error) (string, error) {
+		return "", &sandbox.Error{Op: "run", Kind: sandbox.IO, Message: "read the script", Err: err}
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		return fail(err)
+	}
+	defer f.Close()
+	var b strings.Builder
+	if _, err := io.Copy(&b, io.LimitReader(f, sandbox.MaxScriptBytes+1)); err != nil {
+		return fail(err)
+	}
+	return b.String(), nil
+}

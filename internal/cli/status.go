@@ -1,0 +1,109 @@
+package cli
+
+import (
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/microsandbox-go/microsandbox/sandbox"
+)
+
+func (a *app) statusCommand() *cobra.Command {
+	var (
+		all, quiet bool
+		format     string
+		labels     map[string]string
+	)
+	c := a.command(&cobra.Command{Use: "status", Aliases: []string{"ps"}, Short: "Show what runs",
+		Example: "msb ps\nmsb status work --format json"},
+		positional{"[NAME]", "Sandbox to show; without it, those that run"})
+	f := flagsOf(c, false)
+	f.toggle("a", "all", "Those that do not run, too", &all)
+	f.labels(&labels, "Only those with this label")
+	f.format(&format)
+	f.toggle("q", "quiet", "Print names only", &quiet)
+	c.ValidArgsFunction = a.completeNames
+	c.RunE = func(c *cobra.Command, args []string) error {
+		infos, err := a.find(c.Context(), labels, func(i sandbox.Info) bool {
+			if len(args) == 1 {
+				return string(i.Ref.Name) == args[0]
+			}
+			return all || i.Status == sandbox.Running
+		})
+		if err != nil {
+			return err
+		}
+		if len(args) == 1 && len(infos) == 0 {
+			return &sandbox.Error{Op: "status", Kind: sandbox.NotFound, Message: args[0], Hint: "see which there are with: msb ls"}
+		}
+		switch {
+		case format == "json" && len(args) == 1:
+			return printJSON(a.out, statusJSON(infos[0]))
+		case format == "json":
+			return printJSON(a.out, each(infos, statusJSON))
+		case quiet:
+			return a.printNames(infos)
+		case len(infos) == 0 && all:
+			fmt.Fprintln(a.err, "No sandboxes found.")
+			return nil
+		case len(infos) == 0:
+			fmt.Fprintln(a.err, "No running sandboxes.")
+			return nil
+		}
+		return printTable(a.out, []string{"NAME", "IMAGE", "COMMAND", "CPUS", "MEM", "STATUS", "PORTS"}, each(infos, statusRow))
+	}
+	return c
+}
+
+func statusRow(i sandbox.Info) []string {
+	r := i.Spec.Resources
+	return []string{string(i.Ref.Name), imageOf(i.Spec), shorten(quoteWords(commandOf(i.Spec)), 40), upTo(strconv.Itoa(r.CPUs), strconv.Itoa(r.MaxCPUs)),
+		upTo(mebibytes(r.MemoryMiB), mebibytes(r.MaxMemoryMiB)), i.Status.Title(), ""}
+}
+
+// upTo is "now / most" where they differ.
+func upTo(now, most string) string {
+	if now == most {
+		return now
+	}
+	return now + " / " + most
+}
+
+// commandOf is what the sandbox runs by itself, or would.
+func commandOf(s sandbox.Spec) []string {
+	return append(append([]string{}, s.Runtime.Entrypoint...), s.Runtime.Cmd...)
+}
+
+// quoteWords puts those words into JSON quotes that would not be one word without.
+func quoteWords(words []string) string {
+	quoted := make([]string, len(words))
+	for i, w := range words {
+		quoted[i] = w
+		if w == "" || strings.IndexFunc(w, func(c rune) bool { return c <= ' ' || c == 0x7f || strings.ContainsRune(`"'\`, c) }) >= 0 {
+			b, _ := json.Marshal(w) // a string always is JSON
+			quoted[i] = string(b)
+		}
+	}
+	return strings.Join(quoted, " ")
+}
+
+func shorten(s string, most int) string {
+	if r := []rune(s); len(r) > most {
+		return string(r[:most-1]) + "…"
+	}
+	return s
+}
+
+func statusJSON(i sandbox.Info) any {
+	var command any
+	if words := commandOf(i.Spec); len(words) > 0 {
+		command = quoteWords(words)
+	}
+	r := i.Spec.Resources
+	return map[string]any{"name": i.Ref.Name, "image": imageOf(i.Spec), "status": i.Status.Title(), "command": command, "cpus": r.CPUs,
+		"max_cpus": r.MaxCPUs, "memory_mib": r.MemoryMiB, "max_memory_mib": r.MaxMemoryMiB, "ports": []string{},
+		"thp": nil} // huge pages are a matter of a guest's own kernel; gVisor's has none
+}

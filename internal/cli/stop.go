@@ -1,0 +1,83 @@
+package cli
+
+import (
+	"context"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/microsandbox-go/microsandbox/internal/backend"
+	"github.com/microsandbox-go/microsandbox/sandbox"
+)
+
+func (a *app) stopCommand() *cobra.Command {
+	var (
+		force, quiet bool
+		seconds      = 10
+		labels       map[string]string
+	)
+	c := a.command(&cobra.Command{Use: "stop", Short: "Stop sandboxes",
+		Example: "msb stop work\nmsb stop --label team=ml -t 30"},
+		positional{"[NAMES...]", "Sandboxes to stop; needed unless --label is given"})
+	f := flagsOf(c, false)
+	f.labels(&labels, "Those with this label, too")
+	f.toggle("f", "force", "Kill at once; what was not synced may be lost", &force)
+	f.value("t", "timeout", "SECONDS", "How long they may take before they are killed (default 10)", setInt(&seconds, 0, 1<<20))
+	f.quiet(&quiet)
+	c.ValidArgsFunction = a.completeNames
+	c.RunE = func(c *cobra.Command, args []string) error {
+		opt := backend.StopOptions{Force: force || seconds == 0, Timeout: time.Duration(seconds) * time.Second}
+		return a.forEach(c, args, labels, func(ctx context.Context, b backend.Backend, ref sandbox.Ref) error {
+			a.spinFor(quiet, "Stopping "+string(ref.Name))
+			if err := b.Stop(ctx, ref, opt); err != nil {
+				return err
+			}
+			a.did(quiet, "Stopped", string(ref.Name))
+			return nil
+		})
+	}
+	return c
+}
+
+// forEach does something to each sandbox that is named or has all the labels. It goes on after a failure and then exits 1.
+func (a *app) forEach(c *cobra.Command, names []string, labels map[string]string, do func(context.Context, backend.Backend, sandbox.Ref) error) error {
+	if len(names) == 0 && len(labels) == 0 {
+		return usageErrorf(c.CommandPath()+" --help", "%s needs NAMES or --label", c.CommandPath())
+	}
+	b, err := a.backend(UseManage)
+	if err != nil {
+		return err
+	}
+	seen := map[string]bool{}
+	if len(labels) > 0 {
+		infos, err := b.List(c.Context(), sandbox.DefaultNamespace)
+		if err != nil {
+			return err
+		}
+		for _, i := range infos {
+			if hasLabels(i.Spec, labels) {
+				names = append(names, string(i.Ref.Name))
+			}
+		}
+	}
+	failed := false
+	for _, name := range names {
+		if seen[name] {
+			continue
+		}
+		seen[name] = true
+		ref, err := refOf(name)
+		if err == nil {
+			err = do(c.Context(), b, ref)
+		}
+		if err != nil {
+			failed = true
+			a.settle()
+			a.fail(err)
+		}
+	}
+	if failed {
+		return exitCode(exitError)
+	}
+	return nil
+}
