@@ -34,22 +34,25 @@ func newLimits(id string, memory uint64, cpus int) (*limits, error) {
 	return l, nil
 }
 
-// place bounds the sandbox's processes. It comes when they have started, which it would slow down, and before anything of
-// the user's runs.
-func (l *limits) place(id string, inst driver.Instance) error {
+// place puts the sandbox's processes into the group. What they start later is in it, too.
+func (l *limits) place(inst driver.Instance) error {
 	p, ok := inst.(driver.Processes)
-	if !ok {
+	if l.group == nil || !ok {
 		return nil
 	}
-	if l.group != nil {
-		if err := l.join(p); err != nil {
-			return err
-		}
-	}
+	return l.join(p)
+}
+
+// bound sets the CPU limit. It comes when the sandbox has started, which it would slow down, and before anything of the
+// user's runs.
+func (l *limits) bound(id string, inst driver.Instance) error {
 	if l.group.CPU() {
 		return l.group.LimitCPU()
 	}
-	return l.pin(id, p.PIDs)
+	if p, ok := inst.(driver.Processes); ok {
+		return l.pin(id, p.PIDs)
+	}
+	return nil
 }
 
 // join moves the processes into the group. One that starts meanwhile is in its parent's: look until there is no new one.

@@ -39,6 +39,7 @@ type supervisor struct {
 	dir     *os.File // the run directory, held so that its path's length does not matter
 	inst    driver.Instance
 	limits  *limits
+	born    time.Time
 	gateway *netstack.Gateway
 	relay   *relay
 	listen  *net.UnixListener
@@ -96,6 +97,11 @@ func (s *supervisor) watchOwner() {
 	s.end(sandbox.ReasonParentGone, "the process that owned it ended")
 }
 
+// mark logs how far the start is, for finding out where the time goes (--log-level debug).
+func (s *supervisor) mark(step string) {
+	s.log.Debug("start", "step", step, "after", time.Since(s.born).Round(time.Microsecond))
+}
+
 func (s *supervisor) start(ctx context.Context) error {
 	spec := s.cfg.Info.Spec
 	var err error
@@ -115,10 +121,12 @@ func (s *supervisor) start(ctx context.Context) error {
 		return fmt.Errorf("listen for clients: %w", err)
 	}
 
+	s.mark("listening")
 	link, told, err := s.startNetwork(spec.Network)
 	if err != nil {
 		return err
 	}
+	s.mark("network")
 	host, guest, err := controlPair()
 	if err != nil {
 		return err
@@ -135,10 +143,15 @@ func (s *supervisor) start(ctx context.Context) error {
 	ready := make(chan answer, 1)
 	go func() {
 		frame, err := bringUp(host, in, frames)
+		s.mark("agent ready")
 		ready <- answer{frame, err}
 	}()
 	if s.inst, err = s.driver.Start(ctx, s.driverConfig(id, guest, link)); err != nil {
 		return &sandbox.Error{Kind: sandbox.BootFailed, Message: err.Error(), Err: nil}
+	}
+	s.mark("driver started")
+	if err := s.limits.bound(id, s.inst); err != nil {
+		return err
 	}
 	go func() {
 		x := s.inst.Wait()
@@ -152,9 +165,6 @@ func (s *supervisor) start(ctx context.Context) error {
 		}
 		s.end(sandbox.ReasonCompleted, "")
 	}()
-	if err := s.limits.place(id, s.inst); err != nil {
-		return err
-	}
 	var a answer
 	select {
 	case a = <-ready:
@@ -270,6 +280,10 @@ func (s *supervisor) driverConfig(id string, control *os.File, link *driver.Link
 	cfg := driver.Config{
 		ID: id, RootImage: s.cfg.Root.Image, Agent: s.cfg.Agent, Hostname: spec.Runtime.Hostname, Control: control, Link: link,
 		CPUs: spec.Resources.CPUs, MemoryBytes: uint64(spec.Resources.MemoryMiB) << 20, Log: s.log,
+		Booted: func(inst driver.Instance) error {
+			defer s.mark("limits")
+			return s.limits.place(inst)
+		},
 	}
 	for _, b := range s.cfg.Root.Binds {
 		cfg.Binds = append(cfg.Binds, driver.Bind{Source: b.Source, Target: b.Target, ReadOnly: true})

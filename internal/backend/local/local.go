@@ -145,6 +145,9 @@ func (b *Backend) List(_ context.Context, namespace string) ([]sandbox.Info, err
 	return infos, nil
 }
 
+// RunDir is the run directory of ref.
+func (b *Backend) RunDir(ref sandbox.Ref) string { return b.store.Path(ref) }
+
 // Dial connects to the relay of a running sandbox.
 func (b *Backend) Dial(ctx context.Context, ref sandbox.Ref) (net.Conn, error) {
 	conn, err := dialRunDir(ctx, b.store.Path(ref))

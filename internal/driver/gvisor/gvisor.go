@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/runsc/container"
@@ -45,6 +46,12 @@ func (d Driver) Restore(ctx context.Context, cfg driver.Config, dir string) (dri
 
 func (Driver) create(ctx context.Context, cfg driver.Config, start func(*instance) error) (_ driver.Instance, err error) {
 	redirectLog(cfg.Log)
+	begin := time.Now()
+	mark := func(step string) {
+		if cfg.Log != nil {
+			cfg.Log.Debug("boot", "step", step, "after", time.Since(begin).Round(time.Microsecond))
+		}
+	}
 	defer cfg.Control.Close()
 	if cfg.Link != nil {
 		defer cfg.Link.File.Close()
@@ -89,19 +96,31 @@ func (Driver) create(ctx context.Context, cfg driver.Config, start func(*instanc
 		return nil, fmt.Errorf("watch the sentry: %w", err)
 	}
 	undo.Release()
+	mark("sentry booted")
 	go i.reap()
 
-	started := make(chan error, 1)
+	started := make(chan error, 2)
 	go func() { started <- start(i) }()
-	select {
-	case err = <-started:
-	case <-ctx.Done():
-		err = context.Cause(ctx)
+	go func() {
+		if cfg.Booted == nil {
+			started <- nil
+			return
+		}
+		started <- cfg.Booted(i)
+	}()
+	for n := 0; n < cap(started) && err == nil; n++ {
+		select {
+		case err = <-started:
+		case <-ctx.Done():
+			err = context.Cause(ctx)
+		}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%w%s", err, undoError(i.Destroy()))
 	}
+	mark("agent started")
 	i.memfile = openMemory(i.sentry)
+	mark("memory found")
 	return i, nil
 }
 

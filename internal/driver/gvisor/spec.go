@@ -28,6 +28,10 @@ var guestCaps = []string{
 	"CAP_SYS_CHROOT", "CAP_SYS_NICE", "CAP_SYS_PTRACE", "CAP_SYS_RESOURCE", "CAP_SYS_TTY_CONFIG",
 }
 
+// minCPUs is the fewest CPUs that a guest sees. With one, gVisor switches to and from the guest without its fast path,
+// which costs a third of a start and more of every system call; how much CPU time the guest gets is limited elsewhere.
+const minCPUs = 2
+
 // ociSpec describes the sandbox in the words of the OCI runtime specification, which gVisor takes. emptyDir is an
 // existing empty directory: with an EROFS root gVisor ignores what is there.
 func ociSpec(cfg driver.Config, emptyDir string) *specs.Spec {
@@ -51,7 +55,7 @@ func ociSpec(cfg driver.Config, emptyDir string) *specs.Spec {
 	}
 	cpus := ""
 	if cfg.CPUs > 0 {
-		cpus = strconv.Itoa(min(cfg.CPUs, runtime.NumCPU()))
+		cpus = strconv.Itoa(min(max(cfg.CPUs, minCPUs), runtime.NumCPU()))
 	}
 	return &specs.Spec{
 		Version: specs.Version,
