@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"time"
@@ -68,7 +69,7 @@ func bringUp(conn net.Conn, in *agentproto.Reader, frames []byte) ([]byte, error
 			if err := agentproto.Decode(m.Payload, &e); err != nil {
 				return nil, fmt.Errorf("the guest agent's refusal: %w", err)
 			}
-			return nil, fmt.Errorf("the guest agent refused its bootstrap: %w", &e)
+			return nil, errors.New(e.Message)
 		}
 		f.Release()
 	}

@@ -1,0 +1,136 @@
+package microsandbox
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/microsandbox-go/microsandbox"
+
+// layers is the diagram of docs/architecture.md as a table: each package, and which packages of ours it may import. A
+// name that ends in /... stands for all below it. Imports only point down; a package that is not in the table fails.
+var layers = []struct {
+	pkg string
+	may []string
+}{
+	// mains
+	{"cmd/msb", []string{"internal/cli", "internal/config", "internal/doctor", "internal/backend", "internal/backend/local", "internal/version", "sandbox"}},
+	{"cmd/msb-runner", []string{"internal/runner", "internal/driver/gvisor"}},
+	{"cmd/msb-agent", []string{"internal/agent"}},
+	// edges
+	{"internal/cli", []string{"internal/agentclient", "internal/agentproto", "internal/backend", "internal/config", "internal/doctor", "internal/version", "sandbox"}},
+	{"internal/doctor", []string{"internal/cgroup", "internal/config", "sandbox"}},
+	// waist
+	{"internal/backend", []string{"sandbox"}},
+	{"internal/backend/local", []string{"internal/agentproto", "internal/backend", "internal/cgroup", "internal/image", "internal/runner/launch", "internal/state", "sandbox"}},
+	// parts
+	{"internal/state", []string{"internal/atomicfile", "internal/runner/launch", "sandbox"}},
+	{"internal/image", []string{"internal/atomicfile", "internal/image/erofs", "sandbox"}},
+	{"internal/image/erofs", []string{"internal/atomicfile"}},
+	{"internal/rootfs", []string{"sandbox"}},
+	{"internal/runner", []string{"internal/agentclient", "internal/agentproto", "internal/atomicfile", "internal/cgroup", "internal/driver", "internal/network/netstack", "internal/rootfs", "internal/runner/launch", "sandbox"}},
+	{"internal/runner/launch", []string{"sandbox"}},
+	{"internal/driver", nil},
+	{"internal/driver/gvisor", []string{"internal/cleanup", "internal/driver"}},
+	{"internal/network/netstack", []string{"internal/network/dns", "internal/network/policy", "sandbox"}},
+	{"internal/network/dns", []string{"internal/network/policy", "sandbox"}},
+	{"internal/network/policy", []string{"sandbox"}},
+	// protocol
+	{"internal/agentclient", []string{"internal/agentproto", "sandbox"}},
+	{"internal/agent", []string{"internal/agentproto"}},
+	// words and leaves
+	{"sandbox", nil},
+	{"internal/agentproto", nil},
+	{"internal/atomicfile", nil},
+	{"internal/cgroup", nil},
+	{"internal/cleanup", nil},
+	{"internal/config", []string{"sandbox"}},
+	{"internal/version", nil},
+	// tests' helpers
+	{"internal/leakcheck", nil},
+}
+
+// links says what a binary must not link, however indirectly.
+var links = []struct{ main, not string }{
+	{"cmd/msb", "gvisor.dev/gvisor"},
+	{"cmd/msb-runner", "modernc.org/sqlite"},
+	{"cmd/msb-runner", "zombiezen.com/go/sqlite"},
+	{"cmd/msb-runner", "github.com/google/go-containerregistry"},
+	{"cmd/msb-agent", "gvisor.dev/gvisor"},
+	{"cmd/msb-agent", "github.com/spf13/cobra"},
+	{"cmd/msb-agent", "modernc.org/sqlite"},
+	{"cmd/msb-agent", "zombiezen.com/go/sqlite"},
+}
+
+type listed struct {
+	ImportPath string
+	Imports    []string
+	Deps       []string
+}
+
+func list(t *testing.T) []listed {
+	t.Helper()
+	out, err := exec.Command("go", "list", "-json=ImportPath,Imports,Deps", "./...").Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	var all []listed
+	for dec := json.NewDecoder(bytes.NewReader(out)); ; {
+		var p listed
+		if err := dec.Decode(&p); errors.Is(err, io.EOF) {
+			return all
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, p)
+	}
+}
+
+func TestImports(t *testing.T) {
+	may := map[string][]string{}
+	for _, l := range layers {
+		may[l.pkg] = l.may
+	}
+	seen := map[string]bool{}
+	for _, p := range list(t) {
+		pkg, ours := strings.CutPrefix(p.ImportPath, module+"/")
+		if !ours {
+			continue // the root package
+		}
+		seen[pkg] = true
+		allowed, known := may[pkg]
+		if !known && len(p.Imports) > 0 {
+			t.Errorf("package %s has no place in the table of layers", pkg)
+			continue
+		}
+		for _, i := range p.Imports {
+			if name, ours := strings.CutPrefix(i, module+"/"); ours && !slices.Contains(allowed, name) {
+				t.Errorf("%s must not import %s", pkg, name)
+			}
+			if strings.HasPrefix(i, "gvisor.dev/gvisor/runsc") && pkg != "internal/driver/gvisor" {
+				t.Errorf("%s imports %s: only internal/driver/gvisor may", pkg, i)
+			}
+		}
+		for _, l := range links {
+			if pkg != l.main {
+				continue
+			}
+			for _, d := range p.Deps {
+				if d == l.not || strings.HasPrefix(d, l.not+"/") {
+					t.Errorf("%s links %s", pkg, d)
+				}
+			}
+		}
+	}
+	for _, l := range layers {
+		if !seen[l.pkg] {
+			t.Errorf("the table of layers names %s, which is not there", l.pkg)
+		}
+	}
+}
