@@ -1,4 +1,8 @@
 // Command msb-agent is PID 1 of a sandbox. The host gives it one end of a stream socket as file descriptor 3.
+//
+// The number of CPUs does not change; an idle agent does not look whether it has.
+//
+//go:debug updatemaxprocs=0
 package main
 
 import (

@@ -93,6 +93,9 @@ func (a *Agent) Run() error {
 			OffendingType: string(agentproto.TypeBootstrap)})
 		return fmt.Errorf("bring up the guest: %w", err)
 	}
+	if a.Init {
+		go a.watchSignals()
+	}
 	return a.serve()
 }
 

@@ -32,26 +32,33 @@ func (a *Agent) bootstrap() error {
 	if err != nil {
 		return err
 	}
-	err = a.out.send(0, agentproto.TypeInitResolved, &agentproto.InitResolved{DefaultUser: agentproto.UserID{UID: id.uid, GID: id.gid}})
-	if err != nil {
-		return err
+	resolved := &agentproto.InitResolved{DefaultUser: agentproto.UserID{UID: id.uid, GID: id.gid}}
+	answer := agentproto.Append(nil, 0, agentproto.TypeInitResolved, resolved)
+	if !a.frames.Buffered() { // else the ack is here, and one write says it all
+		if err := a.out.write(answer); err != nil {
+			return err
+		}
+		answer = nil
+		late := time.AfterFunc(a.AckTimeout, func() { closeRead(a.Conn) })
+		defer late.Stop()
 	}
-	late := time.AfterFunc(a.AckTimeout, func() { closeRead(a.Conn) })
+	waiting := time.Now()
 	err = a.expect(agentproto.TypeInitAck, &agentproto.None{})
-	if !late.Stop() && err != nil {
+	if err != nil && time.Since(waiting) >= a.AckTimeout {
 		return fmt.Errorf("no %s within %v", agentproto.TypeInitAck, a.AckTimeout)
 	}
 	if err != nil {
 		return err
 	}
 	spent := time.Since(a.Started)
-	return a.out.send(0, agentproto.TypeReady, &agentproto.Ready{
+	answer = agentproto.Append(answer, 0, agentproto.TypeReady, &agentproto.Ready{
 		BootTimeNS:   uint64(a.Boot),
 		InitTimeNS:   uint64(spent),
 		ReadyTimeNS:  uint64(a.Boot + spent),
 		AgentVersion: a.Version,
-		Types:        []agentproto.Type{agentproto.TypeFiles, agentproto.TypeAck},
+		Types:        []agentproto.Type{agentproto.TypeFiles, agentproto.TypeAck, agentproto.TypeCancel},
 	})
+	return a.out.write(answer)
 }
 
 // expect reads the next message, which has to be of one type.

@@ -68,6 +68,10 @@ func (a *Agent) handle(id uint32, m agentproto.Message, f *agentproto.Frame) (ke
 		}
 		return true, s.message(m.Type, m.Payload, f)
 
+	case agentproto.TypeCancel:
+		if s := a.session(id); s != nil {
+			s.drop()
+		}
 	case agentproto.TypePing:
 		a.out.reply(id, agentproto.TypePong, nil)
 	case agentproto.TypeTouch:

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/microsandbox-go/microsandbox/internal/agentproto"
 )
@@ -102,6 +103,11 @@ func (a *Agent) receiveFiles(scripts bool) error {
 			return err
 		}
 	}
+	if scripts {
+		if err := scriptsInProfile(root); err != nil {
+			return err
+		}
+	}
 	for !stream.ended { // what comes after the archive's own end is padding
 		if err := stream.next(); err != nil && err != io.EOF {
 			return err
@@ -156,6 +162,29 @@ func extract(root *os.Root, h *tar.Header, content io.Reader) error {
 		return root.Chtimes(name, h.ModTime, h.ModTime)
 	}
 	return nil
+}
+
+// profileBlock puts the scripts on PATH in login shells, which set their own.
+const profileBlock = "\n# >>> microsandbox scripts >>>\n" +
+	`case ":$PATH:" in *:/.msb/scripts:*) ;; *) PATH="/.msb/scripts:$PATH"; export PATH ;; esac` +
+	"\n# <<< microsandbox scripts <<<\n"
+
+// scriptsInProfile appends profileBlock to /etc/profile, once.
+func scriptsInProfile(root *os.Root) error {
+	if err := root.MkdirAll("etc", 0o755); err != nil {
+		return err
+	}
+	f, err := root.OpenFile("etc/profile", os.O_RDWR|os.O_CREATE|os.O_APPEND|syscall.O_NONBLOCK, 0o644)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	have, err := io.ReadAll(io.LimitReader(f, maxEtcFile))
+	if err != nil || strings.Contains(string(have), profileBlock) {
+		return err
+	}
+	_, err = io.WriteString(f, profileBlock)
+	return err
 }
 
 func tarMode(h *tar.Header) os.FileMode {

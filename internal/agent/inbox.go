@@ -47,7 +47,7 @@ func newInbox() *inbox {
 	return &inbox{more: make(chan struct{}, 1), room: make(chan struct{}, 1)}
 }
 
-func signal(c chan struct{}) {
+func wake(c chan struct{}) {
 	select {
 	case c <- struct{}{}:
 	default:
@@ -68,7 +68,7 @@ func (in *inbox) push(c chunk) bool {
 			in.queue = append(in.queue, c)
 			in.bytes += len(c.data)
 			in.mu.Unlock()
-			signal(in.more)
+			wake(in.more)
 			return true
 		}
 		in.mu.Unlock()
@@ -111,7 +111,7 @@ func (in *inbox) done(n int) {
 	in.mu.Lock()
 	in.bytes -= n
 	in.mu.Unlock()
-	signal(in.room)
+	wake(in.room)
 }
 
 // close drops what is queued; later chunks are dropped, too.
@@ -128,6 +128,6 @@ func (in *inbox) close() {
 	for _, c := range queue {
 		c.frame.Release()
 	}
-	signal(in.more)
-	signal(in.room)
+	wake(in.more)
+	wake(in.room)
 }

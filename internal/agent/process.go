@@ -3,6 +3,7 @@ package agent
 import (
 	"io"
 	"os"
+	"os/signal"
 	"sync"
 	"syscall"
 	"time"
@@ -32,6 +33,17 @@ func killAll() { _ = syscall.Kill(-1, syscall.SIGKILL) }
 
 // terminateAll asks every process that PID 1 may to end.
 func terminateAll() { _ = syscall.Kill(-1, syscall.SIGTERM) }
+
+// watchSignals makes PID 1 end in order when the guest tells it to. Without it the Go runtime would end it at once.
+func (a *Agent) watchSignals() {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT)
+	for s := range signals {
+		if s != syscall.SIGHUP {
+			a.shutdown()
+		}
+	}
+}
 
 // syncFS gives the kernel's dirty pages a moment to reach their disks.
 func syncFS() {

@@ -68,7 +68,7 @@ func (a *Agent) prepare(req *agentproto.ExecRequest) (*command, *agentproto.Exec
 	if c.limits, err = parseRlimits(a.guest.rlimits, req.Rlimits); err != nil {
 		return nil, c.failure(agentproto.FailResourceLimit, stageLimits, err)
 	}
-	c.env = mergeEnv(a.guest.env, req.Env, c.id.home)
+	c.env = mergeEnv(a.guest.env, req.Env, func() string { return a.users.home(c.id.uid) })
 	return c, nil
 }
 
@@ -89,7 +89,7 @@ func cmpOr(all ...string) string {
 }
 
 // mergeEnv puts over over base, adds HOME if nobody has it, and puts the scripts first on PATH.
-func mergeEnv(base, over []string, home string) []string {
+func mergeEnv(base, over []string, home func() string) []string {
 	at := make(map[string]int, len(base)+len(over)+2)
 	env := make([]string, 0, len(base)+len(over)+2)
 	set := func(kv string, override bool) {
@@ -110,8 +110,10 @@ func mergeEnv(base, over []string, home string) []string {
 	for _, kv := range over {
 		set(kv, true)
 	}
-	if home != "" {
-		set("HOME="+home, false)
+	if _, have := at["HOME"]; !have {
+		if dir := home(); dir != "" {
+			set("HOME="+dir, true)
+		}
 	}
 	set("PATH="+defaultPath, false)
 	path := &env[at["PATH"]]

@@ -32,7 +32,7 @@ func openPipes(uid uint32) (*stdio, error) {
 		}
 	}
 	s := &stdio{child: [3]int{p[0][0], p[1][1], p[2][1]}, inFD: p[0][1]}
-	if uid != uint32(os.Getuid()) {
+	if uid != ownIdentity().uid {
 		for _, fd := range s.child {
 			_ = syscall.Fchown(fd, int(uid), -1)
 		}
@@ -63,7 +63,7 @@ func openPTY(uid uint32, rows, cols uint16) (*stdio, error) {
 		return nil, &os.PathError{Op: "open", Path: name, Err: err}
 	}
 	_ = setWinsize(master, rows, cols)
-	if uid != uint32(os.Getuid()) {
+	if uid != ownIdentity().uid {
 		_ = syscall.Fchown(slave, int(uid), -1)
 	}
 	s := &stdio{child: [3]int{slave, slave, slave}, inFD: -1, isTTY: true}

@@ -22,12 +22,15 @@ type tcpSession struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 
-	mu        sync.Mutex
-	dropped   bool
-	connected bool
-	closing   bool // the client said so
-	halves    int  // directions that have ended
+	mu      sync.Mutex
+	dropped bool
+	conn    *net.TCPConn // once there is one
+	closing bool         // the client said so
+	halves  int          // directions that have ended
 }
+
+// lingerTime is how long a peer may take to accept what was said before the client closed the connection.
+const lingerTime = 10 * time.Second
 
 // connectTimeout is how long a connection may take to be made (contract msb-0.6 §4.2).
 const connectTimeout = 30 * time.Second
@@ -77,7 +80,7 @@ func (s *tcpSession) relay() error {
 		_ = conn.Close()
 	}()
 	s.mu.Lock()
-	s.connected = true
+	s.conn = conn
 	closing := s.closing
 	s.mu.Unlock()
 	if closing {
@@ -210,10 +213,12 @@ func (s *tcpSession) message(t agentproto.Type, payload []byte, f *agentproto.Fr
 func (s *tcpSession) close() {
 	s.mu.Lock()
 	s.closing = true
-	connected := s.connected
+	conn := s.conn
 	s.mu.Unlock()
-	if !connected {
+	if conn == nil {
 		s.cancel()
+	} else {
+		_ = conn.SetWriteDeadline(time.Now().Add(lingerTime))
 	}
 	s.input.push(chunk{last: true})
 }

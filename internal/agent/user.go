@@ -2,8 +2,6 @@ package agent
 
 import (
 	"fmt"
-	"io"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -15,7 +13,6 @@ import (
 type identity struct {
 	uid, gid uint32
 	groups   []uint32 // supplementary
-	home     string   // "" if /etc/passwd does not say
 }
 
 // userDB reads the guest's /etc/passwd and /etc/group. The guest may change them at any time, and make them anything.
@@ -46,21 +43,47 @@ func (e *etcFile) read(path string) string {
 	if now.Ino == e.seen.Ino && now.Dev == e.seen.Dev && now.Size == e.seen.Size && now.Mtim == e.seen.Mtim && now.Ctim == e.seen.Ctim {
 		return e.text
 	}
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	text, err := readSmall(path)
 	if err != nil {
 		return ""
 	}
-	defer f.Close()
-	b, _ := io.ReadAll(io.LimitReader(f, maxEtcFile))
-	e.seen, e.text = now, string(b)
+	e.seen, e.text = now, text
 	return e.text
+}
+
+// readSmall reads up to maxEtcFile of a regular file, without what an os.File brings with it.
+func readSmall(path string) (string, error) {
+	fd, err := syscall.Open(path, syscall.O_RDONLY|syscall.O_NONBLOCK|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		return "", err
+	}
+	defer syscall.Close(fd)
+	buf := make([]byte, 8<<10)
+	used := 0
+	for used < maxEtcFile {
+		if used == len(buf) {
+			buf = append(buf, make([]byte, len(buf))...)
+		}
+		n, err := syscall.Read(fd, buf[used:])
+		if err == syscall.EINTR {
+			continue
+		}
+		if err != nil {
+			return "", err
+		}
+		if n == 0 {
+			break
+		}
+		used += n
+	}
+	return string(buf[:used]), nil
 }
 
 // lookup finds the user NAME|UID[:GROUP|GID]. "" is 0:0. Without a group it is the user's own, and the groups that list
 // the user are supplementary.
 func (db *userDB) lookup(spec string) (identity, error) {
 	if spec == "" {
-		return identity{home: db.home(0)}, nil
+		return identity{}, nil
 	}
 	user, group, grouped := strings.Cut(spec, ":")
 	entry := db.find(&db.passwd, "passwd", 7, func(f []string) bool { return f[0] == user })
@@ -78,7 +101,7 @@ func (db *userDB) lookup(spec string) (identity, error) {
 	if err1 != nil || err2 != nil {
 		return identity{}, fmt.Errorf("user %q has a malformed entry in /etc/passwd", user)
 	}
-	id := identity{uid: uint32(uid), gid: uint32(gid), home: entry[5]}
+	id := identity{uid: uint32(uid), gid: uint32(gid)}
 	if !grouped {
 		id.groups = db.groupsOf(entry[0])
 		return id, nil
@@ -95,7 +118,7 @@ func (db *userDB) lookup(spec string) (identity, error) {
 	return id, nil
 }
 
-// home is the home directory of a user, or "".
+// home is the home directory of a user, or "" if /etc/passwd does not say.
 func (db *userDB) home(uid uint32) string {
 	number := strconv.FormatUint(uint64(uid), 10)
 	if f := db.find(&db.passwd, "passwd", 7, func(f []string) bool { return f[2] == number }); f != nil {

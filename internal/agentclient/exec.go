@@ -318,7 +318,7 @@ func (s *Session) Close() {
 	over := s.over
 	s.mu.Unlock()
 	if !over {
-		_ = s.Signal(int(syscall.SIGKILL))
+		_ = s.Signal(int(syscall.SIGKILL)) // for agents that cannot be told to drop a session
 		s.end(-1, errEnded)
 	}
 	s.last.Release()

@@ -269,7 +269,7 @@ func (r *fileReader) next() error {
 	return nil
 }
 
-// Close ends the reading. The agent notices when the file is closed.
+// Close ends the reading.
 func (r *fileReader) Close() error {
 	if r.err == nil {
 		r.err = io.ErrClosedPipe

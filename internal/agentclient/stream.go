@@ -309,8 +309,15 @@ func (s *Stream) acknowledge(m *Message) error {
 	return nil
 }
 
-// Close forgets the stream: what comes for it is dropped. It does not tell the agent. It may be called twice.
+// Close forgets the stream: what comes for it is dropped. An agent that knows how is told to drop the session, if it has
+// not ended. It may be called twice.
 func (s *Stream) Close() {
+	s.mu.Lock()
+	cancel := !s.ended && !s.closed && s.c.ready.Has(agentproto.TypeCancel)
+	s.mu.Unlock()
+	if cancel {
+		_ = s.Send(agentproto.TypeCancel, nil)
+	}
 	s.c.mu.Lock()
 	if s.c.streams[s.id] == s {
 		delete(s.c.streams, s.id)

@@ -220,7 +220,7 @@ func (m *FSResult) fields(c *codec) {
 	objects(c, "List", &m.List, skip)
 	optNum(c, "Handle", &m.Handle, skip)
 	c.optText("Path", &m.Path, skip)
-	if c.dec && len(c.in) != 1 {
-		c.fail(malformed("want one result, have %d", len(c.in)))
+	if c.dec && (len(c.in) != 1 || m.Stat == nil && m.List == nil && m.Handle == nil && m.Path == nil) {
+		c.fail(malformed("want one result that is known"))
 	}
 }

@@ -48,6 +48,7 @@ var golden = []struct {
 	{"resize", 1, TypeExecResize, &ExecResize{24, 80}},
 	{"signal", 1, TypeExecSignal, &ExecSignal{9}},
 	{"ack", 1, TypeAck, &Ack{65536}},
+	{"cancel", 1, TypeCancel, nil},
 	{"fs stat", 1, TypeFSRequest, fsRequest(OpStat, FSArgs{Path: "/a", FollowSymlink: true})},
 	{"fs set stat", 1, TypeFSRequest, fsRequest(OpSetStat, FSArgs{Path: "/a", Attrs: FileAttrs{Mode: ptr[uint32](0o644), MTime: ptr[int64](-1)}})},
 	{"fs symlink", 1, TypeFSRequest, fsRequest(OpSymlink, FSArgs{Target: "t", LinkPath: "/l"})},

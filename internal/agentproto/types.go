@@ -49,6 +49,8 @@ const (
 	// TypeAck says how many bytes of a session's data were consumed since the last one. Only sessions whose opening
 	// request set a Window send and expect it.
 	TypeAck Type = "x.msb.ack"
+	// TypeCancel says that the client has no more interest in a session. The agent drops it and does not answer.
+	TypeCancel Type = "x.msb.cancel"
 )
 
 // MaxFilesChunk is the most data that one x.msb.files frame carries, in bytes.
@@ -96,6 +98,7 @@ var types = [...]TypeInfo{
 	{TypeTouched, 6, Terminal},
 	{TypeError, 5, Terminal},
 	{TypeFiles, 7, 0},
+	{TypeCancel, 7, 0},
 }
 
 // Lookup returns what is known about a type; ok is false for one that nobody has heard of.
