@@ -6,6 +6,8 @@ package cgroup
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -17,8 +19,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Prefix starts the name of every group of ours, so that a sweep knows them.
+// Prefix starts the name of every group of ours.
 const Prefix = "msb-"
+
+// homePrefix starts the names of the groups of one MSB_HOME: homes do not see each other's sandboxes, nor sweep their groups.
+func homePrefix(home string) string {
+	if real, err := filepath.EvalSymlinks(home); err == nil {
+		home = real
+	}
+	h := sha256.Sum256([]byte(home))
+	return Prefix + hex.EncodeToString(h[:4]) + "-"
+}
+
+// Name is the name of the group of the sandbox with that short id in home.
+func Name(home, id string) string { return homePrefix(home) + id }
 
 // cpuPeriod is the scheduling period of a CPU quota, in µs: the kernel's default.
 const cpuPeriod = 100_000
@@ -47,15 +61,14 @@ func (g *Group) Memory() bool {
 // CPU reports whether the group bounds CPU time.
 func (g *Group) CPU() bool { return g != nil && (g.cpu != "" || g.v2 != "" && has(g.v2, "cpu.max")) }
 
-// New makes the group Prefix+id with the memory and process limits set; the CPU quota comes with [Group.LimitCPU]. It
+// New makes a group by its [Name] with the memory and process limits set; the CPU quota comes with [Group.LimitCPU]. It
 // returns nil without an error where none can be made.
-func New(id string, l Limits) (*Group, error) {
+func New(name string, l Limits) (*Group, error) {
 	h, err := hierarchies()
 	if err != nil {
 		return nil, err
 	}
 	g := &Group{limits: l}
-	name := Prefix + id
 	for _, c := range []struct {
 		controller string
 		dir        *string
@@ -201,7 +214,7 @@ func (g *Group) dirs() []string {
 
 // remove removes a group. A killed process leaves its group a moment after its parent saw it end.
 func remove(dir string) error {
-	const tries, pause = 200, 5 * time.Millisecond
+	const tries, pause = 1000, time.Millisecond
 	for n := 0; ; n++ {
 		err := unix.Rmdir(dir)
 		switch {
@@ -221,12 +234,14 @@ func remove(dir string) error {
 	}
 }
 
-// Sweep removes the groups of ours for whose id alive is false. It is cheap where there are none.
-func Sweep(alive func(id string) bool) error {
+// Sweep removes the groups of home for whose id alive is false. It ends no process: those of a killed runner end with it.
+// It is cheap where there are none.
+func Sweep(home string, alive func(id string) bool) error {
 	h, err := hierarchies()
 	if err != nil {
 		return err
 	}
+	prefix := homePrefix(home)
 	parents := []string{h.delegated()}
 	for _, dir := range h.v1 {
 		parents = append(parents, dir)
@@ -236,13 +251,17 @@ func Sweep(alive func(id string) bool) error {
 		if parent == "" {
 			continue
 		}
-		names, err := filepath.Glob(filepath.Join(parent, Prefix+"*"))
+		names, err := filepath.Glob(filepath.Join(parent, prefix+"*"))
 		if err != nil {
 			continue
 		}
 		for _, dir := range names {
-			if id := strings.TrimPrefix(filepath.Base(dir), Prefix); !alive(id) {
-				errs = append(errs, remove(dir))
+			if alive(strings.TrimPrefix(filepath.Base(dir), prefix)) {
+				continue
+			}
+			// EBUSY: its last process is ending; the next sweep finds it empty.
+			if err := unix.Rmdir(dir); err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EBUSY) {
+				errs = append(errs, fmt.Errorf("remove control group %s: %w", dir, err))
 			}
 		}
 	}

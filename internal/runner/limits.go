@@ -24,9 +24,9 @@ type limits struct {
 	cpus   int
 }
 
-func newLimits(id string, memory uint64, cpus int) (*limits, error) {
+func newLimits(group string, memory uint64, cpus int) (*limits, error) {
 	l := &limits{memory: memory + overhead, cpus: cpus}
-	g, err := cgroup.New(id, cgroup.Limits{MemoryBytes: l.memory, CPUs: cpus})
+	g, err := cgroup.New(group, cgroup.Limits{MemoryBytes: l.memory, CPUs: cpus})
 	if err != nil {
 		return nil, err
 	}

@@ -110,7 +110,7 @@ func (s *supervisor) start(ctx context.Context) error {
 	}
 	id := filepath.Base(s.cfg.RunDir)
 	memory := uint64(spec.Resources.MemoryMiB) << 20
-	if s.limits, err = newLimits(id, memory, spec.Resources.CPUs); err != nil {
+	if s.limits, err = newLimits(s.cfg.Group, memory, spec.Resources.CPUs); err != nil {
 		return err
 	}
 	if s.listen, err = net.ListenUnix("unix", &net.UnixAddr{Name: s.path(launch.SocketFile), Net: "unix"}); err != nil {

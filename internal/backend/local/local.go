@@ -74,7 +74,7 @@ func (b *Backend) Create(ctx context.Context, req backend.CreateRequest) (sandbo
 	if err != nil {
 		return sandbox.Info{}, err
 	}
-	c, err := b.spawn(dir, launch.Config{Info: info, RunDir: dir.Path, Root: root, Agent: agent, Startup: req.Startup, Attached: req.Attached})
+	c, err := b.spawn(dir, launch.Config{Info: info, RunDir: dir.Path, Root: root, Agent: agent, Group: cgroup.Name(b.cfg.Home, req.Ref.ShortID()), Startup: req.Startup, Attached: req.Attached})
 	if err != nil {
 		dir.Remove()
 		return sandbox.Info{}, err
@@ -172,7 +172,7 @@ func notRunning(ref sandbox.Ref, s sandbox.Status) error {
 func (b *Backend) Sweep() {
 	b.sweep.Do(func() {
 		_ = b.store.Sweep()
-		_ = cgroup.Sweep(b.store.Live)
+		_ = cgroup.Sweep(b.cfg.Home, b.store.Live)
 	})
 }
 

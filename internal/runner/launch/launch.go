@@ -50,7 +50,8 @@ type Config struct {
 	Agent    string // EROFS file with the guest agent
 	Startup  []string
 	Attached bool
-	UserNS   bool // the runner is root of a user namespace of its own
+	Group    string // name of the control group, where one can be had
+	UserNS   bool   // the runner is root of a user namespace of its own
 	LogLevel string
 }
 
