@@ -41,6 +41,7 @@ func (a *app) help(c *cobra.Command) {
 	for _, s := range sections {
 		s.write(&b, st)
 	}
+	writeLater(&b, st, c)
 	if !c.HasParent() {
 		b.WriteString("\nMore about a command: msb COMMAND --help\n")
 	}
@@ -111,10 +112,8 @@ func flagSections(c *cobra.Command) []section {
 		sections = append(sections, section{heading, [][2]string{{flagTitle(f, true), f.Usage}}})
 	}
 	eachFlag(c, func(f *pflag.Flag, global bool) {
-		_, later := f.Annotations["later"]
 		switch {
-		case later:
-			add("Not supported yet", f)
+		case isLater(f):
 		case global:
 			add("Global flags", f)
 		default:
@@ -139,6 +138,34 @@ func flagSections(c *cobra.Command) []section {
 		last.rows = append(last.rows, [2]string{"-V, --version", "Print the version"})
 	}
 	return append(kept, last)
+}
+
+func isLater(f *pflag.Flag) bool {
+	_, later := f.Annotations["later"]
+	return later
+}
+
+// writeLater names the flags that the contract has and this release has not.
+func writeLater(b *strings.Builder, st style, c *cobra.Command) {
+	const width = 100
+	column := width
+	eachFlag(c, func(f *pflag.Flag, _ bool) {
+		if !isLater(f) {
+			return
+		}
+		if column == width {
+			fmt.Fprintf(b, "\n%s", st.bold("Not supported yet:"))
+		}
+		if column+len(f.Name)+3 > width {
+			b.WriteString("\n ")
+			column = 1
+		}
+		b.WriteString(" --" + f.Name)
+		column += len(f.Name) + 3
+	})
+	if column < width {
+		b.WriteByte('\n')
+	}
 }
 
 // eachFlag calls do for each flag that is shown, the command's own first.

@@ -9,3 +9,9 @@ const Contract = "0.6.18"
 
 // GVisor is the revision of gVisor that msb-runner is built with. A test holds it against go.mod.
 const GVisor = "20260905-160fafc42237"
+
+// build says which build of Version this is; the linker sets it (see Makefile).
+var build string
+
+// Build says which build of Version this is, "" for none in particular.
+func Build() string { return build }

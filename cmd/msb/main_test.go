@@ -1,0 +1,199 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/microsandbox-go/microsandbox/internal/config"
+	"github.com/microsandbox-go/microsandbox/internal/doctor"
+)
+
+func TestMain(m *testing.M) {
+	doctor.Child()
+	testscript.Main(m, map[string]func(){"msb": main})
+}
+
+// TestScripts runs what needs no sandbox.
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{Dir: "testdata/script", Setup: setup, RequireExplicitExec: true, Cmds: commands})
+}
+
+// TestSandboxes runs what needs one, with the runner and the agent of this tree.
+func TestSandboxes(t *testing.T) {
+	needSandboxes(t)
+	testscript.Run(t, testscript.Params{Dir: "testdata/sandbox", RequireExplicitExec: true,
+		Setup: func(env *testscript.Env) error {
+			if err := setup(env); err != nil {
+				return err
+			}
+			for _, v := range []string{config.RunnerVar, config.AgentVar} {
+				env.Setenv(v, os.Getenv(v))
+			}
+			home := env.Getenv(config.HomeVar)
+			env.Defer(func() { nothingLeft(t, home) })
+			return nil
+		}})
+}
+
+// commands are those of the scripts' own: usage and config run a command line that is wrong, with its exit code of 2 or 1,
+// and look for its error and its hint, which are all that it prints.
+var commands = map[string]func(ts *testscript.TestScript, neg bool, args []string){
+	"usage":  func(ts *testscript.TestScript, _ bool, args []string) { wrong(ts, 2, args) },
+	"config": func(ts *testscript.TestScript, _ bool, args []string) { wrong(ts, 1, args) },
+}
+
+func wrong(ts *testscript.TestScript, code int, args []string) {
+	words := strings.Fields(args[0])
+	err := ts.Exec(words[0], words[1:]...)
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.ExitCode() != code {
+		ts.Fatalf("%s: %v, want exit code %d", args[0], err, code)
+	}
+	if out := ts.ReadFile("stdout"); out != "" {
+		ts.Fatalf("%s: printed %q", args[0], out)
+	}
+	text := ts.ReadFile("stderr")
+	first, rest, _ := strings.Cut(text, "\n")
+	if !strings.HasPrefix(first, "error: ") || !strings.Contains(first, args[1]) {
+		ts.Fatalf("%s: error is %q, want %q", args[0], first, args[1])
+	}
+	if len(args) > 2 && !strings.Contains(rest, args[2]) {
+		ts.Fatalf("%s: hint is %q, want %q", args[0], rest, args[2])
+	}
+	for line := range strings.Lines(rest) {
+		if !strings.HasPrefix(line, "  → ") {
+			ts.Fatalf("%s: more than one error: %q", args[0], text)
+		}
+	}
+}
+
+// setup gives each script a home of its own and nothing of this machine's settings.
+func setup(env *testscript.Env) error {
+	env.Setenv(config.HomeVar, filepath.Join(env.WorkDir, "home"))
+	env.Setenv("HOME", env.WorkDir)
+	env.Setenv("TERM", "xterm")
+	for _, v := range []string{config.RunnerVar, config.AgentVar, "NO_COLOR"} {
+		env.Setenv(v, "")
+	}
+	return nil
+}
+
+// nothingLeft fails t when a sandbox that was run in home is still there.
+func nothingLeft(t *testing.T, home string) {
+	left, _ := os.ReadDir(filepath.Join(home, "run"))
+	for _, e := range left {
+		t.Errorf("left behind: %s", filepath.Join(home, "run", e.Name()))
+	}
+}
+
+var binaries = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "msb-test-")
+	if err != nil {
+		return "", err
+	}
+	if err := os.Chmod(dir, 0o755); err != nil {
+		return "", err
+	}
+	out, err := exec.Command("go", "build", "-o", dir+"/", "../msb-runner", "../msb-agent").CombinedOutput()
+	if err != nil {
+		err = fmt.Errorf("build the runner and the agent: %w\n%s", err, out)
+	}
+	return dir, err
+})
+
+// needSandboxes skips t where no sandbox can run, and sees to it that the environment names a runner and an agent.
+func needSandboxes(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("-short: no sandboxes")
+	}
+	if os.Getenv(config.RunnerVar) == "" {
+		dir, err := binaries()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = os.RemoveAll(dir) })
+		t.Setenv(config.RunnerVar, filepath.Join(dir, config.Runner))
+		t.Setenv(config.AgentVar, filepath.Join(dir, config.Agent))
+		binaries = func() (string, error) { return dir, fmt.Errorf("the binaries were removed") }
+	}
+	report := doctor.Examine(t.Context(), doctor.Machine{Home: t.TempDir()})
+	if !report.Ready() {
+		t.Skipf("no sandbox can run here: %+v", report.Checks)
+	}
+}
+
+// ordinaryID is a user that this machine need not know.
+const ordinaryID = 54321
+
+// TestAsOrdinaryUser runs all the tests again without privileges, if it has some to give up.
+func TestAsOrdinaryUser(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("this is an ordinary user already")
+	}
+	needSandboxes(t)
+	dir := shared(t)
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for from, to := range map[string]string{self: "msb.test", os.Getenv(config.RunnerVar): config.Runner, os.Getenv(config.AgentVar): config.Agent} {
+		copyFile(t, from, filepath.Join(dir, to))
+	}
+	if err := os.CopyFS(filepath.Join(dir, "testdata"), os.DirFS("testdata")); err != nil {
+		t.Fatal(err)
+	}
+	home := filepath.Join(dir, "user")
+	if err := os.Mkdir(home, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chown(home, ordinaryID, ordinaryID); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), filepath.Join(dir, "msb.test"), "-test.v", "-test.count=1")
+	cmd.Dir = dir
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + home, "TMPDIR=" + home,
+		config.RunnerVar + "=" + filepath.Join(dir, config.Runner), config.AgentVar + "=" + filepath.Join(dir, config.Agent)}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: ordinaryID, Gid: ordinaryID, NoSetGroups: false}, Pdeathsig: syscall.SIGKILL}
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Errorf("as an ordinary user: %v\n%s", err, out)
+	}
+	if !strings.Contains(string(out), "--- PASS: TestSandboxes") && err == nil {
+		t.Logf("as an ordinary user:\n%s", out)
+	}
+}
+
+// shared is a directory that every user may read.
+func shared(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/tmp", "msb-user-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func copyFile(t *testing.T, from, to string) {
+	t.Helper()
+	b, err := os.ReadFile(from)
+	if err == nil {
+		err = os.WriteFile(to, b, 0o755)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
