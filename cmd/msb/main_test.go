@@ -19,7 +19,18 @@ import (
 
 func TestMain(m *testing.M) {
 	doctor.Child()
-	testscript.Main(m, map[string]func(){"msb": main})
+	testscript.Main(suite{m}, map[string]func(){"msb": main})
+}
+
+// suite is the tests, after which the binaries go that they were run with.
+type suite struct{ *testing.M }
+
+func (s suite) Run() int {
+	code := s.M.Run()
+	if built != "" {
+		_ = os.RemoveAll(built)
+	}
+	return code
 }
 
 // TestScripts runs what needs no sandbox.
@@ -30,7 +41,7 @@ func TestScripts(t *testing.T) {
 // TestSandboxes runs what needs one, with the runner and the agent of this tree.
 func TestSandboxes(t *testing.T) {
 	needSandboxes(t)
-	testscript.Run(t, testscript.Params{Dir: "testdata/sandbox", RequireExplicitExec: true,
+	testscript.Run(t, testscript.Params{Dir: "testdata/sandbox", RequireExplicitExec: true, Cmds: commands,
 		Setup: func(env *testscript.Env) error {
 			if err := setup(env); err != nil {
 				return err
@@ -44,13 +55,24 @@ func TestSandboxes(t *testing.T) {
 		}})
 }
 
-// commands are those of the scripts' own: usage and config run a command line that is wrong, with its exit code of 2 or 1,
-// and look for its error and its hint, which are all that it prints.
+// commands are the scripts' own. usage and config run a command line that is wrong, with its exit code of 2 or 1, and look
+// for its error and its hint, which are all that it prints.
 var commands = map[string]func(ts *testscript.TestScript, neg bool, args []string){
 	"usage":  func(ts *testscript.TestScript, _ bool, args []string) { wrong(ts, 2, args) },
 	"config": func(ts *testscript.TestScript, _ bool, args []string) { wrong(ts, 1, args) },
+	"exits":  exits,
 }
 
+// exits runs a command that has to end with an exit code: exits CODE COMMAND...
+func exits(ts *testscript.TestScript, _ bool, args []string) {
+	err := ts.Exec(args[1], args[2:]...)
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || fmt.Sprint(exit.ExitCode()) != args[0] {
+		ts.Fatalf("%q: %v, want exit code %s", args[1:], err, args[0])
+	}
+}
+
+// wrong runs args[0] and looks for args[1] in its error and args[2] in its hint.
 func wrong(ts *testscript.TestScript, code int, args []string) {
 	words := strings.Fields(args[0])
 	err := ts.Exec(words[0], words[1:]...)
@@ -91,23 +113,27 @@ func setup(env *testscript.Env) error {
 func nothingLeft(t *testing.T, home string) {
 	left, _ := os.ReadDir(filepath.Join(home, "run"))
 	for _, e := range left {
+		if e.Name() == ".lock" { // of the directory itself
+			continue
+		}
 		t.Errorf("left behind: %s", filepath.Join(home, "run", e.Name()))
 	}
 }
 
-var binaries = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "msb-test-")
-	if err != nil {
-		return "", err
+// built is where build put the binaries, "" before.
+var built string
+
+var build = sync.OnceValue(func() (err error) {
+	if built, err = os.MkdirTemp("", "msb-test-"); err != nil {
+		return err
 	}
-	if err := os.Chmod(dir, 0o755); err != nil {
-		return "", err
+	if err := os.Chmod(built, 0o755); err != nil {
+		return err
 	}
-	out, err := exec.Command("go", "build", "-o", dir+"/", "../msb-runner", "../msb-agent").CombinedOutput()
-	if err != nil {
-		err = fmt.Errorf("build the runner and the agent: %w\n%s", err, out)
+	if out, err := exec.Command("go", "build", "-o", built+"/", "../msb-runner", "../msb-agent").CombinedOutput(); err != nil {
+		return fmt.Errorf("build the runner and the agent: %w\n%s", err, out)
 	}
-	return dir, err
+	return nil
 })
 
 // needSandboxes skips t where no sandbox can run, and sees to it that the environment names a runner and an agent.
@@ -117,14 +143,11 @@ func needSandboxes(t *testing.T) {
 		t.Skip("-short: no sandboxes")
 	}
 	if os.Getenv(config.RunnerVar) == "" {
-		dir, err := binaries()
-		if err != nil {
+		if err := build(); err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { _ = os.RemoveAll(dir) })
-		t.Setenv(config.RunnerVar, filepath.Join(dir, config.Runner))
-		t.Setenv(config.AgentVar, filepath.Join(dir, config.Agent))
-		binaries = func() (string, error) { return dir, fmt.Errorf("the binaries were removed") }
+		t.Setenv(config.RunnerVar, filepath.Join(built, config.Runner))
+		t.Setenv(config.AgentVar, filepath.Join(built, config.Agent))
 	}
 	report := doctor.Examine(t.Context(), doctor.Machine{Home: t.TempDir()})
 	if !report.Ready() {
