@@ -54,7 +54,7 @@ func (j *job) complete(spec sandbox.Spec) error {
 	for _, e := range j.env {
 		r.Env = append(r.Env, e.Key+"="+e.Value)
 	}
-	for _, e := range append(spec.Env, j.env...) {
+	for _, e := range slices.Concat(spec.Env, j.env) {
 		term = term && e.Key != "TERM"
 	}
 	if term {
@@ -68,6 +68,7 @@ func (a *app) execIn(s *signals, b backend.Backend, info sandbox.Info, j job) er
 	if err := j.complete(info.Spec); err != nil {
 		return err
 	}
+	begin := time.Now()
 	conn, err := b.Dial(s.ctx, info.Ref)
 	if err != nil {
 		return s.explain(err)
@@ -76,6 +77,7 @@ func (a *app) execIn(s *signals, b backend.Backend, info sandbox.Info, j job) er
 	if err != nil {
 		return a.explainEnd(s, b, info, err)
 	}
+	a.log.Debug("connect", "sandbox", info.Ref.Name, "took", time.Since(begin))
 	code, err := a.session(s, client, j)
 	if err == nil {
 		return code
@@ -108,10 +110,12 @@ func (a *app) session(s *signals, client *agentclient.Client, j job) (exitCode, 
 	}
 	j.req.Stdin = a.stdin(j, func() { s.cancel(errDetached) })
 	j.req.Stdout, j.req.Stderr = output{a.out}, output{a.err}
+	begin := time.Now()
 	x, err := client.Exec(ctx, j.req)
 	if err != nil {
 		return 0, endedBy(ctx, j, err)
 	}
+	a.log.Debug("exec started", "took", time.Since(begin))
 	s.forwardTo(x, a)
 
 	type result struct {
@@ -134,6 +138,7 @@ func (a *app) session(s *signals, client *agentclient.Client, j job) (exitCode, 
 		}
 	}
 	s.forwardTo(nil, a)
+	a.log.Debug("exec ended", "code", r.code, "err", r.err, "took", time.Since(begin))
 	switch {
 	case r.err != nil:
 		return 0, endedBy(ctx, j, r.err)

@@ -172,6 +172,8 @@ func (a *app) runAttached(s *signals, b backend.Backend, r *runFlags, ref sandbo
 	err = a.execIn(s, b, info, a.jobOf(&r.execFlags, r.detachKeys, commandOf(info.Spec), nil, "", ""))
 	ctx, cancel := context.WithTimeout(context.Background(), teardown)
 	defer cancel()
+	begin := time.Now()
+	defer func() { a.log.Debug("stop", "sandbox", ref.Name, "took", time.Since(begin)) }()
 	if stop := b.Stop(ctx, ref, backend.StopOptions{Force: true}); stop != nil {
 		if k := sandbox.KindOf(stop); k != sandbox.NotFound && k != sandbox.NotRunning {
 			a.warn(fmt.Sprintf("sandbox %q may still be running: %v", ref.Name, stop), "stop it with: msb stop -f "+string(ref.Name))

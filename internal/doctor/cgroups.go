@@ -48,7 +48,7 @@ func groups() []Check {
 	if v := held["memory"]; v != "" {
 		memory = ok(memory.Name, "by control group ("+v+")")
 	} else {
-		memory = warn(memory.Name, "by a watchdog of the runner, which looks every few milliseconds: no memory control group can be written to ("+mounted+")", remedy)
+		memory = warn(memory.Name, "by a watchdog of the runner, which looks often and kills: no memory control group can be written to ("+mounted+")", remedy)
 	}
 	if v := held["cpu"]; v != "" {
 		cpu = ok(cpu.Name, "by control group ("+v+")")
