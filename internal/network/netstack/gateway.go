@@ -9,6 +9,7 @@ package netstack
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -46,11 +47,14 @@ type Config struct {
 	DNS DNSConfig
 
 	MaxConns int // TCP connections at once, default 256; more are refused with RST
-	MaxFlows int // UDP flows at once, default 256; the one longest unused makes room
+	MaxFlows int // UDP and echo flows at once, default 256; the one longest unused makes room
 
 	DialTimeout time.Duration // default 30 s; the guest's own time-out is usually longer
 	Dialer      Dialer        // default: a net.Dialer, so from the network namespace of this process
-	Logger      *slog.Logger  // default: discards
+	// Ping opens the host's side of echoes: a connection that carries ICMP echo messages, header included. Default: a ping
+	// socket where Dialer is the default too, else none.
+	Ping   func(to netip.Addr) (net.Conn, error)
+	Logger *slog.Logger // default: discards
 }
 
 // DNSConfig is how names are resolved (contract msb-0.6 §2.7).
@@ -80,7 +84,7 @@ type Gateway struct {
 	mu    sync.Mutex
 	down  bool
 	open  map[io.Closer]struct{} // the host's side of connections
-	flows map[flowKey]*udpFlow
+	flows map[flowKey]*flow
 	conns int
 
 	dnsInFlight atomic.Int32
@@ -93,7 +97,7 @@ type stats struct {
 
 // Stats are counters since the start, for metrics.
 type Stats struct {
-	Conns, Flows   uint64 // TCP connections and UDP flows that were let through
+	Conns, Flows   uint64 // TCP connections and flows of datagrams that were let through
 	Denied         uint64 // by policy
 	Refused        uint64 // for want of room
 	Sent, Received uint64 // payload bytes, from the guest's view
@@ -105,6 +109,9 @@ type Stats struct {
 func New(cfg Config) (*Gateway, error) {
 	g, err := start(cfg)
 	if err != nil {
+		if g != nil && g.cancel != nil {
+			g.cancel()
+		}
 		if cfg.Link != nil {
 			_ = cfg.Link.Close()
 		}
@@ -123,6 +130,12 @@ func start(cfg Config) (*Gateway, error) {
 	cfg.MaxConns = orDefault(cfg.MaxConns, 256)
 	cfg.MaxFlows = orDefault(cfg.MaxFlows, 256)
 	cfg.DialTimeout = orDefault(cfg.DialTimeout, 30*time.Second)
+	if cfg.Ping == nil {
+		cfg.Ping = openPing
+		if cfg.Dialer != nil {
+			cfg.Ping = func(netip.Addr) (net.Conn, error) { return nil, errors.ErrUnsupported }
+		}
+	}
 	if cfg.Dialer == nil {
 		cfg.Dialer = &net.Dialer{}
 	}
@@ -132,12 +145,12 @@ func start(cfg Config) (*Gateway, error) {
 	g := &Gateway{
 		cfg: cfg, log: cfg.Logger,
 		open:  map[io.Closer]struct{}{},
-		flows: map[flowKey]*udpFlow{},
+		flows: map[flowKey]*flow{},
 	}
 	gateways := []netip.Addr{cfg.Ends.Gateway4, cfg.Ends.Gateway6}
 	var err error
 	if g.policy, err = policy.New(cfg.Policy, append(gateways, cfg.HostAddrs...)...); err != nil {
-		return nil, err
+		return g, err
 	}
 	g.ctx, g.cancel = context.WithCancel(context.Background())
 	g.names = dns.New(dns.Config{
@@ -148,7 +161,7 @@ func start(cfg Config) (*Gateway, error) {
 		Denied:             g.denyName,
 	})
 	if g.link, err = newLink(cfg.Link, cfg.Ends, g.goDown); err != nil {
-		return nil, err
+		return g, err
 	}
 	return g, g.startStack()
 }
@@ -247,8 +260,11 @@ func (g *Gateway) allows(p policy.Proto, to netip.AddrPort) bool {
 	return v.Allowed
 }
 
-// isDNS reports whether to is the resolver.
-func (g *Gateway) isDNS(to netip.AddrPort) bool { return to.Port() == 53 && g.isGateway(to.Addr()) }
+// isDNS reports whether the resolver is to answer for to. With rules about domains it answers for every server, or a
+// denied name could be had from another and an allowed one would not be known here.
+func (g *Gateway) isDNS(to netip.AddrPort) bool {
+	return to.Port() == 53 && (g.isGateway(to.Addr()) || g.policy.UsesNames())
+}
 
 func (g *Gateway) isGateway(a netip.Addr) bool {
 	return a == g.cfg.Ends.Gateway4 || a == g.cfg.Ends.Gateway6

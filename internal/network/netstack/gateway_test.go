@@ -8,12 +8,14 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"os"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/miekg/dns"
+	"gvisor.dev/gvisor/pkg/tcpip/link/fdbased"
 
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
@@ -304,22 +306,177 @@ func TestBulk(t *testing.T) {
 	t.Logf("%.0f MB/s each way at once, %+v", size/1e6/time.Since(start).Seconds(), w.gw.Stats())
 }
 
-// TestRestore puts a fresh gateway behind a guest that has a connection of before: it is reset, and new ones work.
+// TestRestore puts a fresh gateway on a fresh pair behind a guest that has connections of before: they are reset, and new
+// ones work. The guest's stack cannot be given another file, so the test carries the frames to one pair, then to another.
 func TestRestore(t *testing.T) {
-	w := newWorld(t, Config{})
-	w.net.listen(t, "198.51.100.7:80", echo)
-	c := w.mustDial(t, "198.51.100.7:80")
-	defer c.Close()
-	// The far end stays the same file here; what matters is that the second stack never saw the connection.
-	fresh := newWorld(t, Config{Dialer: w.net})
-	a, _ := full(netip.MustParseAddrPort("198.51.100.7:80"))
-	local := c.LocalAddr().(*net.TCPAddr)
-	seg := tcpSegment(fresh.ends.Guest4, netip.AddrFrom4([4]byte(a.Addr.AsSlice())), uint16(local.Port), a.Port)
-	got := fresh.exchangeRaw(t, seg)
-	if got == nil || got[ethHdrLen+20+13]&0x04 == 0 {
-		t.Errorf("no RST: %x", got)
+	outside := &fakeNet{}
+	outside.listen(t, "198.51.100.7:80", echo)
+	outside.listenUDP(t, "198.51.100.7:81", func(b []byte) []byte { return b })
+	var carriers sync.WaitGroup
+	defer carriers.Wait()
+	carry := func(from, to *os.File) {
+		carriers.Go(func() {
+			buf := make([]byte, vnetHdrLen+maxFrame)
+			for {
+				n, err := from.Read(buf)
+				if err != nil {
+					return
+				}
+				if _, err := to.Write(buf[:n]); err != nil {
+					return
+				}
+			}
+		})
 	}
-	fresh.mustDial(t, "198.51.100.7:80").Close()
+	start := func() (*Gateway, *Pair) {
+		pair, err := NewPair()
+		if err != nil {
+			t.Fatal(err)
+		}
+		gw, err := New(Config{Link: pair.Gateway, Policy: sandbox.PublicPolicy(), Dialer: outside})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return gw, pair
+	}
+	guestPair, err := NewPair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer guestPair.Close()
+	ends, _ := Addresses(1)
+	g := newGuest(t, guestPair.Sentry, ends, fdbased.RecvMMsg)
+	defer g.close()
+	gw, pair := start()
+	carry(guestPair.Gateway, pair.Sentry)
+	carry(pair.Sentry, guestPair.Gateway)
+
+	exchange := func(conn net.Conn) error {
+		_ = conn.SetDeadline(time.Now().Add(2 * time.Second))
+		if _, err := conn.Write([]byte("x")); err != nil {
+			return err
+		}
+		_, err := conn.Read(make([]byte, 1))
+		return err
+	}
+	c, u := g.mustDial(t, "198.51.100.7:80"), g.dialUDP(t, "198.51.100.7:81")
+	defer c.Close()
+	for _, conn := range []net.Conn{c, u} {
+		if err := exchange(conn); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_ = guestPair.Gateway.SetReadDeadline(time.Unix(1, 0)) // from here on nothing is carried
+	pair.Close()
+	gw.Close()
+	carriers.Wait()
+	_ = guestPair.Gateway.SetReadDeadline(time.Time{})
+	gw, pair = start()
+	defer gw.Close()
+	defer pair.Close()
+	defer guestPair.Gateway.SetReadDeadline(time.Unix(1, 0))
+	carry(guestPair.Gateway, pair.Sentry)
+	carry(pair.Sentry, guestPair.Gateway)
+
+	if err := exchange(c); err == nil || !strings.Contains(err.Error(), "reset") {
+		t.Errorf("old connection: %v, want reset", err)
+	}
+	if err := exchange(u); err != nil {
+		t.Errorf("UDP: %v", err)
+	}
+	again := g.mustDial(t, "198.51.100.7:80")
+	defer again.Close()
+	if err := exchange(again); err != nil {
+		t.Errorf("new connection: %v", err)
+	}
+}
+
+// TestDomainRules allows a name only: its address is reached after it was resolved here, by whatever server was asked.
+func TestDomainRules(t *testing.T) {
+	rules, err := sandbox.ParseNetworkRules("allow@www.example.com:tcp,allow@198.51.100.99:udp:53")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := newWorld(t, Config{Policy: sandbox.NetworkPolicy{Rules: rules}, DNS: DNSConfig{Nameservers: []netip.AddrPort{netip.MustParseAddrPort("198.51.100.53:53")}}})
+	w.net.listen(t, "198.51.100.7:80", echo)
+	w.net.listenUDP(t, "198.51.100.53:53", func(b []byte) []byte {
+		var q dns.Msg
+		_ = q.Unpack(b)
+		m := new(dns.Msg).SetReply(&q)
+		rr, _ := dns.NewRR(q.Question[0].Name + " 60 A 198.51.100.7")
+		m.Answer = []dns.RR{rr}
+		out, _ := m.Pack()
+		return out
+	})
+	ask := func(server, name string) int {
+		c := w.dialUDP(t, server)
+		b, _ := new(dns.Msg).SetQuestion(name, dns.TypeA).Pack()
+		_, _ = c.Write(b)
+		_ = c.SetReadDeadline(time.Now().Add(2 * time.Second))
+		buf := make([]byte, 4096)
+		n, err := c.Read(buf)
+		var m dns.Msg
+		if err != nil || m.Unpack(buf[:n]) != nil {
+			t.Fatalf("%s at %s: %v", name, server, err)
+		}
+		return m.Rcode
+	}
+	mustRefuse(t, w.guest, "198.51.100.7:80")
+	for _, server := range []string{"172.16.0.5:53", "198.51.100.99:53"} {
+		if rc := ask(server, "secret.tunnel.org."); rc != dns.RcodeNameError {
+			t.Errorf("%s: a name that no rule allows has rcode %d", server, rc)
+		}
+	}
+	if rc := ask("198.51.100.99:53", "www.example.com."); rc != dns.RcodeSuccess {
+		t.Errorf("the allowed name has rcode %d", rc)
+	}
+	w.mustDial(t, "198.51.100.7:80").Close()
+	mustRefuse(t, w.guest, "198.51.100.8:80")
+	if d := w.gw.Denied(); len(d) != 3 || d[1].String() != "denied by policy: secret.tunnel.org" || d[1].Count != 2 {
+		t.Errorf("%v", d)
+	}
+}
+
+func TestPing(t *testing.T) {
+	var answered sync.WaitGroup
+	t.Cleanup(answered.Wait)
+	e, _ := Addresses(1)
+	pipe := func(to netip.Addr) (net.Conn, error) {
+		ours, theirs := net.Pipe()
+		answered.Go(func() {
+			defer theirs.Close()
+			buf := make([]byte, 2000)
+			for {
+				n, err := theirs.Read(buf)
+				if err != nil {
+					return
+				}
+				buf[0], buf[4], buf[5] = map[bool]byte{true: 0, false: 129}[to.Is4()], 0xaa, 0xaa // an identifier of its own
+				_, _ = theirs.Write(buf[:n])
+			}
+		})
+		return ours, nil
+	}
+	for _, c := range []struct {
+		to    string
+		msg   func(to netip.Addr) []byte
+		reply int
+	}{
+		{"198.51.100.7", func(to netip.Addr) []byte { return frame4(e.Guest4, to, 1, ping4("hi")) }, 20},
+		{"2001:db8::7", func(to netip.Addr) []byte { return frame6(e.Guest6, to, 58, ping6(e.Guest6, to)) }, 40},
+	} {
+		_, pair := rawWorld(t, Config{Ping: pipe})
+		to := netip.MustParseAddr(c.to)
+		got := exchange(t, pair, c.msg(to), 2*time.Second)
+		if len(got) < ethHdrLen+c.reply+8 {
+			t.Errorf("%s: %x", c.to, got)
+			continue
+		}
+		icmp := got[ethHdrLen+c.reply:]
+		if icmp[0] != 0 && icmp[0] != 129 || icmp[4] != 0 || icmp[5] != 0 {
+			t.Errorf("%s: %x", c.to, icmp)
+		}
+	}
 }
 
 func TestPeerVanishes(t *testing.T) {

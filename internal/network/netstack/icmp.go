@@ -1,8 +1,12 @@
 package netstack
 
 import (
+	"encoding/binary"
+	"net"
 	"net/netip"
+	"os"
 
+	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/buffer"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
@@ -30,11 +34,52 @@ func (g *Gateway) handleICMP(id stack.TransportEndpointID, pkt *stack.PacketBuff
 	if !isEcho || to.IsMulticast() {
 		return true
 	}
-	if !g.allows(proto, netip.AddrPortFrom(to, 0)) {
-		g.writeUnreachable(prohibited, g.gatewayFor(to), append(append([]byte(nil), pkt.NetworkHeader().Slice()...), h...))
+	key := flowKey{proto, id.LocalPort, netip.AddrPortFrom(to, 0)} // an echo's identifier is where ports are
+	f := g.flow(key)
+	if f == nil {
+		if !g.allows(proto, key.to) {
+			g.writeUnreachable(prohibited, g.gatewayFor(to), append(append([]byte(nil), pkt.NetworkHeader().Slice()...), h...))
+			return true
+		}
+		if f = g.addFlow(key); f == nil {
+			return true
+		}
 	}
-	// Echoes of the outside need a ping socket: issue 8.
+	f.send(append(append([]byte(nil), h...), pkt.Data().AsRange().ToSlice()...))
 	return true
+}
+
+// openPing opens a ping socket (icmp(7)), which needs no privilege where net.ipv4.ping_group_range has this process's group.
+// It carries echo requests and replies, header included, with an identifier of its own.
+func openPing(to netip.Addr) (net.Conn, error) {
+	family, proto := unix.AF_INET, unix.IPPROTO_ICMP
+	var sa unix.Sockaddr = &unix.SockaddrInet4{Addr: to.Unmap().As4()}
+	if to.Is6() {
+		family, proto, sa = unix.AF_INET6, unix.IPPROTO_ICMPV6, &unix.SockaddrInet6{Addr: to.As16()}
+	}
+	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, proto)
+	if err != nil {
+		return nil, os.NewSyscallError("socket", err)
+	}
+	f := os.NewFile(uintptr(fd), "ping")
+	defer f.Close() // FileConn has a duplicate
+	if err := unix.Connect(fd, sa); err != nil {
+		return nil, os.NewSyscallError("connect", err)
+	}
+	return net.FileConn(f)
+}
+
+// writeEcho passes an echo reply on under the guest's identifier.
+func (g *Gateway) writeEcho(key flowKey, msg []byte) {
+	reply := byte(header.ICMPv4EchoReply)
+	if key.proto == policy.ICMPv6 {
+		reply = byte(header.ICMPv6EchoReply)
+	}
+	if len(msg) < header.ICMPv4MinimumSize || msg[0] != reply {
+		return
+	}
+	binary.BigEndian.PutUint16(msg[4:], key.port)
+	g.writeICMP(key.to.Addr(), [header.ICMPv4MinimumSize]byte(msg), msg[header.ICMPv4MinimumSize:])
 }
 
 func (g *Gateway) gatewayFor(a netip.Addr) netip.Addr {
@@ -55,9 +100,9 @@ var (
 	noPort     = unreachableCode{header.ICMPv4PortUnreachable, header.ICMPv6PortUnreachable}
 )
 
-// unreachable tells the guest that nobody listens at the far end of a UDP flow. The datagram that it is about is gone;
+// portUnreachable tells the guest that nobody listens at the far end of a UDP flow. The datagram that it is about is gone;
 // its headers are all that the guest looks at.
-func (g *Gateway) unreachable(key flowKey) {
+func (g *Gateway) portUnreachable(key flowKey) {
 	const length = header.UDPMinimumSize
 	e := g.cfg.Ends
 	var orig []byte
@@ -75,33 +120,37 @@ func (g *Gateway) unreachable(key flowKey) {
 
 // writeUnreachable sends "destination unreachable" about the packet that began with orig.
 func (g *Gateway) writeUnreachable(code unreachableCode, from netip.Addr, orig []byte) {
+	h := [header.ICMPv4MinimumSize]byte{byte(header.ICMPv4DstUnreachable), byte(code.v4)}
+	if from.Is6() {
+		h = [header.ICMPv4MinimumSize]byte{byte(header.ICMPv6DstUnreachable), byte(code.v6)}
+	}
+	g.writeICMP(from, h, orig)
+}
+
+// writeICMP sends an ICMP message to the guest. Its checksum is made here; the header is 8 bytes in both versions.
+func (g *Gateway) writeICMP(from netip.Addr, h [header.ICMPv4MinimumSize]byte, payload []byte) {
 	route, terr := g.route(from)
 	if terr != nil {
 		return
 	}
 	defer route.Release()
 	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{
-		ReserveHeaderBytes: header.ICMPv4MinimumSize + int(route.MaxHeaderLength()), // both versions have 8 bytes here
-		Payload:            buffer.MakeWithData(orig),
+		ReserveHeaderBytes: len(h) + int(route.MaxHeaderLength()),
+		Payload:            buffer.MakeWithData(payload),
 	})
 	defer pkt.DecRef()
-	b := pkt.TransportHeader().Push(header.ICMPv4MinimumSize)
-	params := stack.NetworkHeaderParams{TTL: route.DefaultTTL()}
+	b := pkt.TransportHeader().Push(len(h))
+	copy(b, h[:])
+	b[2], b[3] = 0, 0
+	params := stack.NetworkHeaderParams{Protocol: header.ICMPv4ProtocolNumber, TTL: route.DefaultTTL()}
 	if from.Is4() {
-		h := header.ICMPv4(b)
-		h.SetType(header.ICMPv4DstUnreachable)
-		h.SetCode(code.v4)
-		h.SetChecksum(header.ICMPv4Checksum(h, pkt.Data().Checksum()))
-		params.Protocol = header.ICMPv4ProtocolNumber
+		header.ICMPv4(b).SetChecksum(header.ICMPv4Checksum(header.ICMPv4(b), pkt.Data().Checksum()))
 	} else {
-		h := header.ICMPv6(b)
-		h.SetType(header.ICMPv6DstUnreachable)
-		h.SetCode(code.v6)
-		h.SetChecksum(header.ICMPv6Checksum(header.ICMPv6ChecksumParams{
-			Header: h, Src: route.LocalAddress(), Dst: route.RemoteAddress(),
+		params.Protocol = header.ICMPv6ProtocolNumber
+		header.ICMPv6(b).SetChecksum(header.ICMPv6Checksum(header.ICMPv6ChecksumParams{
+			Header: b, Src: route.LocalAddress(), Dst: route.RemoteAddress(),
 			PayloadCsum: pkt.Data().Checksum(), PayloadLen: pkt.Data().Size(),
 		}))
-		params.Protocol = header.ICMPv6ProtocolNumber
 	}
 	pkt.TransportProtocolNumber = params.Protocol
 	_ = route.WritePacket(params, pkt)

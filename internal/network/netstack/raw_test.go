@@ -108,12 +108,6 @@ func exchange(t testing.TB, p *Pair, msg []byte, wait time.Duration) []byte {
 	return buf[vnetHdrLen:n]
 }
 
-// exchangeRaw sends a message beside the guest's stack and returns the gateway's answer, by a gateway of its own.
-func (w *world) exchangeRaw(t *testing.T, msg []byte) []byte {
-	_, pair := rawWorld(t, Config{})
-	return exchange(t, pair, msg, 2*time.Second)
-}
-
 func TestRawAnswers(t *testing.T) {
 	e, _ := Addresses(1)
 	gw, pair := rawWorld(t, Config{})

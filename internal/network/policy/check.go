@@ -153,6 +153,16 @@ func (r *rule) hasName(n string) bool {
 // unscoped reports whether the rule is about every protocol and port.
 func (r *rule) unscoped() bool { return r.protos == allProtos && len(r.ports) == 0 }
 
+// onlyDNS reports whether the rule is about port 53 and no other.
+func (r *rule) onlyDNS() bool {
+	for _, pr := range r.ports {
+		if pr.Start != 53 || pr.End != 53 {
+			return false
+		}
+	}
+	return len(r.ports) > 0
+}
+
 // CheckName decides whether name may be resolved: not when the first rule to settle it denies the domain, nor when no
 // rule could ever allow an address of it. The second keeps an allow list of domains from being a tunnel: every name asked
 // for is a message to whoever serves its zone.
@@ -165,8 +175,8 @@ func (p *Policy) CheckName(name string) Verdict {
 		switch {
 		case !about:
 		case r.verdict.Allowed:
-			// An address rule may allow what the name resolves to, unless it is about this network only.
-			if r.kind != group || r.classes&(1<<Public|1<<Private) != 0 {
+			// An address rule may allow what the name resolves to, unless it is about this network or name servers only.
+			if r.kind >= domain || !r.onlyDNS() && (r.kind != group || r.classes&(1<<Public|1<<Private) != 0) {
 				return r.verdict
 			}
 		case r.unscoped() && (r.kind == anywhere || r.kind >= domain):
