@@ -488,7 +488,7 @@ func TestPeerVanishes(t *testing.T) {
 	})
 	c := w.mustDial(t, "198.51.100.7:80")
 	defer c.Close()
-	w.guest.stack.RemoveNIC(nicID)
+	w.guest.link.Attach(nil)
 	w.guest.file.Close()
 	for what, ch := range map[string]<-chan struct{}{"gateway": w.gw.Done(), "host's side": ended} {
 		select {

@@ -102,6 +102,7 @@ func (n *fakeNet) put(from, to string) {
 // guest is the sentry's side of a link: gVisor's own stack and endpoint, set up as the sentry sets them up.
 type guest struct {
 	stack *stack.Stack
+	link  stack.LinkEndpoint
 	file  *os.File
 	ends  Ends
 }
@@ -142,7 +143,7 @@ func newGuest(t testing.TB, file *os.File, ends Ends, mode fdbased.PacketDispatc
 		{Destination: subnet(ends.Gateway6, PrefixBits6), NIC: nicID},
 		{Destination: header.IPv6EmptySubnet, Gateway: addressOf(ends.Gateway6), NIC: nicID},
 	})
-	return &guest{s, file, ends}
+	return &guest{s, ep, file, ends}
 }
 
 func subnet(a netip.Addr, bits int) tcpip.Subnet {
@@ -150,6 +151,7 @@ func subnet(a netip.Addr, bits int) tcpip.Subnet {
 }
 
 func (g *guest) close() {
+	g.link.Attach(nil) // Destroy waits for the reader under a lock that the reader may want
 	g.stack.Destroy()
 	g.file.Close()
 }
