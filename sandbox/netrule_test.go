@@ -89,6 +89,17 @@ func TestNetworkFlags(t *testing.T) {
 	}
 }
 
+func TestNetworkPolicyJSON(t *testing.T) {
+	b, err := json.Marshal(&struct{ P sandbox.NetworkPolicy }{sandbox.DenyAllPolicy()})
+	if want := `{"P":{"default_egress":"deny","default_ingress":"deny","rules":[]}}`; err != nil || string(b) != want {
+		t.Errorf("%s, %v, want %s", b, err, want)
+	}
+	var p sandbox.NetworkPolicy
+	if err := json.Unmarshal([]byte(`{"rules":[{"destination":{"domain_suffix":"a.b"},"action":"allow"}]}`), &p); err != nil || p.DefaultEgress != "" || p.Rules[0].Destination.DomainSuffix != "a.b" {
+		t.Errorf("%+v, %v", p, err)
+	}
+}
+
 func FuzzParseNetworkRules(f *testing.F) {
 	for _, s := range []string{"allow@example.com:tcp:443,80", "deny:any@[fd00::]/8:udp:1-2", "allow@dns", "deny@*.a.b", "allow@suffix=a.b", "allow@::1", "@,:,[,]"} {
 		f.Add(s)

@@ -30,6 +30,15 @@ type NetworkPolicy struct {
 	Rules          []NetworkRule `json:"rules"`
 }
 
+// MarshalJSON writes the rules as a list also when there are none.
+func (p NetworkPolicy) MarshalJSON() ([]byte, error) {
+	type plain NetworkPolicy
+	if p.Rules == nil {
+		p.Rules = []NetworkRule{}
+	}
+	return json.Marshal(plain(p))
+}
+
 // NetworkRule matches by direction ("" or "any" is both), destination, protocols (none is all) and ports (none is all).
 type NetworkRule struct {
 	Direction   string      `json:"direction,omitempty"`
