@@ -57,7 +57,7 @@ func Examine(ctx context.Context, m Machine) Report {
 	var checks []Check
 	checks = append(checks, binaries(m)...)
 	checks = append(checks, kernel(), namespaces(ctx), systrap(ctx), kvm(ctx))
-	checks = append(checks, groups()...)
+	checks = append(checks, groups(m)...)
 	checks = append(checks, sockets(), erofs(), disk(m), files(), clock())
 	return Report{checks}
 }
