@@ -19,6 +19,7 @@ const stageVar = "MSB_E2E_STAGE"
 type stage struct {
 	Tmpfs    string // a path to mount a tmpfs at
 	Options  string // of that
+	ReadOnly bool   // make it read-only then
 	NoUserNS bool   // there can be no user namespace below that of the stage
 	UserID   int    // become that user
 	Argv     []string
@@ -28,6 +29,9 @@ type stage struct {
 func (w *world) on(s stage, cmd *exec.Cmd) *exec.Cmd {
 	s.Argv, s.UserID = append([]string{cmd.Path}, cmd.Args[1:]...), os.Geteuid()
 	attr := &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS}
+	if s.NoUserNS && !w.user {
+		w.t.Fatal("this would change the whole machine")
+	}
 	if w.user {
 		if os.Geteuid() == 0 {
 			s.UserID = userID
@@ -80,6 +84,11 @@ func setStage() error {
 	if s.Tmpfs != "" {
 		if err := unix.Mount("tmpfs", s.Tmpfs, "tmpfs", 0, s.Options); err != nil {
 			return fmt.Errorf("mount a tmpfs at %s: %w", s.Tmpfs, err)
+		}
+	}
+	if s.ReadOnly {
+		if err := unix.Mount("", s.Tmpfs, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
+			return fmt.Errorf("make %s read-only: %w", s.Tmpfs, err)
 		}
 	}
 	if s.NoUserNS {
