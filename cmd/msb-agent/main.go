@@ -8,6 +8,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"runtime"
 	"syscall"
 	"time"
 
@@ -24,7 +25,9 @@ const controlFD = 3
 
 func main() {
 	started := time.Now()
+	runtime.GOMAXPROCS(1) // the CPUs are for the commands; a second thread to wake only delays what the first one does
 	syscall.CloseOnExec(controlFD)
+	_ = syscall.SetNonblock(controlFD, true) // so that waiting for the host takes no thread
 	var boot unix.Timespec
 	_ = unix.ClockGettime(unix.CLOCK_BOOTTIME, &boot)
 	a := &agent.Agent{

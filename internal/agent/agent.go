@@ -212,6 +212,6 @@ func (a *Agent) shutdown() {
 		}
 		a.reaper.killAll()
 		syncFS()
-		closeRead(a.Conn)
+		stopReading(a.Conn)
 	}()
 }

@@ -39,7 +39,7 @@ func (a *Agent) bootstrap() error {
 			return err
 		}
 		answer = nil
-		late := time.AfterFunc(a.AckTimeout, func() { closeRead(a.Conn) })
+		late := time.AfterFunc(a.AckTimeout, func() { stopReading(a.Conn) })
 		defer late.Stop()
 	}
 	waiting := time.Now()

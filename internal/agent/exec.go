@@ -2,6 +2,7 @@ package agent
 
 import (
 	"errors"
+	"io"
 	"os"
 	"sync"
 	"syscall"
@@ -145,7 +146,7 @@ func (s *execSession) copy(t agentproto.Type, from *os.File) {
 	defer readBuffers.Put(buf)
 	for {
 		s.window.wait()
-		n, err := from.Read(buf.Space())
+		n, err := readAll(from, buf.Space())
 		if n > 0 {
 			s.window.sent(n)
 			s.a.out.count(t)
@@ -157,6 +158,36 @@ func (s *execSession) copy(t agentproto.Type, from *os.File) {
 			return
 		}
 	}
+}
+
+// readAll waits until there is something to read, then reads as much as there is and fits. A command that writes little
+// at a time costs fewer frames, and nothing more: the read that finds nothing comes before the frame, not after it.
+func readAll(from *os.File, p []byte) (n int, err error) {
+	conn, err := from.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var failed error
+	err = conn.Read(func(fd uintptr) bool {
+		for n < len(p) {
+			got, err := syscall.Read(int(fd), p[n:])
+			switch {
+			case err == syscall.EINTR:
+			case err == syscall.EAGAIN:
+				return n > 0
+			case err != nil:
+				failed = err
+				return true
+			case got == 0:
+				failed = io.EOF
+				return true
+			default:
+				n += got
+			}
+		}
+		return true
+	})
+	return n, errors.Join(err, failed)
 }
 
 // say sends a frame unless the client is gone.

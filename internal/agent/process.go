@@ -55,11 +55,9 @@ func syncFS() {
 	}
 }
 
-// closeRead makes the goroutine that reads the connection return, whatever kind of connection it is.
-func closeRead(conn io.Closer) {
-	if f, ok := conn.(*os.File); ok {
-		_ = syscall.Shutdown(int(f.Fd()), syscall.SHUT_RD) // a blocked read does not notice a close
-		return
+// stopReading makes the goroutine that reads the connection return.
+func stopReading(conn io.Closer) {
+	if c, ok := conn.(interface{ SetReadDeadline(time.Time) error }); !ok || c.SetReadDeadline(time.Unix(1, 0)) != nil {
+		_ = conn.Close()
 	}
-	_ = conn.Close()
 }

@@ -4,6 +4,7 @@ import (
 	"io"
 	"sync"
 	"sync/atomic"
+	"syscall"
 
 	"github.com/microsandbox-go/microsandbox/internal/agentproto"
 )
@@ -16,6 +17,7 @@ type wire struct {
 	mu  sync.Mutex
 	w   io.Writer
 	err error
+	raw syscall.RawConn // of w, if it is a socket
 
 	start   sync.Once
 	stop    sync.Once
@@ -27,7 +29,11 @@ type wire struct {
 const maxReplies = 1024
 
 func newWire(w io.Writer, activity *atomic.Uint64) *wire {
-	return &wire{w: w, activity: activity, replies: make(chan []byte, maxReplies), done: make(chan struct{})}
+	out := &wire{w: w, activity: activity, replies: make(chan []byte, maxReplies), done: make(chan struct{})}
+	if c, ok := w.(syscall.Conn); ok {
+		out.raw, _ = c.SyscallConn()
+	}
+	return out
 }
 
 // write writes whole frames, in one piece.
@@ -46,14 +52,41 @@ func (w *wire) send(id uint32, t agentproto.Type, p agentproto.Payload) error {
 	return w.write(agentproto.Append(nil, id, t, p))
 }
 
-// reply queues one frame; it does not wait for the host.
+// reply writes one frame without waiting for the host: what the connection does not take at once is queued.
 func (w *wire) reply(id uint32, t agentproto.Type, p agentproto.Payload) {
 	w.count(t)
+	b := agentproto.Append(nil, id, t, p)
+	if w.raw != nil && w.mu.TryLock() {
+		sent := w.try(b)
+		if sent == len(b) || w.err != nil {
+			w.mu.Unlock()
+			return
+		}
+		if sent > 0 { // the rest comes before anything else
+			go func() {
+				defer w.mu.Unlock()
+				_, w.err = w.w.Write(b[sent:])
+			}()
+			return
+		}
+		w.mu.Unlock()
+	}
 	w.start.Do(func() { go w.run() })
 	select {
-	case w.replies <- agentproto.Append(nil, id, t, p):
+	case w.replies <- b:
 	case <-w.done:
 	}
+}
+
+// try writes as much as the connection takes now. It is called with mu held.
+func (w *wire) try(b []byte) (sent int) {
+	if w.err != nil {
+		return 0
+	}
+	_ = w.raw.Control(func(fd uintptr) {
+		sent, _ = syscall.SendmsgN(int(fd), b, nil, nil, syscall.MSG_DONTWAIT|syscall.MSG_NOSIGNAL)
+	})
+	return max(sent, 0)
 }
 
 func (w *wire) run() {

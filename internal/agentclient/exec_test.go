@@ -250,6 +250,43 @@ func TestOutputBackPressure(t *testing.T) {
 	})
 }
 
+// Whoever stops in the middle leaves nothing behind in the agent.
+func TestAbandoned(t *testing.T) {
+	g := startGuest(t, inProcess, agentproto.Bootstrap{})
+	defer g.stop(t)
+	g.sh(t, "true")
+	before := runtime.NumGoroutine()
+	for range 5 {
+		s := g.start(t, sh("yes"))
+		if _, err := s.Recv(); err != nil {
+			t.Fatal(err)
+		}
+		s.Close()
+		r, err := g.Client.OpenRead(t.Context(), "/dev/zero")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.Read(make([]byte, 1)); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.Close(); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		s, err = g.Client.Exec(ctx, sh("setsid sh -c 'while :; do echo x; sleep 0.01; done' & sleep 1000"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		e, err := s.Recv()
+		if err != nil || e.Kind != agentclient.EventStdout {
+			t.Fatal(e, err)
+		}
+		cancel()
+		s.Close()
+	}
+	until(t, "the agent has let go of everything", func() bool { return runtime.NumGoroutine() <= before })
+}
+
 func TestPTY(t *testing.T) {
 	eachPlace(t, agentproto.Bootstrap{}, func(t *testing.T, g *guest) {
 		req := sh(`stty size; test -t 0 && test -t 1 && test -t 2 && echo tty; trap 'stty size; exit 3' WINCH; echo ready; while :; do sleep 0.05; done`)
