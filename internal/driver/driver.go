@@ -81,11 +81,8 @@ type Config struct {
 
 	CPUs        int
 	MemoryBytes uint64 // what the guest sees
-	// Booted, if set, is called as soon as the sandbox's processes exist, while the guest starts; Start returns its error.
-	// Processes that the sandbox starts later are children of these.
-	Booted   func(Instance) error
-	Log      *slog.Logger
-	DebugDir string // where the driver may write logs of its own; "" is none
+	Log         *slog.Logger
+	DebugDir    string // where the driver may write logs of its own; "" is none
 }
 
 // Bind mounts a host path in the guest.

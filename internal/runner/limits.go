@@ -34,25 +34,21 @@ func newLimits(group string, memory uint64, cpus int) (*limits, error) {
 	return l, nil
 }
 
-// place puts the sandbox's processes into the group. What they start later is in it, too.
-func (l *limits) place(inst driver.Instance) error {
+// bound sets the limits on the processes of a sandbox that has started, and so on all that they start.
+func (l *limits) bound(id string, inst driver.Instance) error {
 	p, ok := inst.(driver.Processes)
-	if l.group == nil || !ok {
+	if !ok {
 		return nil
 	}
-	return l.join(p)
-}
-
-// bound sets the CPU limit. It comes when the sandbox has started, which it would slow down, and before anything of the
-// user's runs.
-func (l *limits) bound(id string, inst driver.Instance) error {
+	if l.group != nil {
+		if err := l.join(p); err != nil {
+			return err
+		}
+	}
 	if l.group.CPU() {
 		return l.group.LimitCPU()
 	}
-	if p, ok := inst.(driver.Processes); ok {
-		return l.pin(id, p.PIDs)
-	}
-	return nil
+	return l.pin(id, p.PIDs)
 }
 
 // join moves the processes into the group. One that starts meanwhile is in its parent's: look until there is no new one.

@@ -56,6 +56,12 @@ func readConfig() (launch.Config, error) {
 	return cfg, nil
 }
 
+// startTime is how long a runner collects no garbage, gcPercent its GOGC then: it is to stay small.
+const (
+	startTime = time.Second
+	gcPercent = 50
+)
+
 // settle makes this process a quiet host for a sandbox.
 func settle() error {
 	// The mount namespace is our own; nothing mounted in it may show in the one it was copied from.
@@ -68,7 +74,8 @@ func settle() error {
 		lim.Cur = lim.Max
 		_ = unix.Setrlimit(unix.RLIMIT_NOFILE, &lim) // fewer is a smaller sandbox, not a broken one
 	}
-	debug.SetGCPercent(50)
+	debug.SetGCPercent(-1)
+	time.AfterFunc(startTime, func() { debug.SetGCPercent(gcPercent) })
 	return nil
 }
 

@@ -26,6 +26,11 @@ import (
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
 
+// settleTime is how long after its start a sandbox is put into its control group. A move between groups stops every fork on
+// the machine for an RCU grace period, some 10 ms, which a first command would wait for; one that ends before is spared it.
+// Until then, as ever, the watchdog holds the sandbox to its memory.
+const settleTime = 50 * time.Millisecond
+
 // supervisor is one run of one sandbox. Its life: start, wait for the first word in ending, finish.
 type supervisor struct {
 	cfg    launch.Config
@@ -150,9 +155,6 @@ func (s *supervisor) start(ctx context.Context) error {
 		return &sandbox.Error{Kind: sandbox.BootFailed, Message: err.Error(), Err: nil}
 	}
 	s.mark("driver started")
-	if err := s.limits.bound(id, s.inst); err != nil {
-		return err
-	}
 	go func() {
 		x := s.inst.Wait()
 		if x.Signal != 0 {
@@ -201,6 +203,7 @@ func (s *supervisor) open(agent net.Conn, in *agentproto.Reader, ready []byte) e
 			s.end(sandbox.ReasonOOM, oomMessage(s.cfg.Info.Spec))
 		})
 	}
+	time.AfterFunc(settleTime, s.bound)
 	if d := s.cfg.Info.Spec.Lifecycle.MaxDuration(); d > 0 {
 		time.AfterFunc(d, func() { s.end(sandbox.ReasonMaxDuration, fmt.Sprintf("it ran for its maximum of %s", d)) })
 	}
@@ -219,6 +222,18 @@ func (s *supervisor) open(agent net.Conn, in *agentproto.Reader, ready []byte) e
 		s.tasks.Go(s.runStartup)
 	}
 	return nil
+}
+
+// bound holds the sandbox's processes to their CPUs and puts them into its control group.
+func (s *supervisor) bound() {
+	select {
+	case <-s.gone:
+		return
+	default:
+	}
+	if err := s.limits.bound(filepath.Base(s.cfg.RunDir), s.inst); err != nil {
+		s.log.Warn("the limits hold by the watchdog alone", "err", err)
+	}
 }
 
 // hostPID is this process's id in the creator's eyes.
@@ -280,10 +295,6 @@ func (s *supervisor) driverConfig(id string, control *os.File, link *driver.Link
 	cfg := driver.Config{
 		ID: id, RootImage: s.cfg.Root.Image, Agent: s.cfg.Agent, Hostname: spec.Runtime.Hostname, Control: control, Link: link,
 		CPUs: spec.Resources.CPUs, MemoryBytes: uint64(spec.Resources.MemoryMiB) << 20, Log: s.log,
-		Booted: func(inst driver.Instance) error {
-			defer s.mark("limits")
-			return s.limits.place(inst)
-		},
 	}
 	for _, b := range s.cfg.Root.Binds {
 		cfg.Binds = append(cfg.Binds, driver.Bind{Source: b.Source, Target: b.Target, ReadOnly: true})

@@ -99,21 +99,12 @@ func (Driver) create(ctx context.Context, cfg driver.Config, start func(*instanc
 	mark("sentry booted")
 	go i.reap()
 
-	started := make(chan error, 2)
+	started := make(chan error, 1)
 	go func() { started <- start(i) }()
-	go func() {
-		if cfg.Booted == nil {
-			started <- nil
-			return
-		}
-		started <- cfg.Booted(i)
-	}()
-	for n := 0; n < cap(started) && err == nil; n++ {
-		select {
-		case err = <-started:
-		case <-ctx.Done():
-			err = context.Cause(ctx)
-		}
+	select {
+	case err = <-started:
+	case <-ctx.Done():
+		err = context.Cause(ctx)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%w%s", err, undoError(i.Destroy()))
