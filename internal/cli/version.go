@@ -18,8 +18,11 @@ func (a *app) versionCommand() *cobra.Command {
 	flagsOf(c, false).format(&format)
 	c.RunE = func(*cobra.Command, []string) error {
 		commit := revision()
+		if version.Build() != "" {
+			commit += " (" + version.Build() + ")"
+		}
 		if format == "json" {
-			return printJSON(a.out, map[string]any{"version": version.Version, "commit": commit, "build": version.Build(), "contract": version.Contract,
+			return printJSON(a.out, map[string]any{"version": version.Version, "commit": revision(), "build": version.Build(), "contract": version.Contract,
 				"agent_generation": agentproto.Generation, "gvisor": version.GVisor, "go": runtime.Version(), "platform": runtime.GOOS + "/" + runtime.GOARCH})
 		}
 		_, err := fmt.Fprintf(a.out, "msb %s\nCommit:      %s\nContract:    microsandbox %s\nAgent:       protocol generation %d\ngVisor:      %s\nGo:          %s %s/%s\n",
