@@ -117,13 +117,16 @@ func (a *Agent) serve() error {
 // end kills what is left and waits for it.
 func (a *Agent) end() {
 	a.out.close()
-	a.dropRange(0, 1<<32-1, true)
+	a.mu.Lock()
+	a.stopping.Store(true)
+	a.mu.Unlock()
+	a.drop(func(uint32) bool { return true })
+	a.handles.closeAll()
 	if a.Init {
 		killAll()
 	}
 	_ = a.Conn.Close()
 	a.running.Wait()
-	a.handles.closeAll()
 }
 
 // next reads a frame from the host.
@@ -143,6 +146,8 @@ func (a *Agent) open(id uint32, s session) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	switch {
+	case a.stopping.Load():
+		return &agentproto.Error{Kind: agentproto.InvalidSession, Message: "the guest is shutting down"}
 	case id == 0:
 		return &agentproto.Error{Kind: agentproto.InvalidSession, Message: "a session needs an id other than 0"}
 	case a.sessions[id] != nil:
@@ -168,12 +173,12 @@ func (a *Agent) session(id uint32) session {
 	return a.sessions[id]
 }
 
-// dropRange drops the sessions with start ≤ id < end, or ≤ end when all is set.
-func (a *Agent) dropRange(start, end uint32, all bool) {
+// drop drops the sessions whose ids match.
+func (a *Agent) drop(match func(id uint32) bool) {
 	var gone []session
 	a.mu.Lock()
 	for id, s := range a.sessions {
-		if id >= start && (id < end || all) {
+		if match(id) {
 			gone = append(gone, s)
 		}
 	}
@@ -181,12 +186,14 @@ func (a *Agent) dropRange(start, end uint32, all bool) {
 	for _, s := range gone {
 		s.drop()
 	}
-	a.handles.dropRange(start, end)
 }
 
 // shutdown asks every session to end, kills what has not after the grace, and ends the connection.
 func (a *Agent) shutdown() {
-	if a.stopping.Swap(true) {
+	a.mu.Lock()
+	again := a.stopping.Swap(true) // under mu: no session comes after the loop below
+	a.mu.Unlock()
+	if again {
 		return
 	}
 	if a.Init {

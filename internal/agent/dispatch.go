@@ -81,7 +81,8 @@ func (a *Agent) handle(id uint32, m agentproto.Message, f *agentproto.Frame) (ke
 		if err := agentproto.Decode(m.Payload, &gone); err != nil {
 			return false, err
 		}
-		a.dropRange(gone.IDStart, gone.IDEnd, false)
+		a.drop(func(id uint32) bool { return gone.IDStart <= id && id < gone.IDEnd })
+		a.handles.dropRange(gone.IDStart, gone.IDEnd)
 	case agentproto.TypeClockSync, agentproto.TypeInitAck: // the clock is the host's; a second ack says nothing new
 	case agentproto.TypeShutdown:
 		a.shutdown()

@@ -146,7 +146,7 @@ func (s *execSession) copy(t agentproto.Type, from *os.File) {
 	defer readBuffers.Put(buf)
 	for {
 		s.window.wait()
-		n, err := readAll(from, buf.Space())
+		n, err := readAvailable(from, buf.Space())
 		if n > 0 {
 			s.window.sent(n)
 			s.a.out.count(t)
@@ -160,9 +160,9 @@ func (s *execSession) copy(t agentproto.Type, from *os.File) {
 	}
 }
 
-// readAll waits until there is something to read, then reads as much as there is and fits. A command that writes little
+// readAvailable waits until there is something to read, then reads as much as there is and fits. A command that writes little
 // at a time costs fewer frames, and nothing more: the read that finds nothing comes before the frame, not after it.
-func readAll(from *os.File, p []byte) (n int, err error) {
+func readAvailable(from *os.File, p []byte) (n int, err error) {
 	conn, err := from.SyscallConn()
 	if err != nil {
 		return 0, err

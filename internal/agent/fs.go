@@ -79,13 +79,15 @@ func (s *fsSession) message(t agentproto.Type, payload []byte, f *agentproto.Fra
 
 func (s *fsSession) drop() {
 	s.dropped.Store(true)
+	s.terminate()
+}
+
+func (s *fsSession) terminate() {
 	s.window.close()
 	if s.input != nil {
 		s.input.close()
 	}
 }
-
-func (s *fsSession) terminate() {}
 
 // do does the operation. Its errors begin with the operation's word (contract msb-0.6 §4.6).
 func (s *fsSession) do() (*agentproto.FSResult, error) {
@@ -115,6 +117,7 @@ func (s *fsSession) do() (*agentproto.FSResult, error) {
 	case agentproto.OpRemoveDir:
 		return nil, say("remove_dir", removeDir(op.Path, op.Recursive))
 	case agentproto.OpCopy:
+		defer s.a.reaper.settle()
 		return nil, say("copy", copyFile(op.Src, op.Dst))
 	case agentproto.OpRename:
 		return nil, say("rename", os.Rename(op.Src, op.Dst))
@@ -124,6 +127,7 @@ func (s *fsSession) do() (*agentproto.FSResult, error) {
 	}
 
 	if op.Op == agentproto.OpCloseHandle {
+		defer s.a.reaper.settle()
 		return nil, say("close", s.a.handles.close(op.Handle, slot))
 	}
 	h, err := s.a.handles.get(op.Handle, slot)

@@ -67,6 +67,13 @@ func (r *reaper) start(fork func() (pid int, err error)) (*child, error) {
 	return c, nil
 }
 
+// settle returns when no fork is under way that began before. Until its exec a new process holds every file that is open,
+// and a program that somebody holds open for writing cannot be run (ETXTBSY).
+func (r *reaper) settle() {
+	r.fork.Lock()
+	defer r.fork.Unlock()
+}
+
 // waitAll is the only place where PID 1 waits.
 func (r *reaper) waitAll() {
 	for {
