@@ -256,3 +256,5 @@ func until(within time.Duration, done func() bool) bool {
 		}
 	}
 }
+
+func itoa[T ~int | ~uint16](n T) string { return strconv.Itoa(int(n)) }
