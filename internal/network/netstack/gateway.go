@@ -73,7 +73,8 @@ type Gateway struct {
 	names  *dns.Resolver
 	link   *link
 	stack  *stack.Stack
-	tcp    *tcp.Forwarder
+	tcp    [len(windows)]*tcp.Forwarder
+	growth atomic.Int32 // connections that may still have a large window
 	denied denials
 
 	ctx    context.Context // ends when the gateway goes down

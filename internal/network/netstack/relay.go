@@ -20,6 +20,8 @@ type relay struct {
 	guest tcpip.Endpoint
 	queue *waiter.Queue // of guest
 	host  net.Conn
+	sent  uint64 // bytes from the guest
+	grown bool   // it may have a large window
 }
 
 // copyBuffers are taken when there is something to read and given back when it is written: an idle connection has none.
@@ -33,6 +35,22 @@ func (r *relay) run() {
 	r.end(r.toGuest())
 	up.Wait()
 	r.guest.Close()
+	if r.grown {
+		r.g.growth.Add(1)
+	}
+}
+
+// grow lets the window follow the rate, if this connection is one that may.
+func (r *relay) grow(n int) {
+	r.sent += uint64(n)
+	if !r.grown && r.sent > growAfter && r.g.growth.Load() > 0 {
+		if r.grown = r.g.growth.Add(-1) >= 0; !r.grown {
+			r.g.growth.Add(1)
+		}
+	}
+	if r.grown {
+		r.guest.ModerateRecvBuf(n)
+	}
 }
 
 // end breaks the connection if a direction ended otherwise than by its FIN.
@@ -56,7 +74,7 @@ func (r *relay) toHost() error {
 		res, terr := r.guest.Read(&w, tcpip.ReadOptions{})
 		var err error
 		if terr == nil {
-			r.guest.ModerateRecvBuf(res.Count)
+			r.grow(res.Count)
 			_, err = r.host.Write(buf[:res.Count])
 			r.g.stats.sent.Add(uint64(res.Count))
 		}

@@ -27,6 +27,17 @@ const (
 	maxInFlight = 1024 // connections being opened
 )
 
+// The sentry drops the frames that the link has no room for, and a connection that loses its retransmissions, too, stands
+// still for seconds. So the windows that are open at a time should fit in the link's buffer: they begin small, smaller
+// the more connections there are, and only maxGrown connections at a time may have the large one.
+const (
+	maxGrown  = 4
+	growAfter = 128 << 10 // bytes from the guest after which a connection asks for a large window
+)
+
+// windows are the sizes, in bytes, that receive windows begin with, by the number of connections.
+var windows = [...]struct{ below, size int }{{16, 256 << 10}, {64, 64 << 10}, {256, 32 << 10}, {1 << 30, 16 << 10}}
+
 // timeWait is short, because the forwarder, having no listener, would ignore the SYN of a guest that uses a port again.
 const timeWait = 10 * time.Millisecond
 
@@ -45,7 +56,9 @@ func (g *Gateway) startStack() error {
 	if err := g.setUpTCP(); err != nil {
 		return err
 	}
-	g.tcp = tcp.NewForwarder(g.stack, startBuffer, maxInFlight, g.acceptTCP)
+	for i, w := range windows {
+		g.tcp[i] = tcp.NewForwarder(g.stack, w.size, maxInFlight, g.acceptTCP)
+	}
 	g.stack.SetTransportProtocolHandler(tcp.ProtocolNumber, g.handleTCP)
 	g.stack.SetTransportProtocolHandler(udp.ProtocolNumber, g.handleUDP)
 	g.stack.SetTransportProtocolHandler(icmp.ProtocolNumber4, g.handleICMP)
@@ -89,8 +102,10 @@ func (g *Gateway) setUpTCP() error {
 	if err := g.link.raw.Control(func(fd uintptr) { sndbuf, serr = buffers(int(fd), unix.SO_SNDBUF) }); err != nil || serr != nil {
 		return fmt.Errorf("the link is not a socket: %w", errors.Join(err, serr))
 	}
+	g.growth.Store(maxGrown)
 	if sndbuf < WantBuffers {
-		window = startBuffer // a small socket buffer loses frames to a large window
+		window = startBuffer
+		g.growth.Store(1)
 	}
 	rcv := tcpip.TCPReceiveBufferSizeRangeOption{Min: 4 << 10, Default: startBuffer, Max: window}
 	snd := tcpip.TCPSendBufferSizeRangeOption{Min: 4 << 10, Default: startBuffer, Max: maxBuffer}

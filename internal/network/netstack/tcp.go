@@ -29,7 +29,15 @@ func (g *Gateway) handleTCP(id stack.TransportEndpointID, pkt *stack.PacketBuffe
 	if !g.allows(policy.TCP, farEnd(id)) {
 		return false
 	}
-	return g.tcp.HandlePacket(id, pkt)
+	g.mu.Lock()
+	open := g.conns
+	g.mu.Unlock()
+	for i, w := range windows {
+		if open < w.below {
+			return g.tcp[i].HandlePacket(id, pkt)
+		}
+	}
+	return false
 }
 
 // acceptTCP opens the host's side of a connection, then completes the handshake with the guest: a refusal there is one here.
