@@ -303,6 +303,12 @@ func TestBulk(t *testing.T) {
 	if !bytes.Equal(<-sum, want.Sum(nil)) {
 		t.Error("up: other bytes")
 	}
+	// Frames of 64 KiB pass in both directions; cut to the MTU it were 46,000 and a tenth of the speed. gVisor calls host GSO on
+	// a unix socket untypical, so look again with every new version of it.
+	nic := w.gw.stack.NICInfo()[nicID].Stats
+	if rx, tx := nic.Rx.Packets.Value(), nic.Tx.Packets.Value(); rx > 25000 || tx > 25000 {
+		t.Errorf("%d frames from the guest, %d to it", rx, tx)
+	}
 	t.Logf("%.0f MB/s each way at once, %+v", size/1e6/time.Since(start).Seconds(), w.gw.Stats())
 }
 
