@@ -144,6 +144,8 @@ func (a *app) session(s *signals, client *agentclient.Client, j job) (exitCode, 
 		return 0, endedBy(ctx, j, r.err)
 	case r.code >= 0:
 		return exitCode(r.code), nil
+	case ctx.Err() != nil: // the signal that killed it was ours
+		return 0, endedBy(ctx, j, ctx.Err())
 	}
 	return exitCode(s.killedBy()), nil
 }
