@@ -134,10 +134,14 @@ func (b *Backend) spawnError(err error, userNS bool) error {
 	e := &sandbox.Error{Op: "start", Kind: sandbox.Runtime, Message: "start the runner", Err: err}
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		e.Kind, e.Message, e.Err = sandbox.LibraryNotLoaded, "msb-runner is missing: "+b.cfg.Runner, nil
-		e.Hint = "build it with: make build"
-	case userNS && (errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EUSERS) || errors.Is(err, unix.EACCES)):
-		e.Message = "this machine does not let you make a user namespace"
+		*e = sandbox.Error{Op: "start", Kind: sandbox.LibraryNotLoaded, Message: "msb-runner is missing: " + b.cfg.Runner, Hint: "build it with: make build"}
+	case errors.Is(err, unix.ENOEXEC) || errors.Is(err, unix.EACCES) && unix.Access(b.cfg.Runner, unix.X_OK) != nil:
+		*e = sandbox.Error{Op: "start", Kind: sandbox.LibraryNotLoaded, Message: "msb-runner cannot be run: " + b.cfg.Runner, Hint: "build it anew with: make build"}
+	case userNS && (errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EUSERS)): // what clone(2) says for it
+		e.Message, e.Err = "this machine has no more user namespaces for you (user.max_user_namespaces)", nil
+		e.Hint = "see what to change with: msb doctor"
+	case userNS && (errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES)):
+		e.Message, e.Err = "this machine does not let you make a user namespace", nil
 		e.Hint = "see what to change with: msb doctor"
 	}
 	return e
