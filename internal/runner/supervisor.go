@@ -224,7 +224,8 @@ func (s *supervisor) open(agent net.Conn, in *agentproto.Reader, ready []byte) e
 	return nil
 }
 
-// bound holds the sandbox's processes to their CPUs and puts them into its control group.
+// bound holds the sandbox's processes to their CPUs and puts them into its control group; then the runner needs its
+// privileges no more.
 func (s *supervisor) bound() {
 	select {
 	case <-s.gone:
@@ -233,6 +234,9 @@ func (s *supervisor) bound() {
 	}
 	if err := s.limits.bound(filepath.Base(s.cfg.RunDir), s.inst); err != nil {
 		s.log.Warn("the limits hold by the watchdog alone", "err", err)
+	}
+	if err := drop(); err != nil {
+		s.end(sandbox.ReasonInternal, err.Error())
 	}
 }
 
