@@ -108,8 +108,8 @@ func ours() (all []string) {
 	return all
 }
 
-// cgroups lists the directories of the control groups of a sandbox.
-func cgroups(id string) (dirs []string) {
+// cgroups lists the directories of the control groups with that name.
+func cgroups(name string) (dirs []string) {
 	mounts, _ := os.ReadFile("/proc/self/mountinfo")
 	for line := range strings.Lines(string(mounts)) {
 		head, tail, _ := strings.Cut(line, " - ")
@@ -118,7 +118,7 @@ func cgroups(id string) (dirs []string) {
 			continue
 		}
 		_ = filepath.WalkDir(f[4], func(p string, d fs.DirEntry, err error) error {
-			if err == nil && d.IsDir() && strings.HasPrefix(d.Name(), "msb-") && strings.HasSuffix(d.Name(), id) {
+			if err == nil && d.IsDir() && d.Name() == name {
 				dirs = append(dirs, p)
 			}
 			return nil

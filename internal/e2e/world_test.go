@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/microsandbox-go/microsandbox/internal/cgroup"
 	"github.com/microsandbox-go/microsandbox/internal/leakcheck"
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
@@ -69,7 +70,7 @@ func newWorld(t *testing.T, user bool) *world {
 
 // check looks for leaks of a home when the test ends.
 func (w *world) check(home string) {
-	leakcheck.Check(w.t, leakcheck.Home(home, kept...), leakcheck.Binaries(bin))
+	leakcheck.Check(w.t, leakcheck.Home(home, kept...), leakcheck.Binaries(bin), leakcheck.Cgroups(cgroup.Name(home, "")))
 }
 
 // kept is what may be left in a home: what the next sandbox needs again.

@@ -1,0 +1,197 @@
+package e2e
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/microsandbox-go/microsandbox/internal/cgroup"
+	"github.com/microsandbox-go/microsandbox/sandbox"
+)
+
+// Bounds on what comes after a kill.
+const (
+	tidy  = time.Second      // until all is gone but files and empty control groups
+	stuck = 20 * time.Second // after which msb counts as hung
+)
+
+// soak is a number of rounds: MSB_SOAK makes it long.
+func soak(short, long int) int {
+	if s := os.Getenv("MSB_SOAK"); s != "" && s != "0" {
+		if n, err := strconv.Atoi(s); err == nil && n > 1 {
+			return n
+		}
+		return long
+	}
+	return short
+}
+
+// victims are whom TestKillNine kills: each finds its process below an msb, 0 while it is not there.
+var victims = []struct {
+	name string
+	find func(msb int) int
+}{
+	{"msb", func(msb int) int { return msb }},
+	{"runner", func(msb int) int { return descendant(msb, "msb-runner") }},
+	{"sentry", func(msb int) int { return descendant(msb, sentryName) }},
+	{"gofer", func(msb int) int { return descendant(msb, goferName) }},
+}
+
+// TestKillNine kills each process of a sandbox at random moments: while it starts, and while a command runs in it. Within a
+// second nothing that takes up the machine is left, and after the next msb no file and no control group.
+func TestKillNine(t *testing.T) {
+	const start = 150 * time.Millisecond
+	n := soak(10, 100)
+	each(t, func(w *world) {
+		w.guest("true") // the images are there: what is killed is the start of a sandbox
+		for _, v := range victims {
+			w.t.Run(v.name, func(t *testing.T) {
+				k := &killer{world: *w}
+				k.t = t
+				for i := range n {
+					// Spread over the start, at random within each part.
+					k.round(v.find, (time.Duration(i)*start+time.Duration(rand.Int64N(int64(start))))/time.Duration(n), false)
+				}
+				for range max(n/5, 2) {
+					k.round(v.find, time.Duration(rand.Int64N(int64(100*time.Millisecond))), true)
+				}
+				slices.Sort(k.gone)
+				slices.Sort(k.told)
+				t.Logf("all gone after %v at the median, %v at most; msb told after %v at the median, %v at most; it said: %s",
+					k.gone[len(k.gone)/2], k.gone[len(k.gone)-1], k.told[len(k.told)/2], k.told[len(k.told)-1], k.words())
+			})
+		}
+	})
+}
+
+// killer is one victim's rounds.
+type killer struct {
+	world
+	gone []time.Duration // from the kill until all was gone
+	told []time.Duration // from the kill until msb had ended
+	said map[string]int
+}
+
+func (k *killer) words() string {
+	var all []string
+	for s, n := range k.said {
+		all = append(all, fmt.Sprintf("%d × %s", n, s))
+	}
+	slices.Sort(all)
+	return strings.Join(all, ", ")
+}
+
+// round runs a sandbox and kills the victim a time after the start, or after the command in it runs.
+func (k *killer) round(find func(int) int, after time.Duration, running bool) {
+	k.t.Helper()
+	name := "kill" + strconv.Itoa(len(k.gone))
+	group := cgroup.Name(k.home, sandbox.DefaultRef(name).ShortID())
+	cmd := k.msb("run", "-q", "--name", name, "host", "--", "sh", "-c", "echo running; exec sleep 60")
+	out, err := os.Create(filepath.Join(k.top, "out"))
+	k.must(err)
+	defer out.Close()
+	var stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = out, &stderr
+	begin := time.Now()
+	k.must(cmd.Start())
+	done := make(chan struct{})
+	go func() { _ = cmd.Wait(); close(done) }()
+
+	if running && !until(stuck, func() bool { st, err := out.Stat(); return err == nil && st.Size() > 0 }) {
+		k.t.Fatalf("the command does not run: %s", stderr.String())
+	}
+	if running {
+		begin = time.Now()
+	}
+	time.Sleep(time.Until(begin.Add(after)))
+	victim := 0
+	if !until(stuck, func() bool { victim = find(cmd.Process.Pid); return victim != 0 }) {
+		k.t.Fatalf("there is nobody to kill: %s", stderr.String())
+	}
+	when := time.Since(begin)
+	k.must(unix.Kill(victim, unix.SIGKILL))
+	killed := time.Now()
+
+	// All that takes up the machine.
+	var left []string
+	if !until(tidy, func() bool { left = k.left(name, group); return len(left) == 0 }) {
+		k.t.Errorf("%v after the start (command running: %v): a second after the kill there is still\n  %s", when, running, strings.Join(left, "\n  "))
+	}
+	k.gone = append(k.gone, time.Since(killed))
+
+	select {
+	case <-done:
+	case <-time.After(stuck):
+		k.t.Errorf("%v after the start (command running: %v): msb hangs, having said %q", when, running, stderr.String())
+		k.must(cmd.Process.Kill())
+		<-done
+	}
+	k.told = append(k.told, time.Since(killed))
+	if victim != cmd.Process.Pid {
+		k.sensible(cmd.ProcessState.ExitCode(), stderr.String(), when, running)
+	}
+
+	// The rest, by the next command.
+	k.ok("ls", "-q")
+	files, err := os.ReadDir(filepath.Join(k.home, "run"))
+	k.must(err)
+	for _, f := range files {
+		if f.Name() != ".lock" {
+			k.t.Errorf("%v after the start (command running: %v): run/%s is left after the next msb", when, running, f.Name())
+		}
+	}
+	if dirs := cgroups(group); len(dirs) > 0 {
+		k.t.Errorf("%v after the start (command running: %v): control groups are left after the next msb: %v", when, running, dirs)
+	}
+}
+
+// sensible checks what msb says when what it talks to is killed.
+func (k *killer) sensible(code int, said string, when time.Duration, running bool) {
+	k.t.Helper()
+	first, _, _ := strings.Cut(said, "\n")
+	if code < 1 || !strings.HasPrefix(first, "error: ") {
+		k.t.Errorf("%v after the start (command running: %v): exit code %d, stderr %q", when, running, code, said)
+	}
+	if k.said == nil {
+		k.said = map[string]int{}
+	}
+	name := first[strings.IndexByte(first, '"')+1:]
+	name, _, _ = strings.Cut(name, `"`)
+	k.said[fmt.Sprintf("%d %q", code, strings.ReplaceAll(strings.ReplaceAll(said, name, "NAME"), "\n", ""))]++
+}
+
+// left lists what there is of a sandbox on the machine: processes, mounts, listeners and charged memory.
+func (k *killer) left(name, group string) []string {
+	all := ours()
+	mounts, _ := os.ReadFile("/proc/self/mountinfo")
+	for line := range strings.Lines(string(mounts)) {
+		if strings.Contains(line, k.top) {
+			all = append(all, "mount "+line)
+		}
+	}
+	if len(all) > 0 {
+		return all // what follows is dear to look for
+	}
+	socket := filepath.Join(k.runDir(name), "agent.sock")
+	if conn, err := net.Dial("unix", socket); err == nil {
+		_ = conn.Close()
+		all = append(all, "listener "+socket)
+	}
+	const noise = 1 << 20 // what a CPU has counted and not told yet
+	for _, dir := range cgroups(group) {
+		if n := charged(dir); n > noise {
+			all = append(all, fmt.Sprintf("%d bytes charged to %s", n, dir))
+		}
+	}
+	return all
+}
