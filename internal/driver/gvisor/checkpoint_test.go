@@ -52,6 +52,7 @@ func TestCheckpoint(t *testing.T) {
 	leakcheck.Check(t, leakcheck.Home(home, "images", "bin", "checkpoint", "msb-agent"), leakcheck.Within(5*time.Second))
 	g := newGuestKit(t, home)
 	ctx := context.Background()
+	null := owner(t, os.DevNull)
 
 	original := g.start(t, func(cfg driver.Config) (driver.Instance, error) { return Driver{}.Start(ctx, cfg) })
 	original.bringUp(t)
@@ -87,6 +88,17 @@ func TestCheckpoint(t *testing.T) {
 	forks[1].says(t, "count", "count 3 20000")
 	program.says(t, "dial", "dial hello from the host")
 	program.says(t, "count", "count 3 20000")
+	if now := owner(t, os.DevNull); now != null {
+		t.Errorf("%s belongs to %s now, not to %s", os.DevNull, now, null) // gVisor gives the files of its stdio to the sentry's user
+	}
+}
+
+func owner(t *testing.T, path string) string {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("%d:%d", st.Uid, st.Gid)
 }
 
 func size(t *testing.T, dir string) (n int64) {

@@ -82,10 +82,15 @@ func (Driver) create(ctx context.Context, cfg driver.Config, start func(*instanc
 
 	// Attached: the children get SIGKILL when the thread that forked them ends. gVisor forks on whatever thread Go picks,
 	// so no thread of this process may end before it: no goroutine of ours may return while locked to its thread.
-	c, err := container.New(conf, container.Args{
-		ID: cfg.ID, Spec: spec, BundleDir: bundle, Attached: true,
-		PassFiles: map[int]*os.File{controlFD: cfg.Control},
-	})
+	var c *container.Container
+	if e := withStdio(cfg.Log, func() {
+		c, err = container.New(conf, container.Args{
+			ID: cfg.ID, Spec: spec, BundleDir: bundle, Attached: true,
+			PassFiles: map[int]*os.File{controlFD: cfg.Control},
+		})
+	}); e != nil {
+		return nil, e
+	}
 	if err != nil {
 		return nil, fmt.Errorf("boot gVisor: %w", err)
 	}
