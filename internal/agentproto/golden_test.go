@@ -100,7 +100,7 @@ var goldenData = []struct {
 	{TypeTCPData, "x"}, {TypeFiles, "tar"},
 }
 
-// payloads is a golden file line: name, frame in hexadecimal, payload in diagnostic notation.
+// lines are the lines of the golden file: name, frame in hexadecimal, payload in diagnostic notation.
 func lines(t *testing.T) []string {
 	var all []string
 	add := func(name string, frame []byte) {
