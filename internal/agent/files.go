@@ -14,8 +14,8 @@ import (
 
 // Bounds of the files that come with the bootstrap.
 const (
-	maxFiles     = 64 << 20 // bytes of the tar
-	maxFileCount = 1 << 16
+	maxFileCount = 1 << 20
+	scriptsMiB   = 64 // of the tmpfs for scripts
 )
 
 // fileStream reads the tar out of x.msb.files frames, as they come.
@@ -61,8 +61,8 @@ func (s *fileStream) next() error {
 	if s.data, err = agentproto.DecodeData(m.Payload); err != nil {
 		return err
 	}
-	if s.total += len(s.data); s.total > maxFiles || len(s.data) > agentproto.MaxFilesChunk {
-		return fmt.Errorf("more than %d bytes", maxFiles)
+	if s.total += len(s.data); s.total > agentproto.MaxFiles || len(s.data) > agentproto.MaxFilesChunk {
+		return fmt.Errorf("more than %d bytes", agentproto.MaxFiles)
 	}
 	s.ended = len(s.data) == 0
 	if s.ended {
@@ -75,7 +75,7 @@ func (s *fileStream) next() error {
 func (a *Agent) receiveFiles(scripts bool) error {
 	if scripts {
 		mode := uint32(0o755)
-		if err := a.mountTmpfs(&agentproto.TmpfsMount{Path: scriptsDir, SizeMiB: maxFiles >> 20, Mode: &mode}); err != nil {
+		if err := a.mountTmpfs(&agentproto.TmpfsMount{Path: scriptsDir, SizeMiB: scriptsMiB, Mode: &mode}); err != nil {
 			return err
 		}
 	}

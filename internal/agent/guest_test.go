@@ -54,7 +54,7 @@ func TestUsers(t *testing.T) {
 	db := etc(t, "root:x:0:0:root:/root:/bin/sh\n\nbroken\nann:x:1000:100:Ann:/home/ann:/bin/sh\n1000:x:7:8::/seven:\nbad:x:many:0:::\n",
 		"users:x:100:\nwheel:x:10:root,ann\ndocker:x:20:ann\nbroken:x\nodd:x:many:ann\n")
 	for spec, want := range map[string]identity{
-		"":           {},
+		"":           ownIdentity(),
 		"root":       {0, 0, []uint32{10}},
 		"ann":        {1000, 100, []uint32{10, 20}},
 		"ann:docker": {1000, 20, nil},

@@ -158,9 +158,8 @@ func (c *command) spawn(r *reaper, files [3]int) (*child, *agentproto.ExecFailed
 		Files: []uintptr{uintptr(files[0]), uintptr(files[1]), uintptr(files[2])},
 		Sys:   &syscall.SysProcAttr{Setsid: true, Setctty: c.tty},
 	}
-	if self := ownIdentity(); c.id.uid != self.uid || c.id.gid != self.gid || len(c.id.groups) > 0 || self.uid != 0 {
-		attr.Sys.Credential = &syscall.Credential{Uid: c.id.uid, Gid: c.id.gid, Groups: c.id.groups,
-			NoSetGroups: self.uid != 0}
+	if self := ownIdentity(); c.id.uid != self.uid || c.id.gid != self.gid || len(c.id.groups) > 0 {
+		attr.Sys.Credential = &syscall.Credential{Uid: c.id.uid, Gid: c.id.gid, Groups: c.id.groups}
 	}
 	var started *child
 	last := error(syscall.ENOENT)

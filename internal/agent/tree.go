@@ -64,6 +64,21 @@ func (t *tree) extract(h *tar.Header, content io.Reader) error {
 		return err
 	}
 	name := filepath.Base(clean)
+	switch op := agentproto.FilesOp(h.PAXRecords[agentproto.FilesOpRecord]); op {
+	case "":
+	case agentproto.FilesRemove:
+		return t.remove(name)
+	case agentproto.FilesAppend:
+		return t.appendFile(h, name, content)
+	case agentproto.FilesNew:
+		if _, err := t.dir.Lstat(name); err == nil {
+			return fmt.Errorf("patch failed: %s is there already", clean)
+		} else if !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	default:
+		return fmt.Errorf("%s: operation %q is unknown", clean, op)
+	}
 	if h.Typeflag == tar.TypeDir {
 		return t.makeDir(h, name)
 	}
@@ -75,6 +90,28 @@ func (t *tree) extract(h *tar.Header, content io.Reader) error {
 		err = t.create(h, name, content)
 	}
 	return err
+}
+
+// remove removes what has the name, with all below it.
+func (t *tree) remove(name string) error {
+	if _, err := t.dir.Lstat(name); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return t.dir.RemoveAll(name)
+}
+
+// appendFile adds to the end of a file, through a link if the name is one, or makes it.
+func (t *tree) appendFile(h *tar.Header, name string, content io.Reader) error {
+	path, err := resolve(t.root, filepath.Join("/", t.path, name))
+	if err != nil {
+		return err
+	}
+	f, err := t.root.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND|syscall.O_NONBLOCK, entryMode(h).Perm())
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(f, content)
+	return errors.Join(err, f.Close())
 }
 
 func (t *tree) makeDir(h *tar.Header, name string) error {

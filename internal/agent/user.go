@@ -79,11 +79,11 @@ func readSmall(path string) (string, error) {
 	return string(buf[:used]), nil
 }
 
-// lookup finds the user NAME|UID[:GROUP|GID]. "" is 0:0. Without a group it is the user's own, and the groups that list
+// lookup finds the user NAME|UID[:GROUP|GID]. "" is the agent's own, which in a guest is 0:0. Without a group it is the user's own, and the groups that list
 // the user are supplementary.
 func (db *userDB) lookup(spec string) (identity, error) {
 	if spec == "" {
-		return identity{}, nil
+		return ownIdentity(), nil
 	}
 	user, group, grouped := strings.Cut(spec, ":")
 	entry := db.find(&db.passwd, "passwd", 7, func(f []string) bool { return f[0] == user })

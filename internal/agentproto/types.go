@@ -126,3 +126,20 @@ func flagsOf(t Type) Flags {
 	info, _ := Lookup(t)
 	return info.Flags
 }
+
+// MaxFiles is the most that the tar behind a bootstrap may take, in bytes.
+const MaxFiles = 1 << 30
+
+// FilesOp says what an entry of that tar is to do, beyond being there afterwards, whatever was there before. It is the
+// value of the PAX record FilesOpRecord.
+type FilesOp string
+
+// FilesOpRecord is the name of the record.
+const FilesOpRecord = "MSB.op"
+
+// The operations: to fail if there is something, to be appended to what is there, to remove what is there.
+const (
+	FilesNew    FilesOp = "new"
+	FilesAppend FilesOp = "append"
+	FilesRemove FilesOp = "remove"
+)
