@@ -33,7 +33,7 @@ var layers = []struct {
 	{"internal/state", []string{"internal/atomicfile", "internal/runner/launch", "sandbox"}},
 	{"internal/image", []string{"internal/atomicfile", "internal/image/erofs", "sandbox"}},
 	{"internal/image/erofs", []string{"internal/atomicfile"}},
-	{"internal/rootfs", []string{"sandbox"}},
+	{"internal/rootfs", []string{"internal/agentproto", "sandbox"}},
 	{"internal/runner", []string{"internal/agentclient", "internal/agentproto", "internal/atomicfile", "internal/cgroup", "internal/driver", "internal/network/netstack", "internal/rootfs", "internal/runner/launch", "sandbox"}},
 	{"internal/runner/launch", []string{"sandbox"}},
 	{"internal/driver", nil},

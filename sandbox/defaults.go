@@ -67,6 +67,9 @@ func (s Spec) WithDefaults() Spec {
 	s.Labels = orEmpty(s.Labels)
 	s.Rlimits = append([]Rlimit{}, s.Rlimits...)
 	s.Mounts = withTmp(s.Mounts, r.MemoryMiB)
+	if s.Patches == nil {
+		s.Patches = []Patch{}
+	}
 
 	// A network that is off says so with a policy (contract msb-0.6 §2.12): one that says nothing is on.
 	if s.Network.Policy == nil {

@@ -16,6 +16,7 @@ type Spec struct {
 	Labels            map[string]string `json:"labels"`
 	Rlimits           []Rlimit          `json:"rlimits"`
 	Mounts            []Mount           `json:"mounts"`
+	Patches           []Patch           `json:"patches"`
 	Network           Network           `json:"network"`
 	PullPolicy        string            `json:"pull_policy"`        // IfMissing | Always | Never
 	SecurityProfile   string            `json:"security_profile"`   // default | restricted
@@ -87,10 +88,12 @@ const (
 // Mount is one file system below the root.
 type Mount struct {
 	Type    string       `json:"type"`
-	Host    string       `json:"host,omitempty"` // of a bind
+	Host    string       `json:"host,omitempty"` // of a bind: absolute; of a named volume: its name
 	Guest   string       `json:"guest"`
 	SizeMiB int          `json:"size_mib,omitempty"` // of a tmpfs; 0 is half the sandbox's memory
 	Options MountOptions `json:"options"`
+	// FollowRootSymlinks lets Host be a symbolic link. Links below it are always the guest's own to follow.
+	FollowRootSymlinks bool `json:"follow_root_symlinks,omitempty"`
 }
 
 // MountOptions are the usual mount flags.

@@ -89,6 +89,9 @@ type Config struct {
 type Bind struct {
 	Source, Target string
 	ReadOnly       bool
+	NoExec         bool
+	NoSUID         bool
+	NoDev          bool
 }
 
 // Tmpfs is an in-memory file system in the guest.

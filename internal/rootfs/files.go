@@ -1,22 +1,20 @@
 // Package rootfs decides what one sandbox's root holds beyond its image: the files that name the machine and its
-// network, and the user's scripts. They travel as one tar on the control connection and are unpacked by the agent before
-// it says that it is ready.
+// network, the user's scripts and patches. They travel as one tar on the control connection, made as it is sent, and are
+// unpacked by the agent before it says that it is ready.
 package rootfs
 
 import (
 	"archive/tar"
-	"bytes"
 	"fmt"
+	"io"
 	"maps"
 	"net/netip"
 	"slices"
 	"strings"
 
+	"github.com/microsandbox-go/microsandbox/internal/agentproto"
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
-
-// MaxFiles is the most that the tar may hold, in bytes.
-const MaxFiles = 64 << 20
 
 // scriptsDir is where scripts are found by the guest's PATH (contract msb-0.6 §1.2).
 const scriptsDir = ".msb/scripts/"
@@ -28,37 +26,68 @@ type Network struct {
 	Gateway    netip.Addr // host.microsandbox.internal
 }
 
-// Files returns the tar for spec, and whether there are scripts in it.
-func Files(spec sandbox.Spec, n Network) (files []byte, scripts bool, err error) {
-	var b bytes.Buffer
-	w := tar.NewWriter(&b)
-	add := func(name string, mode int64, body string) {
-		if err == nil {
-			err = w.WriteHeader(&tar.Header{Name: name, Mode: mode, Size: int64(len(body)), Typeflag: tar.TypeReg, Format: tar.FormatPAX})
-		}
-		if err == nil {
-			_, err = w.Write([]byte(body))
-		}
-	}
+// Write writes the tar for spec. A patch that cannot be made is a PatchFailed error.
+func Write(w io.Writer, spec sandbox.Spec, n Network) error {
+	t := &writer{tar: tar.NewWriter(&bounded{w: w, left: agentproto.MaxFiles})}
 	host := spec.Runtime.Hostname
-	add("etc/hostname", 0o644, host+"\n")
-	add("etc/hosts", 0o644, hosts(host, n))
-	add("etc/resolv.conf", 0o644, resolvConf(n))
+	for _, f := range [][2]string{{"etc/hostname", host + "\n"}, {"etc/hosts", hosts(host, n)}, {"etc/resolv.conf", resolvConf(n)}} {
+		if err := t.file(f[0], 0o644, f[1], ""); err != nil {
+			return err
+		}
+	}
+	for _, p := range spec.Patches {
+		if err := t.patch(p); err != nil {
+			return err
+		}
+	}
 	for _, name := range slices.Sorted(maps.Keys(spec.Runtime.Scripts)) {
-		add(scriptsDir+name, 0o755, spec.Runtime.Scripts[name])
-		scripts = true
+		if err := t.file(scriptsDir+name, 0o755, spec.Runtime.Scripts[name], ""); err != nil {
+			return err
+		}
 	}
-	if err == nil {
-		err = w.Close()
+	if err := t.tar.Close(); err != nil {
+		return fmt.Errorf("pack the sandbox's files: %w", err)
 	}
-	switch {
-	case err != nil:
-		return nil, false, fmt.Errorf("pack the sandbox's files: %w", err)
-	case b.Len() > MaxFiles:
-		return nil, false, &sandbox.Error{Kind: sandbox.InvalidConfig, Message: fmt.Sprintf("the scripts take %d MiB", b.Len()>>20),
-			Hint: fmt.Sprintf("keep them under %d MiB together", MaxFiles>>20)}
+	return nil
+}
+
+// bounded refuses more bytes than the agent takes.
+type bounded struct {
+	w    io.Writer
+	left int64
+}
+
+func (b *bounded) Write(p []byte) (int, error) {
+	if b.left -= int64(len(p)); b.left < 0 {
+		return 0, &sandbox.Error{Kind: sandbox.PatchFailed, Message: fmt.Sprintf("scripts and patches take more than %d MiB", agentproto.MaxFiles>>20),
+			Hint: "mount large directories with -v in place of copying them"}
 	}
-	return b.Bytes(), scripts, nil
+	return b.w.Write(p)
+}
+
+// writer writes entries that carry, where they are not simply to be there, what the agent is to do with them.
+type writer struct{ tar *tar.Writer }
+
+func (t *writer) header(h *tar.Header, op agentproto.FilesOp) error {
+	h.Name = strings.TrimPrefix(h.Name, "/")
+	h.Format = tar.FormatPAX
+	if op != "" {
+		h.PAXRecords = map[string]string{agentproto.FilesOpRecord: string(op)}
+	}
+	if err := t.tar.WriteHeader(h); err != nil {
+		return fmt.Errorf("pack %s: %w", h.Name, err)
+	}
+	return nil
+}
+
+func (t *writer) file(name string, mode int64, body string, op agentproto.FilesOp) error {
+	if err := t.header(&tar.Header{Name: name, Mode: mode, Size: int64(len(body)), Typeflag: tar.TypeReg}, op); err != nil {
+		return err
+	}
+	if _, err := io.WriteString(t.tar, body); err != nil {
+		return fmt.Errorf("pack %s: %w", name, err)
+	}
+	return nil
 }
 
 func hosts(name string, n Network) string {

@@ -3,27 +3,27 @@ package runner
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"strings"
 	"time"
 
 	"github.com/microsandbox-go/microsandbox/internal/agentproto"
 	"github.com/microsandbox-go/microsandbox/internal/rootfs"
 	"github.com/microsandbox-go/microsandbox/internal/runner/launch"
+	"github.com/microsandbox-go/microsandbox/sandbox"
 )
 
 // readyTimeout is how long an agent may take to answer (contract msb-0.6 §4.4).
 const readyTimeout = 180 * time.Second
 
-// bootstrapFrames returns all that the agent needs before it is ready, in one piece, so that no round trip is made: the
-// bootstrap, the files and the acknowledgement that it asks for.
-func bootstrapFrames(cfg launch.Config, n rootfs.Network) ([]byte, error) {
-	files, scripts, err := rootfs.Files(cfg.Info.Spec, n)
-	if err != nil {
-		return nil, err
-	}
+// sendBootstrap sends all that the agent needs before it is ready, without a round trip: the bootstrap, the files and the
+// acknowledgement that it asks for.
+func sendBootstrap(conn io.Writer, cfg launch.Config, n rootfs.Network) error {
 	spec := cfg.Info.Spec
 	m := &agentproto.Bootstrap{
-		User: spec.Runtime.User, DefaultCwd: spec.Runtime.Workdir, SecurityProfile: spec.SecurityProfile, Files: true, Scripts: scripts,
+		User: spec.Runtime.User, DefaultCwd: spec.Runtime.Workdir, SecurityProfile: spec.SecurityProfile,
+		Files: true, Scripts: len(spec.Runtime.Scripts) > 0,
 	}
 	for _, e := range spec.Env {
 		m.DefaultEnv = append(m.DefaultEnv, agentproto.EnvVar{Key: e.Key, Value: e.Value})
@@ -31,21 +31,54 @@ func bootstrapFrames(cfg launch.Config, n rootfs.Network) ([]byte, error) {
 	for _, l := range spec.Rlimits {
 		m.Rlimits = append(m.Rlimits, agentproto.Rlimit{Resource: l.Resource, Soft: l.Soft, Hard: l.Hard})
 	}
-	b := agentproto.Append(make([]byte, 0, len(files)+4096), 0, agentproto.TypeBootstrap, m)
-	for len(files) > 0 {
-		n := min(len(files), agentproto.MaxFilesChunk)
-		b = agentproto.AppendData(b, 0, agentproto.TypeFiles, files[:n])
-		files = files[n:]
+	w := &framer{conn: conn, frames: agentproto.Append(make([]byte, 0, 16<<10), 0, agentproto.TypeBootstrap, m)}
+	if err := rootfs.Write(w, spec, n); err != nil {
+		return err
 	}
-	b = agentproto.AppendData(b, 0, agentproto.TypeFiles, nil)
-	return agentproto.Append(b, 0, agentproto.TypeInitAck, nil), nil
+	w.pack()
+	w.frames = agentproto.AppendData(w.frames, 0, agentproto.TypeFiles, nil)
+	w.frames = agentproto.Append(w.frames, 0, agentproto.TypeInitAck, nil)
+	_, err := conn.Write(w.frames)
+	return err
+}
+
+// framer packs a tar into frames, and sends them when there are many.
+type framer struct {
+	conn   io.Writer
+	frames []byte // whole frames, not sent yet
+	data   []byte // of the next frame
+}
+
+// filesChunk is how much of the tar one frame carries.
+const filesChunk = 256 << 10
+
+func (w *framer) Write(p []byte) (int, error) {
+	w.data = append(w.data, p...)
+	if len(w.data) < filesChunk {
+		return len(p), nil
+	}
+	w.pack()
+	_, err := w.conn.Write(w.frames)
+	w.frames = w.frames[:0]
+	return len(p), err
+}
+
+func (w *framer) pack() {
+	for len(w.data) > 0 {
+		n := min(len(w.data), filesChunk)
+		w.frames = agentproto.AppendData(w.frames, 0, agentproto.TypeFiles, w.data[:n])
+		w.data = w.data[:copy(w.data, w.data[n:])]
+	}
 }
 
 // bringUp sends the bootstrap and waits for core.ready, whose frame it returns.
-func bringUp(conn net.Conn, in *agentproto.Reader, frames []byte) ([]byte, error) {
+func bringUp(conn net.Conn, in *agentproto.Reader, send func() error) ([]byte, error) {
 	sent := make(chan error, 1)
 	go func() {
-		_, err := conn.Write(frames)
+		err := send()
+		if err != nil {
+			conn.Close() // the agent would wait for the rest
+		}
 		sent <- err
 	}()
 	_ = conn.SetReadDeadline(time.Now().Add(readyTimeout))
@@ -53,6 +86,17 @@ func bringUp(conn net.Conn, in *agentproto.Reader, frames []byte) ([]byte, error
 	for {
 		f, err := in.Next()
 		if err != nil {
+			select {
+			case failed := <-sent:
+				if failed != nil {
+					err = failed
+				}
+			default:
+			}
+			var known *sandbox.Error
+			if errors.As(err, &known) {
+				return nil, err
+			}
 			return nil, fmt.Errorf("the guest agent did not answer: %w", err)
 		}
 		m, err := agentproto.Open(f.Body())
@@ -68,6 +112,9 @@ func bringUp(conn net.Conn, in *agentproto.Reader, frames []byte) ([]byte, error
 			var e agentproto.Error
 			if err := agentproto.Decode(m.Payload, &e); err != nil {
 				return nil, fmt.Errorf("the guest agent's refusal: %w", err)
+			}
+			if text, ok := strings.CutPrefix(e.Message, "patch failed: "); ok {
+				return nil, &sandbox.Error{Kind: sandbox.PatchFailed, Message: text}
 			}
 			return nil, errors.New(e.Message)
 		}

@@ -136,10 +136,6 @@ func (s *supervisor) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	frames, err := bootstrapFrames(s.cfg, told)
-	if err != nil {
-		return err
-	}
 	in := agentproto.NewReader(host)
 	type answer struct {
 		frame []byte
@@ -147,7 +143,7 @@ func (s *supervisor) start(ctx context.Context) error {
 	}
 	ready := make(chan answer, 1)
 	go func() {
-		frame, err := bringUp(host, in, frames)
+		frame, err := bringUp(host, in, func() error { return sendBootstrap(host, s.cfg, told) })
 		s.mark("agent ready")
 		ready <- answer{frame, err}
 	}()
@@ -176,6 +172,9 @@ func (s *supervisor) start(ctx context.Context) error {
 	if a.err != nil {
 		if s.limits.oom() {
 			return &sandbox.Error{Kind: sandbox.BootFailed, Message: oomMessage(spec), Hint: oomHint}
+		}
+		if sandbox.KindOf(a.err) == sandbox.PatchFailed {
+			return a.err
 		}
 		return &sandbox.Error{Kind: sandbox.BootFailed, Message: a.err.Error()}
 	}
@@ -304,6 +303,10 @@ func (s *supervisor) driverConfig(id string, control *os.File, link *driver.Link
 		cfg.Binds = append(cfg.Binds, driver.Bind{Source: b.Source, Target: b.Target, ReadOnly: true})
 	}
 	for _, m := range spec.Mounts {
+		if m.Type == sandbox.MountBind {
+			cfg.Binds = append(cfg.Binds, driver.Bind{Source: m.Host, Target: m.Guest, ReadOnly: m.Options.ReadOnly,
+				NoExec: m.Options.NoExec, NoSUID: m.Options.NoSUID, NoDev: m.Options.NoDev})
+		}
 		if m.Type == sandbox.MountTmpfs {
 			cfg.Tmpfs = append(cfg.Tmpfs, driver.Tmpfs{Target: m.Guest, SizeBytes: uint64(m.SizeMiB) << 20, ReadOnly: m.Options.ReadOnly,
 				NoExec: m.Options.NoExec, NoSUID: m.Options.NoSUID, NoDev: m.Options.NoDev})

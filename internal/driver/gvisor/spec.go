@@ -47,11 +47,8 @@ func ociSpec(cfg driver.Config, emptyDir string) *specs.Spec {
 		mounts = append(mounts, tmpfsMount(t, cfg.MemoryBytes))
 	}
 	for _, b := range cfg.Binds {
-		opt := "rw"
-		if b.ReadOnly {
-			opt = "ro"
-		}
-		mounts = append(mounts, specs.Mount{Destination: b.Target, Type: "bind", Source: b.Source, Options: []string{"bind", opt}})
+		opts := append([]string{"bind"}, flags(b.ReadOnly, b.NoExec, b.NoSUID, b.NoDev)...)
+		mounts = append(mounts, specs.Mount{Destination: b.Target, Type: "bind", Source: b.Source, Options: opts})
 	}
 	cpus := ""
 	if cfg.CPUs > 0 {
@@ -89,15 +86,22 @@ func tmpfsMount(t driver.Tmpfs, memory uint64) specs.Mount {
 		mode = 0o1777
 	}
 	opts := []string{fmt.Sprintf("size=%d", size), fmt.Sprintf("mode=%o", mode)}
+	opts = append(opts, flags(t.ReadOnly, t.NoExec, t.NoSUID, t.NoDev)...)
+	return specs.Mount{Destination: t.Target, Type: "tmpfs", Source: "tmpfs", Options: opts}
+}
+
+// flags names mount flags as the OCI specification does.
+func flags(ro, noexec, nosuid, nodev bool) []string {
+	var names []string
 	for _, f := range []struct {
 		on   bool
 		name string
-	}{{t.ReadOnly, "ro"}, {t.NoExec, "noexec"}, {t.NoSUID, "nosuid"}, {t.NoDev, "nodev"}} {
+	}{{ro, "ro"}, {noexec, "noexec"}, {nosuid, "nosuid"}, {nodev, "nodev"}} {
 		if f.on {
-			opts = append(opts, f.name)
+			names = append(names, f.name)
 		}
 	}
-	return specs.Mount{Destination: t.Target, Type: "tmpfs", Source: "tmpfs", Options: opts}
+	return names
 }
 
 // writeBundle writes the spec where gVisor's children read it: they take config.json from disk, not from memory.
