@@ -1,5 +1,5 @@
-// Package config says where things are: the state root and the binaries that msb needs beside itself. It only looks at
-// the environment and at file names; nothing is opened, because every command waits for it.
+// Package config says where things are (the state root and the binaries that msb needs beside itself) and what the user set
+// (config.json). Commands that do not go by the file never read it; nothing else is opened, because every command waits for it.
 package config
 
 import (

@@ -1,0 +1,242 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/microsandbox-go/microsandbox/sandbox"
+)
+
+// Environment variables that change what config.json says. FileVar is of contract msb-0.6 §1.5; RegistryVar is older
+// (contract server-v0.2 §3.1).
+const (
+	FileVar     = "MSB_CONFIG_PATH"
+	RegistryVar = "OCI_REGISTRY_DOMAIN"
+)
+
+// maxFile is the most that config.json may have, in bytes.
+const maxFile = 1 << 20
+
+// File is what config.json says (contract msb-0.6 §1.6), as far as this release goes by it, with its defaults filled in and
+// overruled by the environment. registries.mirrors and images are ours.
+//
+// To add a setting: 1. here, 2. its line in [settings], 3. its default in [defaults].
+type File struct {
+	Registries Registries
+	Images     Images
+	Warnings   []string // what was read and is ignored
+}
+
+// Registries say how registries are spoken to.
+type Registries struct {
+	Default string              // of images whose name has no registry; "" is Docker Hub
+	CACerts []string            // PEM files with more certificate authorities, absolute
+	Hosts   map[string]Host     // by host[:port]
+	Mirrors map[string][]string // by host[:port]: those to ask first
+}
+
+// Host is one registry.
+type Host struct {
+	Insecure bool
+	CACerts  []string
+	Auth     *Auth
+}
+
+// Auth says who a registry is asked as. PasswordEnv is the environment variable that holds the password.
+type Auth struct{ Username, PasswordEnv string }
+
+// Images say how images are kept.
+type Images struct {
+	Aliases   map[string]string // other names of images
+	KeepBlobs bool              // keep what was downloaded once it is converted
+	Limits    Limits
+}
+
+// Limits are what one image may take. Zero is the default of the image store.
+type Limits struct {
+	Unpacked int64 // bytes of all files
+	Entries  int   // files, directories and whatever else
+	Metadata int64 // bytes of names, link targets and attributes
+	Ratio    int   // unpacked by packed size
+}
+
+func defaults() File {
+	return File{Images: Images{KeepBlobs: true, Aliases: map[string]string{"microsandbox/python": "python", "microsandbox/node": "node"}},
+		Registries: Registries{Hosts: map[string]Host{}, Mirrors: map[string][]string{}}}
+}
+
+// Load reads config.json: the file that MSB_CONFIG_PATH names, which has to be there, or the one in home, which has not.
+// Its errors are of the kind InvalidConfig and name file, line and column.
+func Load(home string) (File, error) {
+	path, named := os.Getenv(FileVar), true
+	if path == "" {
+		path, named = filepath.Join(home, "config.json"), false
+	}
+	f := defaults()
+	data, err := read(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && !named:
+	case err != nil:
+		hint := "mend the file, or remove it"
+		if named {
+			hint = fmt.Sprintf("point %s at a file, or unset it", FileVar)
+		}
+		return f, &sandbox.Error{Op: "read config", Kind: sandbox.InvalidConfig, Message: "read " + path, Err: cause(err), Hint: hint}
+	default:
+		if err := f.parse(path, data); err != nil {
+			return f, err
+		}
+	}
+	if r := os.Getenv(RegistryVar); r != "" {
+		f.Registries.Default = r
+	}
+	return f, nil
+}
+
+func read(path string) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err == nil && !info.Mode().IsRegular() {
+		return nil, errors.New("it is not a file")
+	}
+	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err == nil && len(data) > maxFile {
+		err = fmt.Errorf("it is larger than %d MiB", maxFile>>20)
+	}
+	return data, err
+}
+
+// cause is err without the path, which the message has.
+func cause(err error) error {
+	var p *fs.PathError
+	if errors.As(err, &p) {
+		return p.Err
+	}
+	return err
+}
+
+// parse takes what the file says.
+func (f *File) parse(path string, data []byte) error {
+	d := &document{path: path, data: data}
+	root, err := d.parse()
+	if err == nil {
+		err = f.settings(filepath.Dir(path))(d, root, "")
+	}
+	f.Warnings = d.warnings
+	return err
+}
+
+// settings is the grammar of the file. The names after an object's own settings are those of contract msb-0.6 §1.6 that this
+// release does not go by. Paths are relative to dir.
+func (f *File) settings(dir string) setting {
+	r, i := &f.Registries, &f.Images
+	return object(map[string]setting{
+		"registries": object(map[string]setting{
+			"ca_certs": paths(&r.CACerts, dir),
+			"hosts": each(func(d *document, m member, name string) error {
+				var h Host
+				err := object(map[string]setting{
+					"insecure": boolean(&h.Insecure),
+					"ca_certs": paths(&h.CACerts, dir),
+					"auth":     auth(&h.Auth),
+				})(d, m.value, name)
+				r.Hosts[registry(m.key)] = h
+				return err
+			}),
+			"mirrors": each(func(d *document, m member, name string) error {
+				var all []string
+				err := texts(&all)(d, m.value, name)
+				r.Mirrors[registry(m.key)] = all
+				return err
+			}),
+		}),
+		"images": object(map[string]setting{
+			"aliases": each(func(d *document, m member, name string) error {
+				var to string
+				err := text(&to)(d, m.value, name)
+				i.Aliases = maps.Clone(i.Aliases)
+				i.Aliases[m.key] = to
+				return err
+			}),
+			"keep_blobs": boolean(&i.KeepBlobs),
+			"limits": object(map[string]setting{
+				"unpacked": size(&i.Limits.Unpacked),
+				"entries":  number(&i.Limits.Entries, 1),
+				"metadata": size(&i.Limits.Metadata),
+				"ratio":    number(&i.Limits.Ratio, 1),
+			}),
+		}),
+	}, "home", "log_level", "deployment_profile", "database", "paths", "sandbox_defaults", "runtime", "ssh", "metrics", "active_profile", "profiles")
+}
+
+// registry is how a registry's name is compared.
+func registry(host string) string {
+	host = strings.ToLower(host)
+	if host == "index.docker.io" || host == "registry-1.docker.io" {
+		return "docker.io"
+	}
+	return host
+}
+
+// paths takes the path of a file, or an array of them.
+func paths(to *[]string, dir string) setting {
+	return func(d *document, v value, name string) error {
+		var err error
+		if _, one := v.what.(string); one {
+			*to = []string{""}
+			err = text(&(*to)[0])(d, v, name)
+		} else {
+			err = texts(to)(d, v, name)
+		}
+		for i, p := range *to {
+			if rest, ok := strings.CutPrefix(p, "~/"); ok {
+				if home, err := os.UserHomeDir(); err == nil {
+					p = filepath.Join(home, rest)
+				}
+			}
+			if !filepath.IsAbs(p) {
+				p = filepath.Join(dir, p)
+			}
+			(*to)[i] = p
+		}
+		return err
+	}
+}
+
+// auth takes {username, password_env} or {username, store: "keyring"}; the latter is what was stored by msb registry login,
+// which is asked first anyway.
+func auth(to **Auth) setting {
+	return func(d *document, v value, name string) error {
+		var a Auth
+		var store, secret string
+		err := object(map[string]setting{"username": text(&a.Username), "password_env": text(&a.PasswordEnv), "store": text(&store), "secret_name": text(&secret)})(d, v, name)
+		given := slices.DeleteFunc([]string{a.PasswordEnv, store, secret}, func(s string) bool { return s == "" })
+		switch {
+		case err != nil:
+			return err
+		case a.Username == "":
+			return d.fail(v.at, "%s has no username", name)
+		case len(given) != 1:
+			return d.fail(v.at, `%s needs one of password_env and store: "keyring"`, name)
+		case secret != "":
+			return d.fail(v.at, "%s.secret_name is not supported yet: use password_env, or msb registry login", name)
+		case store != "" && store != "keyring":
+			return d.fail(v.at, `%s.store is %.100q and should be "keyring"`, name, store)
+		case store != "":
+			return nil
+		}
+		*to = &a
+		return nil
+	}
+}
