@@ -1,7 +1,7 @@
 package cli
 
-// declareLater declares the flags of contract msb-0.6 §1.2 that belong to parts which are not there yet: images and
-// snapshots, volumes, network policy, secrets, a guest kernel of its own. Each moves to sandboxflags.go with its part.
+// declareLater declares the flags of contract msb-0.6 §1.2 that belong to parts which are not there yet: snapshots,
+// named volumes, published ports, secrets, a guest kernel of its own. Each moves to sandboxflags.go with its part.
 func declareLater(f *flags) {
 	f.group("")
 	for _, l := range [...]struct{ short, name, value, help string }{
@@ -18,16 +18,8 @@ func declareLater(f *flags) {
 		{"", "cpu-placement", "POLICY", "Which of the host's CPUs it gets"},
 		{"", "placement-profile", "NAME", "Placement by a profile of the host"},
 		{"", "thp", "POLICY", "Huge pages of the guest's kernel"},
-		{"v", "volume", "SOURCE:DEST[:OPTIONS]", "Mount a host path or a named volume"},
-		{"", "mount-dir", "SOURCE:DEST[:OPTIONS]", "Mount a host directory"},
-		{"", "mount-file", "SOURCE:DEST[:OPTIONS]", "Mount a host file"},
 		{"", "mount-disk", "SOURCE:DEST[:OPTIONS]", "Mount a disk image"},
 		{"", "mount-named", "NAME:DEST[:OPTIONS]", "Mount a named volume"},
-		{"", "copy", "SRC:DST", "Copy a file or directory in before the start"},
-		{"", "copy-file", "SRC:DST", "Copy a file in before the start"},
-		{"", "copy-dir", "SRC:DST", "Copy a directory in before the start"},
-		{"", "mkdir", "PATH", "Make a directory before the start"},
-		{"", "rm", "PATH", "Remove a path before the start"},
 		{"", "init", "PATH|auto", "Let another program be PID 1"},
 		{"", "init-arg", "ARG", "Argument of that program"},
 		{"", "init-env", "KEY=VALUE", "Environment of that program"},
@@ -35,15 +27,7 @@ func declareLater(f *flags) {
 		{"", "idle-timeout", "DURATION", "Stop it when nothing happened for this time"},
 		{"", "vsock", "SOCKET:PORT[/KIND]", "Offer a host socket to the guest"},
 		{"p", "port", "[BIND:]HOST:GUEST", "Publish a port of the guest"},
-		{"", "net", "PROFILE", "What it may reach, by profile"},
-		{"", "net-rule", "RULES", "What it may reach, by rules"},
-		{"", "net-default", "ACTION", "What happens to other traffic"},
-		{"", "net-default-egress", "ACTION", "What happens to other traffic out"},
-		{"", "net-default-ingress", "ACTION", "What happens to other traffic in"},
 		{"", "net-strict", "", "Allow names only where the request shows them"},
-		{"", "no-dns-rebind-protection", "", "Let names lead to private addresses"},
-		{"", "dns-nameserver", "ADDR", "Nameserver to ask"},
-		{"", "dns-query-timeout-ms", "MS", "How long it may take to answer"},
 		{"", "net-ipv4-pool", "CIDR", "Where guest IPv4 addresses come from"},
 		{"", "net-ipv6-pool", "CIDR", "Where guest IPv6 addresses come from"},
 		{"", "net-egress-bandwidth", "SIZE[/DURATION]", "Bytes out per time"},
@@ -54,7 +38,6 @@ func declareLater(f *flags) {
 		{"", "net-ingress-bandwidth-burst", "SIZE", "Bytes in at the start"},
 		{"", "net-ingress-ops", "COUNT[/DURATION]", "Packets in per time"},
 		{"", "net-ingress-ops-burst", "COUNT", "Packets in at the start"},
-		{"", "max-connections", "N", "Connections at the same time"},
 		{"", "trust-host-cas", "", "Trust the certificate authorities of this machine"},
 		{"", "proxy", "URL", "Connect through a SOCKS proxy"},
 		{"", "socks4-user-id", "ID", "User of a SOCKS4 proxy"},

@@ -36,7 +36,8 @@ type sandboxFlags struct {
 	pull          string
 	logLevel      string
 	maxDuration   time.Duration
-	noNet         bool
+	root          rootFlags
+	net           netFlags
 	replace       bool
 	replaceGrace  time.Duration
 	graceGiven    bool
@@ -98,9 +99,10 @@ func (s *sandboxFlags) declare(f *flags) {
 	f.group("Files")
 	f.value("", "tmpfs", "PATH[:SIZE][:OPTIONS]", "File system in memory; OPTIONS of ro, noexec, nosuid, nodev; repeatable",
 		setAppend(&s.tmpfs, sandbox.ParseTmpfs))
+	s.root.declare(f)
 
 	f.group("Network")
-	f.toggle("", "no-net", "No network at all", &s.noNet)
+	s.net.declare(f)
 	s.creationFlags = slices.DeleteFunc(s.names(f), func(n string) bool { return slices.Contains(from, n) })
 
 	declareLater(f)
@@ -133,7 +135,8 @@ func (s *sandboxFlags) spec(name sandbox.Name, image string) (sandbox.Spec, erro
 		Runtime:         sandbox.RuntimeOptions{Workdir: s.workdir, Shell: s.shell, Entrypoint: s.entrypoint, Hostname: s.hostname, User: s.user, LogLevel: s.logLevel},
 		Env:             s.env,
 		Labels:          maps.Clone(s.labels),
-		Mounts:          s.tmpfs,
+		Mounts:          append(slices.Clone(s.tmpfs), s.root.mounts...),
+		Patches:         s.root.patches,
 		SecurityProfile: s.security,
 		// What a sandbox writes is kept once there is a place to keep it.
 		Lifecycle: sandbox.Lifecycle{Ephemeral: true},
@@ -144,15 +147,14 @@ func (s *sandboxFlags) spec(name sandbox.Name, image string) (sandbox.Spec, erro
 	case "never":
 		spec.PullPolicy = sandbox.PullNever
 	}
-	if s.noNet {
-		deny := sandbox.DenyAllPolicy()
-		spec.Network = sandbox.Network{Enabled: true, Policy: &deny}
-	}
 	if s.maxDuration > 0 {
 		secs := int((s.maxDuration + time.Second - 1) / time.Second)
 		spec.Lifecycle.MaxDurationSecs = &secs
 	}
 	var err error
+	if spec.Network, err = s.net.network(); err != nil {
+		return sandbox.Spec{}, err
+	}
 	if spec.Runtime.Scripts, err = s.scriptFiles(); err != nil {
 		return sandbox.Spec{}, err
 	}
