@@ -14,9 +14,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/microsandbox-go/microsandbox/internal/cgroup"
-	"github.com/microsandbox-go/microsandbox/sandbox"
 )
 
 // Bounds on what comes after a kill.
@@ -95,7 +92,7 @@ func (k *killer) words() string {
 func (k *killer) round(find func(int) int, after time.Duration, running bool) {
 	k.t.Helper()
 	name := "kill" + strconv.Itoa(len(k.gone))
-	group := cgroup.Name(k.home, sandbox.DefaultRef(name).ShortID())
+	group := k.group(name)
 	cmd := k.msb("run", "-q", "--name", name, "host", "--", "sh", "-c", "echo running; exec sleep 60")
 	out, err := os.Create(filepath.Join(k.top, "out"))
 	k.must(err)

@@ -225,6 +225,11 @@ func (w *world) runDir(name string) string {
 	return filepath.Join(w.home, "run", sandbox.DefaultRef(name).ShortID())
 }
 
+// group is the name of the control groups of a sandbox.
+func (w *world) group(name string) string {
+	return cgroup.Name(w.home, sandbox.DefaultRef(name).ShortID())
+}
+
 // errorLine checks that stderr is one error and its hints, and returns it without "error: ".
 func (w *world) errorLine(r result) string {
 	w.t.Helper()
