@@ -75,14 +75,14 @@ func (r *rootFlags) copy(flag string, kind func(os.FileMode) bool) func(string) 
 func source(flag, path string, kind func(os.FileMode) bool) (string, error) {
 	abs, err := filepath.Abs(path)
 	if err != nil {
-		return "", &sandbox.Error{Kind: sandbox.IO, Message: "--" + flag, Err: err}
+		return "", &sandbox.Error{Kind: sandbox.IO, Message: err.Error()}
 	}
 	info, err := os.Stat(abs)
 	if err != nil {
-		return "", &sandbox.Error{Kind: sandbox.InvalidConfig, Message: "--" + flag, Err: err, Hint: "the source is a path of this machine"}
+		return "", &sandbox.Error{Kind: sandbox.InvalidConfig, Message: err.Error(), Hint: "the source is a path of this machine"}
 	}
 	if kind != nil && !kind(info.Mode()) {
-		return "", &sandbox.Error{Kind: sandbox.InvalidConfig, Message: fmt.Sprintf("--%s: %s is not of that kind", flag, path),
+		return "", &sandbox.Error{Kind: sandbox.InvalidConfig, Message: fmt.Sprintf("%s is not what --%s takes", path, flag),
 			Hint: "-v and --copy take both files and directories"}
 	}
 	return abs, nil

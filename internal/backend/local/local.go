@@ -64,6 +64,9 @@ func (b *Backend) Create(ctx context.Context, req backend.CreateRequest) (sandbo
 	if err := spec.Validate(); err != nil {
 		return sandbox.Info{}, err
 	}
+	if err := b.checkBinds(spec.Mounts); err != nil {
+		return sandbox.Info{}, err
+	}
 	agent, err := image.AgentImage(b.cfg.Home, b.cfg.Agent)
 	if err != nil {
 		return sandbox.Info{}, err

@@ -1,0 +1,109 @@
+package rootfs
+
+import (
+	"archive/tar"
+	"bytes"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/microsandbox-go/microsandbox/internal/agentproto"
+	"github.com/microsandbox-go/microsandbox/sandbox"
+)
+
+// entry is what matters of one entry of the tar.
+type entry struct{ name, kind, op, body string }
+
+func read(t *testing.T, b []byte) []entry {
+	t.Helper()
+	var all []entry
+	for r := tar.NewReader(bytes.NewReader(b)); ; {
+		h, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			return all
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		kind := map[byte]string{tar.TypeReg: "file", tar.TypeDir: "dir", tar.TypeSymlink: "link"}[h.Typeflag]
+		all = append(all, entry{h.Name, kind, h.PAXRecords[agentproto.FilesOpRecord], string(body) + h.Linkname})
+	}
+}
+
+func TestWrite(t *testing.T) {
+	dir := t.TempDir()
+	for name, body := range map[string]string{"tree/a": "A", "tree/sub/b": "B", "one": "1"} {
+		path := filepath.Join(dir, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(body), 0o640)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink("/etc/shadow", filepath.Join(dir, "tree", "evil")); err != nil {
+		t.Fatal(err)
+	}
+	spec := sandbox.Spec{
+		Runtime: sandbox.RuntimeOptions{Hostname: "box", Scripts: map[string]string{"go": "#!/bin/sh\n"}},
+		Patches: []sandbox.Patch{
+			{Type: sandbox.PatchMkdir, Path: "/m"},
+			{Type: sandbox.PatchText, Path: "/t", Content: []byte("text")},
+			{Type: sandbox.PatchText, Path: "/r", Content: []byte("again"), Replace: true},
+			{Type: sandbox.PatchAppend, Path: "/t", Content: []byte("more")},
+			{Type: sandbox.PatchRemove, Path: "/gone"},
+			{Type: sandbox.PatchSymlink, Link: "/l", Target: "m"},
+			{Type: sandbox.PatchCopyFile, Src: filepath.Join(dir, "one"), Dst: "/one"},
+			{Type: sandbox.PatchCopyDir, Src: filepath.Join(dir, "tree"), Dst: "/tree"},
+		},
+	}
+	var b bytes.Buffer
+	if err := Write(&b, spec, Network{}); err != nil {
+		t.Fatal(err)
+	}
+	got := read(t, b.Bytes())[3:] // behind hostname, hosts and resolv.conf
+	want := []entry{
+		{"m", "dir", "", ""}, {"t", "file", "new", "text"}, {"r", "file", "", "again"}, {"t", "file", "append", "more"},
+		{"gone", "file", "remove", ""}, {"l", "link", "new", "m"}, {"one", "file", "new", "1"},
+		{"tree", "dir", "new", ""}, {"tree/a", "file", "", "A"}, {"tree/evil", "link", "", "/etc/shadow"},
+		{"tree/sub", "dir", "", ""}, {"tree/sub/b", "file", "", "B"}, {".msb/scripts/go", "file", "", "#!/bin/sh\n"},
+	}
+	for i := range got {
+		got[i].name = strings.TrimSuffix(got[i].name, "/")
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("the tar holds\n%v\nwant\n%v", got, want)
+	}
+}
+
+func TestWriteRefuses(t *testing.T) {
+	dir := t.TempDir()
+	for _, p := range []sandbox.Patch{
+		{Type: sandbox.PatchCopyFile, Src: filepath.Join(dir, "missing"), Dst: "/x"},
+		{Type: sandbox.PatchCopyFile, Src: dir, Dst: "/x"},
+		{Type: sandbox.PatchCopyFile, Src: "/dev/null", Dst: "/x"},
+		{Type: sandbox.PatchCopyDir, Src: filepath.Join(dir, "missing"), Dst: "/x"},
+	} {
+		err := Write(io.Discard, sandbox.Spec{Patches: []sandbox.Patch{p}}, Network{})
+		if !errors.Is(err, sandbox.PatchFailed) {
+			t.Errorf("%s of %s: %v, want PatchFailed", p.Type, p.Src, err)
+		}
+	}
+	huge := filepath.Join(dir, "huge")
+	f, err := os.Create(huge)
+	if err == nil {
+		err = errors.Join(f.Truncate(agentproto.MaxFiles), f.Close())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = Write(io.Discard, sandbox.Spec{Patches: []sandbox.Patch{{Type: sandbox.PatchCopyFile, Src: huge, Dst: "/x"}}}, Network{})
+	if !errors.Is(err, sandbox.PatchFailed) || sandbox.HintOf(err) == "" {
+		t.Errorf("a copy of %d bytes: %v", agentproto.MaxFiles, err)
+	}
+}
