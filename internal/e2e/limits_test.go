@@ -142,7 +142,7 @@ func TestCPULimit(t *testing.T) {
 func TestRlimits(t *testing.T) {
 	each(t, func(w *world) {
 		out := w.ok("run", "--rlimit", "nofile=123:456", "--rlimit", "fsize=1048576", "host", "--", "bash", "-c",
-			"ulimit -Sn; ulimit -Hn; ulimit -f; (head -c 2000000 /dev/zero > /f) 2>/dev/null; stat -c %s /f")
+			"ulimit -Sn; ulimit -Hn; ulimit -f; exec 2>/dev/null; head -c 2000000 /dev/zero > /f; stat -c %s /f")
 		if out != "123\n456\n1024\n1048576\n" {
 			w.t.Errorf("stdout %q", out)
 		}

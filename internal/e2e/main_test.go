@@ -11,11 +11,15 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"testing"
 )
 
 // bin is the directory of the binaries under test.
 var bin string
+
+// init keeps the process's first thread for TestMain: it does not end with a goroutine that changed its namespaces.
+func init() { runtime.LockOSThread() }
 
 func TestMain(m *testing.M) {
 	if os.Getenv(stageVar) != "" {
