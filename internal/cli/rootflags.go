@@ -41,8 +41,8 @@ func (r *rootFlags) mount(flag string, kind func(os.FileMode) bool) func(string)
 			return err
 		}
 		if m.Type == sandbox.MountNamed && kind == nil {
-			return &sandbox.Error{Kind: sandbox.Unsupported, Message: fmt.Sprintf("named volumes are not supported yet: %s", m.Host),
-				Hint: "a path of this machine starts with / or ./, for example: -v ./" + m.Host + ":" + m.Guest}
+			r.mounts = append(r.mounts, m)
+			return nil
 		}
 		m.Type = sandbox.MountBind // --mount-dir and --mount-file take paths only
 		if m.Host, err = source(flag, m.Host, kind); err != nil {

@@ -16,7 +16,8 @@ func (b *Backend) checkBinds(mounts []sandbox.Mount) error {
 		m := &mounts[i]
 		switch m.Type {
 		case sandbox.MountNamed:
-			return &sandbox.Error{Kind: sandbox.Unsupported, Message: "named volumes are not supported yet: " + m.Host}
+			return &sandbox.Error{Kind: sandbox.Unsupported, Message: "named volumes are not supported yet: " + m.Host,
+				Hint: "a path of this machine starts with / or ./, for example: -v ./" + m.Host + ":" + m.Guest}
 		case sandbox.MountBind:
 			if err := b.checkBind(m); err != nil {
 				return err
