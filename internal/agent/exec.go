@@ -65,11 +65,11 @@ func (s *execSession) run() {
 	stderr.Wait()
 	status := <-c.exit
 	s.endInput(std)
-	code := int32(-1) // killed by a signal
-	if status.Exited() {
-		code = int32(status.ExitStatus())
+	exited := &agentproto.ExecExited{Code: int32(status.ExitStatus())}
+	if !status.Exited() {
+		exited.Code, exited.Signal = -1, int32(status.Signal())
 	}
-	s.finish(agentproto.TypeExecExited, &agentproto.ExecExited{Code: code})
+	s.finish(agentproto.TypeExecExited, exited)
 }
 
 // start opens the command's files, starts it and delivers what was sent to it meanwhile.

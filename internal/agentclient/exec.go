@@ -48,10 +48,11 @@ type Session struct {
 	drain   context.Context // after the kill; nil before
 	drained context.CancelFunc
 
-	mu   sync.Mutex
-	code int
-	over bool
-	err  error
+	mu     sync.Mutex
+	code   int
+	over   bool
+	signal int // that killed the command
+	err    error
 }
 
 // drainTime is how long a command may take to die of SIGKILL before it is given up (contract msb-0.6 §2.4).
@@ -96,8 +97,8 @@ func (c *Client) Exec(ctx context.Context, req ExecRequest) (*Session, error) {
 
 // kill is what the end of ctx does.
 func (s *Session) kill() {
+	close(s.killed) // first: the exit may come before the signal's sender returns
 	_ = s.Signal(int(syscall.SIGKILL))
-	close(s.killed)
 }
 
 // started receives the first message.
@@ -229,6 +230,7 @@ type Event struct {
 	Data       []byte // EventStdout, EventStderr
 	StdinError *agentproto.ExecStdinError
 	Code       int // EventExited; -1 is the end by a signal
+	Signal     int // EventExited: that signal, if the agent says it
 }
 
 // Recv returns the next event, and io.EOF after EventExited. One goroutine may call it.
@@ -261,10 +263,20 @@ func (s *Session) Recv() (Event, error) {
 			s.end(-1, err)
 			return Event{}, err
 		}
+		s.mu.Lock()
+		s.signal = int(e.Signal)
+		s.mu.Unlock()
 		s.end(int(e.Code), s.endedBy())
-		return Event{Kind: EventExited, Code: int(e.Code)}, nil
+		return Event{Kind: EventExited, Code: int(e.Code), Signal: int(e.Signal)}, nil
 	}
 	return s.Recv() // not known to this generation
+}
+
+// Signaled is the signal that killed the command, once it has ended; 0 if none did, or if the agent does not say.
+func (s *Session) Signaled() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.signal
 }
 
 // end notes how the session ended, once.

@@ -195,7 +195,7 @@ func TestNumbersRoundTrip(t *testing.T) {
 		if err := Decode(Encode(&attrs), &back); err != nil || !reflect.DeepEqual(attrs, back) {
 			t.Fatalf("have %+v, want %+v: %v", back, attrs, err)
 		}
-		code := ExecExited{rapid.Int32().Draw(t, "code")}
+		code := ExecExited{Code: rapid.Int32().Draw(t, "code"), Signal: rapid.Int32().Draw(t, "signal")}
 		var codeBack ExecExited
 		if err := Decode(Encode(&code), &codeBack); err != nil || code != codeBack {
 			t.Fatalf("have %+v, want %+v: %v", codeBack, code, err)

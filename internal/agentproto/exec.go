@@ -53,10 +53,17 @@ type ExecStarted struct{ PID uint32 }
 
 func (m *ExecStarted) fields(c *codec) { num(c, "pid", &m.PID, must) }
 
-// ExecExited is core.exec.exited, after the last byte of output. Code is -1 for a command that a signal killed.
-type ExecExited struct{ Code int32 }
+// ExecExited is core.exec.exited, after the last byte of output. Code is -1 for a command that a signal killed; which one
+// it was only an agent of ours says.
+type ExecExited struct {
+	Code   int32
+	Signal int32 // of ours: 0 if none, or if the agent does not say
+}
 
-func (m *ExecExited) fields(c *codec) { num(c, "code", &m.Code, must) }
+func (m *ExecExited) fields(c *codec) {
+	num(c, "code", &m.Code, must)
+	num(c, "x_msb_signal", &m.Signal, skip)
+}
 
 // ExecResize is core.exec.resize.
 type ExecResize struct{ Rows, Cols uint16 }

@@ -41,7 +41,7 @@ var golden = []struct {
 	{"exec request in full", 1, TypeExecRequest, &ExecRequest{Cmd: "sh", Args: []string{"-c", "é"}, Env: []string{"A=1"}, Cwd: "/", User: "root",
 		TTY: true, Rows: 50, Cols: 300, Rlimits: []Rlimit{{"nofile", 1024, 1<<64 - 1}}, Window: 1 << 20}},
 	{"exec started", 1, TypeExecStarted, &ExecStarted{42}},
-	{"exec exited", 1, TypeExecExited, &ExecExited{-1}},
+	{"exec exited", 1, TypeExecExited, &ExecExited{Code: -1}},
 	{"exec failed", 1, TypeExecFailed, &ExecFailed{FailNotFound, 2, "ENOENT", `spawn "x": no`, "exec"}},
 	{"exec failed, short", 1, TypeExecFailed, &ExecFailed{Kind: FailUserSetup, Message: "no"}},
 	{"stdin error", 1, TypeExecStdinError, &ExecStdinError{32, "EPIPE", "broken"}},

@@ -51,6 +51,9 @@ func endOf(b backend.Backend, ref sandbox.Ref) *sandbox.End {
 		if err == nil && info.End != nil {
 			return info.End
 		}
+		if sandbox.KindOf(err) == sandbox.NotFound {
+			return nil
+		}
 		select {
 		case <-ctx.Done():
 			return nil

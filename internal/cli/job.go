@@ -147,6 +147,9 @@ func (a *app) session(s *signals, client *agentclient.Client, j job) (exitCode, 
 	case ctx.Err() != nil: // the signal that killed it was ours
 		return 0, endedBy(ctx, j, ctx.Err())
 	}
+	if sig := x.Signaled(); sig != 0 {
+		return exitCode(128 + sig), nil
+	}
 	return exitCode(s.killedBy()), nil
 }
 

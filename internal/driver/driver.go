@@ -64,6 +64,8 @@ type Processes interface {
 type Exit struct {
 	Code   int // of the agent, when it ended by itself
 	Signal int // that killed the sentry; 0 if none
+	// Cause says what went wrong where the driver itself ended the sandbox; "" elsewhere.
+	Cause string
 }
 
 // Config is all that a driver needs. Paths are on the host.

@@ -3,22 +3,33 @@ package runner
 import (
 	"encoding/json"
 	"os"
+	"time"
 
 	"github.com/microsandbox-go/microsandbox/internal/atomicfile"
 	"github.com/microsandbox-go/microsandbox/internal/runner/launch"
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
 
-// finish gives back all that the run took, tells how it ended, and removes what nobody will ask for again.
+// linger is how long the record of a sandbox that nobody owns stays after its end, for those who were connected to ask.
+const linger = 300 * time.Millisecond
+
+// finish tells how the run ended, gives back all that it took, and removes what nobody will ask for again.
 func (s *supervisor) finish(e sandbox.End) {
-	s.release()
-	s.record(e)
-	if s.cfg.Info.Spec.Lifecycle.Ephemeral {
-		s.forget()
+	watched := !s.cfg.Attached && s.relay != nil && s.relay.busy()
+	if watched || !s.cfg.Info.Spec.Lifecycle.Ephemeral {
+		s.record(e) // before the clients see the end
 	}
+	s.release()
 	if err := s.words.Encode(launch.Word{End: &e}); err != nil {
 		s.log.Debug("the creator has gone", "err", err)
 	}
+	if !s.cfg.Info.Spec.Lifecycle.Ephemeral {
+		return
+	}
+	if watched {
+		time.Sleep(linger)
+	}
+	s.forget()
 }
 
 // fail undoes a start that did not succeed and says why.
@@ -54,9 +65,6 @@ func (s *supervisor) release() {
 
 // record writes the end where readers find it, and removes what only a running sandbox has.
 func (s *supervisor) record(e sandbox.End) {
-	if s.cfg.Info.Spec.Lifecycle.Ephemeral {
-		return
-	}
 	b, err := json.Marshal(e)
 	if err == nil {
 		err = atomicfile.Write(s.path(launch.EndFile), b, 0o600)

@@ -216,6 +216,18 @@ func (r *relay) toAgent(b []byte) error {
 	return err
 }
 
+// busy reports whether there are clients.
+func (r *relay) busy() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, c := range r.clients {
+		if c != nil {
+			return true
+		}
+	}
+	return false
+}
+
 // farewell is how long a client may take to read its last frames.
 const farewell = time.Second
 

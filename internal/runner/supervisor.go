@@ -153,6 +153,10 @@ func (s *supervisor) start(ctx context.Context) error {
 	s.mark("driver started")
 	go func() {
 		x := s.inst.Wait()
+		if x.Cause != "" {
+			s.end(sandbox.ReasonInternal, x.Cause)
+			return
+		}
 		if x.Signal != 0 {
 			s.end(s.reasonOfKill(x.Signal))
 			return
@@ -300,7 +304,9 @@ func (s *supervisor) driverConfig(id string, control *os.File, link *driver.Link
 		CPUs: spec.Resources.CPUs, MemoryBytes: uint64(spec.Resources.MemoryMiB) << 20, Log: s.log,
 	}
 	for _, b := range s.cfg.Root.Binds {
-		cfg.Binds = append(cfg.Binds, driver.Bind{Source: b.Source, Target: b.Target, ReadOnly: true})
+		cfg.Binds = append(cfg.Binds, driver.Bind{Source: b.Source, Target: b.Target, ReadOnly: true,
+			// To an ordinary user all files of the image host are nobody's; a set-user-ID program would make one of root.
+			NoSUID: s.cfg.UserNS})
 	}
 	for _, m := range spec.Mounts {
 		if m.Type == sandbox.MountBind {

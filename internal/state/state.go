@@ -205,6 +205,11 @@ func (s Store) read(dir string) (Record, error) {
 	}
 	r.Live = live
 	var run launch.Running
+	var end sandbox.End
+	if readJSON(filepath.Join(dir, launch.EndFile), &end) == nil { // the runner's last act, or nearly
+		r.Status, r.End, r.UpdatedAt = sandbox.Stopped, &end, end.At
+		return r, nil
+	}
 	switch err := readJSON(filepath.Join(dir, launch.RunningFile), &run); {
 	case live && err == nil:
 		r.Status, r.RunnerPID, r.Confinement, r.UpdatedAt = sandbox.Running, run.PID, &run.Confinement, run.StartedAt
@@ -212,12 +217,7 @@ func (s Store) read(dir string) (Record, error) {
 		r.Status = sandbox.Starting
 	default:
 		r.Status = sandbox.Crashed
-		var end sandbox.End
-		if readJSON(filepath.Join(dir, launch.EndFile), &end) == nil {
-			r.Status, r.End, r.UpdatedAt = sandbox.Stopped, &end, end.At
-		} else {
-			r.End = &sandbox.End{Reason: sandbox.ReasonLost, Message: "its runner was killed"}
-		}
+		r.End = &sandbox.End{Reason: sandbox.ReasonLost, Message: "its runner was killed"}
 	}
 	return r, nil
 }
@@ -260,10 +260,11 @@ func (s Store) Sweep() error {
 	return errors.Join(errs...)
 }
 
-// isEnded reports whether the directory holds the record of a sandbox that ended in order; there is nothing to sweep.
+// isEnded reports whether the directory holds the record of a sandbox that ended in order and is kept.
 func isEnded(dir string) bool {
+	var info sandbox.Info
 	_, err := os.Stat(filepath.Join(dir, launch.EndFile))
-	return err == nil
+	return err == nil && readJSON(filepath.Join(dir, launch.InfoFile), &info) == nil && !info.Spec.Lifecycle.Ephemeral
 }
 
 func (s Store) sweepOne(dir string) error {

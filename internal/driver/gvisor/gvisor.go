@@ -94,11 +94,9 @@ func (Driver) create(ctx context.Context, cfg driver.Config, start func(*instanc
 	if err != nil {
 		return nil, fmt.Errorf("boot gVisor: %w", err)
 	}
-	i := &instance{id: cfg.ID, conf: conf, c: c, state: state, sentry: c.Sandbox.Getpid(), gofer: c.GoferPid.Load(), done: make(chan struct{})}
-	if i.pidfd, err = unix.PidfdOpen(i.sentry, 0); err != nil {
-		_ = unix.Kill(i.sentry, unix.SIGKILL)
-		go i.reap()
-		return nil, fmt.Errorf("watch the sentry: %w", err)
+	i := &instance{id: cfg.ID, conf: conf, c: c, state: state, sentry: c.Sandbox.Getpid(), gofer: c.GoferPid.Load(), goferfd: -1, done: make(chan struct{})}
+	if err := i.watch(); err != nil {
+		return nil, err
 	}
 	undo.Release()
 	mark("sentry booted")

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/runsc/config"
@@ -23,13 +24,37 @@ type instance struct {
 	state   *os.File // the anonymous file system of gVisor's own files
 	sentry  int
 	gofer   int
-	pidfd   int
+	pidfd   int      // of the sentry
+	goferfd int      // of the gofer; -1 if there is none
 	memfile *os.File // the guest's memory, for metering; nil if it was not found
 
 	mu     sync.Mutex
 	waited bool
 	exit   driver.Exit
 	done   chan struct{} // closed when the sentry has been waited for
+}
+
+// watch opens handles of the processes, through which they can be killed without a doubt about their ids.
+func (i *instance) watch() (err error) {
+	if i.gofer != 0 {
+		if i.goferfd, err = unix.PidfdOpen(i.gofer, 0); err != nil {
+			i.goferfd = -1
+		}
+	}
+	if err == nil {
+		i.pidfd, err = unix.PidfdOpen(i.sentry, 0)
+	}
+	if err != nil {
+		// Nobody has waited for them, so the ids are theirs.
+		_ = unix.Kill(i.sentry, unix.SIGKILL)
+		wait(i.sentry)
+		if i.gofer != 0 {
+			_ = unix.Kill(i.gofer, unix.SIGKILL)
+			wait(i.gofer)
+		}
+		return fmt.Errorf("watch gVisor's processes: %w", err)
+	}
+	return nil
 }
 
 func (i *instance) PID() int { return i.sentry }
@@ -68,29 +93,55 @@ func children(pid int) []int {
 	return pids
 }
 
-// reap waits for the sentry, then ends the gofer, and publishes the exit. It is the only one who waits for them.
+// reap waits for the sentry and the gofer, neither of which is of use without the other, and publishes the exit. It is the
+// only one who waits for them.
 func (i *instance) reap() {
-	var ws unix.WaitStatus
-	for {
-		_, err := unix.Wait4(i.sentry, &ws, 0, nil)
-		if err != unix.EINTR {
-			break
+	gofer := make(chan struct{})
+	sentry := make(chan unix.WaitStatus, 1)
+	go func() {
+		defer close(gofer)
+		if i.gofer != 0 {
+			wait(i.gofer)
 		}
-	}
-	if i.gofer != 0 {
-		_ = unix.Kill(i.gofer, unix.SIGKILL) // still ours: nobody has waited for it
-		for {
-			if _, err := unix.Wait4(i.gofer, nil, 0, nil); err != unix.EINTR {
-				break
+	}()
+	go func() { sentry <- wait(i.sentry) }()
+	var ws unix.WaitStatus
+	if i.gofer == 0 {
+		ws = <-sentry
+	} else {
+		select {
+		case ws = <-sentry:
+			_ = unix.PidfdSendSignal(i.goferfd, unix.SIGKILL, nil, 0)
+		case <-gofer:
+			// The gofer outlives its sentry but for an accident; at an ordinary end both go at about the same time.
+			select {
+			case ws = <-sentry:
+			case <-time.After(goferGrace):
+				i.exit.Cause = "its file server was killed"
+				i.Kill()
+				ws = <-sentry
 			}
 		}
 	}
+	<-gofer
 	if ws.Signaled() {
 		i.exit.Signal = int(ws.Signal())
 	} else {
 		i.exit.Code = ws.ExitStatus()
 	}
 	close(i.done)
+}
+
+// goferGrace is how long a sentry may live on without its gofer.
+const goferGrace = 100 * time.Millisecond
+
+// wait waits for a child's end.
+func wait(pid int) (ws unix.WaitStatus) {
+	for {
+		if _, err := unix.Wait4(pid, &ws, 0, nil); err != unix.EINTR {
+			return ws
+		}
+	}
 }
 
 func (i *instance) Wait() driver.Exit {
@@ -112,6 +163,9 @@ func (i *instance) Destroy() error {
 	var errs []error
 	if err := unix.Close(i.pidfd); err != nil {
 		errs = append(errs, fmt.Errorf("close the sentry's pidfd: %w", err))
+	}
+	if i.goferfd >= 0 {
+		errs = append(errs, unix.Close(i.goferfd))
 	}
 	if i.memfile != nil {
 		errs = append(errs, i.memfile.Close())
