@@ -1,8 +1,8 @@
+// Go's runtime would keep files of the caller's control group open in every child:
+//go:debug containermaxprocs=0
+
 // Command msb-runner supervises one sandbox. It is started by msb and by programs that use the SDK, never by hand.
 package main
-
-// Go's runtime would keep files of the caller's control group open in every child.
-//go:debug containermaxprocs=0
 
 import (
 	"os"
