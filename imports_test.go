@@ -24,7 +24,7 @@ var layers = []struct {
 	{"cmd/msb-runner", []string{"internal/runner", "internal/driver/gvisor"}},
 	{"cmd/msb-agent", []string{"internal/agent"}},
 	// edges
-	{"internal/cli", []string{"internal/agentclient", "internal/agentproto", "internal/backend", "internal/config", "internal/doctor", "internal/version", "sandbox"}},
+	{"internal/cli", []string{"internal/agentclient", "internal/agentproto", "internal/atomicfile", "internal/backend", "internal/config", "internal/doctor", "internal/version", "sandbox"}},
 	{"internal/doctor", []string{"internal/cgroup", "internal/config", "sandbox"}},
 	// waist
 	{"internal/backend", []string{"sandbox"}},

@@ -27,7 +27,7 @@ func (a *app) help(c *cobra.Command) {
 		b.WriteByte('\n')
 	}
 	var sections []section
-	if !c.HasParent() {
+	if c.HasSubCommands() {
 		sections = commandSections(c)
 	}
 	if args := positionals(c); len(args) > 0 {
@@ -42,15 +42,15 @@ func (a *app) help(c *cobra.Command) {
 		s.write(&b, st)
 	}
 	writeLater(&b, st, c)
-	if !c.HasParent() {
-		b.WriteString("\nMore about a command: msb COMMAND --help\n")
+	if c.HasAvailableSubCommands() {
+		b.WriteString("\nMore about a command: " + c.CommandPath() + " COMMAND --help\n")
 	}
 	_, _ = a.out.WriteString(b.String())
 }
 
 func usageLine(c *cobra.Command) string {
-	if !c.HasParent() {
-		return "msb COMMAND [FLAGS]"
+	if c.HasAvailableSubCommands() && len(positionals(c)) == 0 {
+		return c.CommandPath() + " COMMAND [FLAGS]"
 	}
 	line := c.CommandPath() + " [FLAGS]"
 	for _, p := range positionals(c) {
@@ -83,6 +83,15 @@ func (s section) write(b *strings.Builder, st style) {
 }
 
 func commandSections(c *cobra.Command) []section {
+	if c.HasParent() {
+		s := section{heading: "Commands"}
+		for _, sub := range c.Commands() {
+			if !sub.Hidden {
+				s.rows = append(s.rows, [2]string{withAliases(sub, ", "), sub.Short})
+			}
+		}
+		return []section{s}
+	}
 	sections := make([]section, len(groups))
 	for i, g := range groups {
 		sections[i].heading = g

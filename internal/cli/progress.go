@@ -2,17 +2,22 @@ package cli
 
 import (
 	"fmt"
+	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/term"
 )
 
-// spinner is a line on a terminal that says what is going on. It shows only what takes a while.
+// spinner is a line on a terminal that says what is going on, with more lines below it if need be. It shows only what
+// takes a while.
 type spinner struct {
 	stop chan struct{}
 	done chan struct{}
 
-	mu   sync.Mutex
-	text string
+	mu    sync.Mutex
+	text  string
+	below func(rows, cols int) []string // at most so many lines, none longer; nil is none
 }
 
 // The times of a spinner.
@@ -42,27 +47,65 @@ func (s *spinner) say(text string) {
 	s.mu.Unlock()
 }
 
+// show has lines drawn below the text from now on; nil ends it.
+func (s *spinner) show(below func(rows, cols int) []string) {
+	if s == nil {
+		return
+	}
+	s.mu.Lock()
+	s.below = below
+	s.mu.Unlock()
+}
+
 func (s *spinner) run(a *app) {
 	defer close(s.done)
 	st := styleOf(a.err)
+	up := 0 // lines from the cursor to the text
 	wait := time.NewTimer(spinnerDelay)
 	defer wait.Stop()
 	for n := 0; ; n++ {
 		select {
 		case <-s.stop:
 			if n > 0 {
-				fmt.Fprint(a.err, "\r\x1b[K")
+				fmt.Fprint(a.err, home(up)+"\x1b[J")
 			}
 			return
 		case <-wait.C:
 		}
 		s.mu.Lock()
-		text := s.text
+		text, below := s.text, s.below
 		s.mu.Unlock()
+		height, width := a.errSize()
 		frames := []rune("⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏")
-		fmt.Fprintf(a.err, "\r\x1b[K   %s %s", st.green(string(frames[n%len(frames)])), oneLine(text))
+		var b strings.Builder
+		fmt.Fprintf(&b, "%s\x1b[K   %s %s", home(up), st.green(string(frames[n%len(frames)])), shorten(oneLine(text), max(width-6, 1)))
+		up = 0
+		if below != nil && height > 3 {
+			for _, line := range below(height-2, width-1) {
+				b.WriteString("\r\n\x1b[K" + line)
+				up++
+			}
+		}
+		b.WriteString("\x1b[J")
+		_, _ = a.err.WriteString(b.String())
 		wait.Reset(spinnerTick)
 	}
+}
+
+// home moves the cursor to the beginning of the line that is so many above it.
+func home(up int) string {
+	if up == 0 {
+		return "\r"
+	}
+	return fmt.Sprintf("\r\x1b[%dA", up)
+}
+
+// errSize is the size of the terminal that stderr is.
+func (a *app) errSize() (rows, cols int) {
+	if w, h, err := term.GetSize(int(a.err.Fd())); err == nil && w > 0 && h > 0 {
+		return h, w
+	}
+	return 24, 80
 }
 
 // settle takes the spinner away.
@@ -75,11 +118,20 @@ func (a *app) settle() {
 	a.spin = nil
 }
 
-// did prints that something was done to a sandbox (contract msb-0.6 §1.1).
+// did prints that something was done to a sandbox or an image (contract msb-0.6 §1.1).
 func (a *app) did(quiet bool, verb, name string) {
 	a.settle()
 	if quiet {
 		return
 	}
-	fmt.Fprintf(a.err, "   %s %-12s %s\n", styleOf(a.err).green("✓"), verb, name)
+	fmt.Fprintf(a.err, "   %s %-12s %s\n", styleOf(a.err).green("✓"), verb, oneLine(name))
+}
+
+// didNot prints that something was begun and has failed; the error follows.
+func (a *app) didNot(quiet bool, verb, name string) {
+	a.settle()
+	if quiet {
+		return
+	}
+	fmt.Fprintf(a.err, "   %s %-12s %s\n", styleOf(a.err).red("✗"), verb, oneLine(name))
 }

@@ -13,19 +13,20 @@ import (
 // The headings of msb's help, in order (contract msb-0.6 §1.1).
 const (
 	groupSandboxes    = "Sandboxes"
+	groupImages       = "Images"
+	groupStorage      = "Storage"
 	groupInstallation = "Installation"
 	groupOther        = "Other"
 )
 
-var groups = [...]string{groupSandboxes, groupInstallation, groupOther}
+var groups = [...]string{groupSandboxes, groupImages, groupStorage, groupInstallation, groupOther}
 
 // later are the commands of contract msb-0.6 §1.2 that are not there yet.
 var later = map[string]bool{
 	"context": true, "ctx": true, "create": true, "modify": true, "mod": true, "start": true, "restart": true, "ping": true, "touch": true,
-	"metrics": true, "copy": true, "cp": true, "logs": true, "image": true, "images": true, "pull": true, "load": true, "save": true,
-	"registry": true, "registries": true, "regs": true, "ssh": true, "volume": true, "vol": true, "volumes": true, "vols": true,
+	"metrics": true, "copy": true, "cp": true, "logs": true, "ssh": true, "volume": true, "vol": true, "volumes": true, "vols": true,
 	"snapshot": true, "snap": true, "snapshots": true, "snaps": true, "install": true, "uninstall": true, "update": true, "upgrade": true,
-	"downgrade": true, "self": true, "rmi": true,
+	"downgrade": true, "self": true,
 }
 
 func (a *app) root() *cobra.Command {
@@ -92,6 +93,15 @@ msb exec work -- ps aux`,
 		{groupSandboxes, a.removeCommand()},
 		{groupSandboxes, a.execCommand()},
 		{groupSandboxes, a.inspectCommand()},
+		{groupImages, a.imageCommand()},
+		{groupImages, a.pullCommand()},
+		{groupImages, a.loadCommand()},
+		{groupImages, a.saveCommand()},
+		{groupImages, a.registryCommand()},
+		{groupImages, a.imagesCommand()},
+		{groupImages, a.rmiCommand()},
+		{groupImages, a.registriesCommand()},
+		{groupStorage, a.systemCommand()},
 		{groupInstallation, a.doctorCommand()},
 		{groupInstallation, a.versionCommand()},
 		{groupOther, a.completionCommand()},

@@ -31,7 +31,7 @@ func treeOf(c *cobra.Command) treeNode {
 		n.title += " (aliases: " + strings.Join(c.Aliases, ", ") + ")"
 	}
 	for _, p := range positionals(c) {
-		n.below = append(n.below, treeNode{title: strings.Replace(p.name, "...]", "]", 1), help: p.help})
+		n.below = append(n.below, treeNode{title: strings.NewReplacer("...]", "]", "...>", ">").Replace(p.name), help: p.help})
 		if p.command() {
 			n.below[len(n.below)-1].title = p.name
 		}

@@ -1,0 +1,168 @@
+package backend
+
+import (
+	"context"
+	"io"
+	"time"
+)
+
+// Images is a backend that keeps images. References are what a person writes; each method knows names without a registry
+// or a tag. The kinds are those of the methods and, everywhere, InvalidArgument for what is no reference.
+type Images interface {
+	// PullImage gets an image from its registry, as far as it is not there yet. Kinds: ImageNotFound, ImagePullFailed,
+	// Cancelled, IO.
+	PullImage(ctx context.Context, ref string, opt PullOptions) (Image, error)
+	// ListImages returns the images that are there, newest first.
+	ListImages(ctx context.Context) ([]Image, error)
+	// InspectImage returns all that is known of an image. Kind: ImageNotFound.
+	InspectImage(ctx context.Context, ref string) (ImageDetail, error)
+	// RemoveImage removes a reference, and with the last one of an image the image. Kinds: ImageNotFound; ImageInUse,
+	// unless force is set.
+	RemoveImage(ctx context.Context, ref string, force bool) error
+	// PruneImages removes every image that no sandbox uses, and what was left of others.
+	PruneImages(ctx context.Context) (ImagePrune, error)
+}
+
+// ImageArchives is a backend that reads and writes images as tar archives.
+type ImageArchives interface {
+	// LoadImages reads a docker-archive or an OCI layout. The first image also gets the reference tag, unless that is "".
+	// Kinds: ImagePullFailed for what is no such archive, Cancelled, IO.
+	LoadImages(ctx context.Context, r io.Reader, tag string, progress func(PullEvent)) ([]Image, error)
+	// SaveImages writes images that are there. Nothing is written when one is missing. Kinds: ImageNotFound, IO.
+	SaveImages(ctx context.Context, w io.Writer, refs []string, format ArchiveFormat) error
+}
+
+// Registries is a backend that stores what registries know the user by.
+type Registries interface {
+	// Login asks the registry whether it takes the credentials, and stores them. Of opt, Insecure and CACerts count.
+	Login(ctx context.Context, host string, auth RegistryAuth, opt PullOptions) error
+	// Logout forgets what Login stored. Kind: InvalidArgument, when there is nothing.
+	Logout(ctx context.Context, host string) error
+	// Logins returns what is stored and what is configured, by host, without passwords.
+	Logins(ctx context.Context) ([]RegistryLogin, error)
+}
+
+// DiskUser is a backend that knows what it keeps on a disk.
+type DiskUser interface {
+	DiskUsage(ctx context.Context) ([]DiskUsage, error)
+}
+
+// PullOptions say how to get an image. The zero value asks the registry whether what is there is what it has.
+type PullOptions struct {
+	Force    bool     // get it all again
+	Insecure bool     // plain HTTP, or a certificate of anybody
+	CACerts  []string // PEM files with more certificate authorities
+	Platform string   // os/architecture[/variant]; "" is this machine's
+
+	// Progress is called with what is being done, from one goroutine at a time; nil is silence.
+	Progress func(PullEvent)
+}
+
+// PullPhase is a step of a pull. All but Waiting, Resolved and Writing are of one layer.
+type PullPhase string
+
+// The phases of a pull, in the order in which they come. Layers go through theirs independently.
+const (
+	PullWaiting     PullPhase = "waiting"     // for another process that makes the same image
+	PullResolved    PullPhase = "resolved"    // the manifest is known: Digest is its, Layers is set
+	PullDownloading PullPhase = "downloading" // Done of Total bytes
+	PullDownloaded  PullPhase = "downloaded"  // and verified
+	PullCached      PullPhase = "cached"      // it was there
+	PullUnpacking   PullPhase = "unpacking"   // Done of Total bytes, as they are packed
+	PullUnpacked    PullPhase = "unpacked"    // and verified
+	PullWriting     PullPhase = "writing"     // one image of all layers
+	PullDone        PullPhase = "done"        // Total is the image's bytes
+)
+
+// PullEvent is a step of a pull, a load, or of a root being made.
+type PullEvent struct {
+	Phase       PullPhase
+	Digest      string // of the layer's blob; of the manifest in PullResolved and PullDone
+	Layer       int    // counted from 0
+	Layers      int    // how many there are
+	Done, Total int64  // bytes; Total 0 is unknown
+}
+
+// Image is an image that is there.
+type Image struct {
+	Reference    string
+	Digest       string // of the manifest
+	OS           string
+	Architecture string
+	Layers       int
+	Size         int64     // of its layers as the registry has them, bytes
+	CreatedAt    time.Time // when it came here
+	UsedAt       time.Time
+	UsedBy       []string // sandboxes that run from it
+}
+
+// ImageDetail is all that is known of an image.
+type ImageDetail struct {
+	Image
+	ConfigDigest        string
+	Env                 []string
+	Cmd, Entrypoint     []string
+	WorkingDir, User    string
+	Labels              map[string]string
+	StopSignal          string
+	LayerList           []ImageLayer
+	ErofsSize           int64 // of the one file that all layers make here
+	ExtendedAttributes  int   // files that have some: they are kept for saving, and a sandbox does not see them
+	CompressedBlobsKept bool  // whether saving needs no packing
+}
+
+// ImageLayer is one layer of an image, lowest first.
+type ImageLayer struct {
+	Digest    string // of the blob
+	DiffID    string // of the tar in it
+	MediaType string
+	Size      int64 // of the blob
+	ErofsSize int64 // of its files' data in the image; 0 is unknown
+}
+
+// ImagePrune says what was removed.
+type ImagePrune struct {
+	References int
+	Manifests  int
+	Layers     int
+	Bytes      int64
+}
+
+// ArchiveFormat is a form of image archive (contract msb-0.6 §1.2).
+type ArchiveFormat string
+
+// The forms of image archives.
+const (
+	ArchiveDocker ArchiveFormat = "docker"
+	ArchiveOCI    ArchiveFormat = "oci"
+)
+
+// RegistryAuth is what a registry knows a user by. It does not print its password.
+type RegistryAuth struct {
+	Username string
+	Password Secret
+}
+
+// Secret is a string that is not printed.
+type Secret string
+
+// String hides it.
+func (Secret) String() string { return "[secret]" }
+
+// GoString hides it.
+func (Secret) GoString() string { return "[secret]" }
+
+// MarshalJSON hides it.
+func (Secret) MarshalJSON() ([]byte, error) { return []byte(`"[secret]"`), nil }
+
+// RegistryLogin is a registry that there are credentials for, and where they are from: "login" or "config.json".
+type RegistryLogin struct{ Host, Username, Source string }
+
+// DiskUsage is what one kind of thing takes.
+type DiskUsage struct {
+	Kind        string // "images", "sandboxes", …
+	Count       int
+	Active      int   // of them, those in use
+	Bytes       int64 // all together
+	Reclaimable int64 // of them, those that pruning would free
+}
