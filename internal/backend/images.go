@@ -9,7 +9,7 @@ import (
 // Images is a backend that keeps images. References are what a person writes; each method knows names without a registry
 // or a tag. The kinds are those of the methods and, everywhere, InvalidArgument for what is no reference.
 type Images interface {
-	// PullImage gets an image from its registry, as far as it is not there yet. Kinds: ImageNotFound, ImagePullFailed,
+	// PullImage gets an image from its registry; what is there of it is not got again. Kinds: ImageNotFound, ImagePullFailed,
 	// Cancelled, IO.
 	PullImage(ctx context.Context, ref string, opt PullOptions) (Image, error)
 	// ListImages returns the images that are there, newest first.
@@ -47,9 +47,9 @@ type DiskUser interface {
 	DiskUsage(ctx context.Context) ([]DiskUsage, error)
 }
 
-// PullOptions say how to get an image. The zero value asks the registry whether what is there is what it has.
+// PullOptions say how to get an image. The zero value gets what is not there.
 type PullOptions struct {
-	Force    bool     // get it all again
+	Refresh  bool     // ask the registry what the reference means now, also when the image is there
 	Insecure bool     // plain HTTP, or a certificate of anybody
 	CACerts  []string // PEM files with more certificate authorities
 	Platform string   // os/architecture[/variant]; "" is this machine's
@@ -58,29 +58,26 @@ type PullOptions struct {
 	Progress func(PullEvent)
 }
 
-// PullPhase is a step of a pull. All but Waiting, Resolved and Writing are of one layer.
+// PullPhase is a step of a pull.
 type PullPhase string
 
-// The phases of a pull, in the order in which they come. Layers go through theirs independently.
+// The phases of a pull, in the order in which they come.
 const (
-	PullWaiting     PullPhase = "waiting"     // for another process that makes the same image
-	PullResolved    PullPhase = "resolved"    // the manifest is known: Digest is its, Layers is set
-	PullDownloading PullPhase = "downloading" // Done of Total bytes
-	PullDownloaded  PullPhase = "downloaded"  // and verified
-	PullCached      PullPhase = "cached"      // it was there
-	PullUnpacking   PullPhase = "unpacking"   // Done of Total bytes, as they are packed
-	PullUnpacked    PullPhase = "unpacked"    // and verified
-	PullWriting     PullPhase = "writing"     // one image of all layers
-	PullDone        PullPhase = "done"        // Total is the image's bytes
+	PullResolving PullPhase = "resolving" // asking what the reference means
+	PullWaiting   PullPhase = "waiting"   // for another process that makes the same image
+	PullLayer     PullPhase = "layer"     // one layer comes, is verified and unpacked; at Done = Total it has been
+	PullWriting   PullPhase = "writing"   // one image of all layers
+	PullDone      PullPhase = "done"
 )
 
 // PullEvent is a step of a pull, a load, or of a root being made.
 type PullEvent struct {
 	Phase       PullPhase
-	Digest      string // of the layer's blob; of the manifest in PullResolved and PullDone
-	Layer       int    // counted from 0
-	Layers      int    // how many there are
-	Done, Total int64  // bytes; Total 0 is unknown
+	Digest      string // of the layer's blob; of the manifest in PullDone
+	Layer       int    // counted from 0, in PullLayer
+	Layers      int    // how many there are; 0 is unknown
+	Done, Total int64  // packed bytes of the layer
+	Cached      bool   // the layer, or in PullDone the image, was there
 }
 
 // Image is an image that is there.
@@ -90,25 +87,28 @@ type Image struct {
 	OS           string
 	Architecture string
 	Layers       int
-	Size         int64     // of its layers as the registry has them, bytes
+	Size         int64     // bytes that it takes on the disk
 	CreatedAt    time.Time // when it came here
-	UsedAt       time.Time
-	UsedBy       []string // sandboxes that run from it
 }
 
 // ImageDetail is all that is known of an image.
 type ImageDetail struct {
 	Image
-	ConfigDigest        string
-	Env                 []string
-	Cmd, Entrypoint     []string
-	WorkingDir, User    string
-	Labels              map[string]string
-	StopSignal          string
-	LayerList           []ImageLayer
-	ErofsSize           int64 // of the one file that all layers make here
-	ExtendedAttributes  int   // files that have some: they are kept for saving, and a sandbox does not see them
-	CompressedBlobsKept bool  // whether saving needs no packing
+	Config    ImageConfig
+	LayerList []ImageLayer
+	// XattrFiles counts the files with extended attributes, mostly capabilities. They are kept for SaveImages; a sandbox
+	// does not see them.
+	XattrFiles int
+}
+
+// ImageConfig is what an image says about the processes that run in it, in the words of OCI.
+type ImageConfig struct {
+	Digest           string
+	Env              []string
+	Cmd, Entrypoint  []string
+	WorkingDir, User string
+	Labels           map[string]string
+	StopSignal       string
 }
 
 // ImageLayer is one layer of an image, lowest first.
@@ -117,14 +117,13 @@ type ImageLayer struct {
 	DiffID    string // of the tar in it
 	MediaType string
 	Size      int64 // of the blob
-	ErofsSize int64 // of its files' data in the image; 0 is unknown
+	ErofsSize int64 // of those of its files' data that show in the image
 }
 
 // ImagePrune says what was removed.
 type ImagePrune struct {
 	References int
-	Manifests  int
-	Layers     int
+	Images     int
 	Bytes      int64
 }
 
@@ -160,9 +159,8 @@ type RegistryLogin struct{ Host, Username, Source string }
 
 // DiskUsage is what one kind of thing takes.
 type DiskUsage struct {
-	Kind        string // "images", "sandboxes", …
-	Count       int
-	Active      int   // of them, those in use
-	Bytes       int64 // all together
-	Reclaimable int64 // of them, those that pruning would free
+	Kind        string // "images", "layers", …
+	Count       int    // of files
+	Bytes       int64  // all together
+	Reclaimable int64  // of them, those that pruning would free
 }

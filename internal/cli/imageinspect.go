@@ -37,23 +37,18 @@ func (a *app) imageInspectCommand() *cobra.Command {
 	return c
 }
 
-// imageDetailJSON has the keys of contract msb-0.6 §1.3, and last_used_at, used_by and what a sandbox has of it of our own.
+// imageDetailJSON has the keys of contract msb-0.6 §1.3, and files_with_xattrs of our own.
 func imageDetailJSON(i backend.ImageDetail) any {
 	m := imageJSON(i.Image).(map[string]any)
-	m["config"] = map[string]any{"digest": i.ConfigDigest, "env": orNone(i.Env), "cmd": orNone(i.Cmd), "entrypoint": orNone(i.Entrypoint),
-		"working_dir": orNull(i.WorkingDir), "user": orNull(i.User), "labels": orNoneMap(i.Labels), "stop_signal": orNull(i.StopSignal)}
+	c := i.Config
+	m["config"] = map[string]any{"digest": c.Digest, "env": orNone(c.Env), "cmd": orNone(c.Cmd), "entrypoint": orNone(c.Entrypoint),
+		"working_dir": orNull(c.WorkingDir), "user": orNull(c.User), "labels": orNoneMap(c.Labels), "stop_signal": orNull(c.StopSignal)}
 	layers := []any{}
 	for n, l := range i.LayerList {
-		layer := map[string]any{"position": n, "blob_digest": l.Digest, "diff_id": l.DiffID, "media_type": l.MediaType,
-			"compressed_size_bytes": l.Size, "erofs_size_bytes": nil}
-		if l.ErofsSize > 0 {
-			layer["erofs_size_bytes"] = l.ErofsSize
-		}
-		layers = append(layers, layer)
+		layers = append(layers, map[string]any{"position": n, "blob_digest": l.Digest, "diff_id": l.DiffID, "media_type": l.MediaType,
+			"compressed_size_bytes": l.Size, "erofs_size_bytes": l.ErofsSize})
 	}
-	m["layers"] = layers
-	m["last_used_at"], m["used_by"] = timestamp(i.UsedAt), orNone(i.UsedBy)
-	m["erofs_size_bytes"], m["files_with_xattrs"], m["blobs_kept"] = i.ErofsSize, i.ExtendedAttributes, i.CompressedBlobsKept
+	m["layers"], m["files_with_xattrs"] = layers, i.XattrFiles
 	return m
 }
 
@@ -85,29 +80,25 @@ func imageText(i backend.ImageDetail, st style) string {
 	line("Reference", "%s", i.Reference)
 	line("Digest", "%s", i.Digest)
 	line("Platform", "%s/%s", i.OS, i.Architecture)
-	line("Size", "%s packed, %s here", bytesText(i.Size), bytesText(i.ErofsSize))
-	line("Entrypoint", "%s", quoteWords(i.Entrypoint))
-	line("Command", "%s", quoteWords(i.Cmd))
-	line("Workdir", "%s", i.WorkingDir)
-	line("User", "%s", i.User)
-	line("Stop signal", "%s", i.StopSignal)
-	for _, e := range i.Env {
+	line("Size", "%s", bytesText(i.Size))
+	c := i.Config
+	line("Entrypoint", "%s", quoteWords(c.Entrypoint))
+	line("Command", "%s", quoteWords(c.Cmd))
+	line("Workdir", "%s", c.WorkingDir)
+	line("User", "%s", c.User)
+	line("Stop signal", "%s", c.StopSignal)
+	for _, e := range c.Env {
 		line("Env", "%s", e)
 	}
-	for _, k := range slices.Sorted(maps.Keys(i.Labels)) {
-		line("Label", "%s=%s", k, i.Labels[k])
+	for _, k := range slices.Sorted(maps.Keys(c.Labels)) {
+		line("Label", "%s=%s", k, c.Labels[k])
 	}
 	for n, l := range i.LayerList {
 		line("Layer", "%d  %s  %s", n+1, shortDigest(l.Digest), bytesText(l.Size))
 	}
-	if n := i.ExtendedAttributes; n > 0 {
-		line("Note", "the extended attributes of %s (capabilities, mostly) are kept for msb save, and sandboxes run without them", count(n, "file"))
-	}
-	if !i.CompressedBlobsKept {
-		line("Note", "the layers as they were downloaded are not kept: msb save packs them anew")
+	if n := i.XattrFiles; n > 0 {
+		line("Note", "%s with extended attributes, such as capabilities: msb save keeps them, and sandboxes do not have them", count(n, "file"))
 	}
 	line("Created", "%s", date(i.CreatedAt))
-	line("Last used", "%s", date(i.UsedAt))
-	line("Used by", "%s", strings.Join(i.UsedBy, ", "))
 	return b.String()
 }

@@ -45,7 +45,7 @@ func (a *app) imagePruneCommand() *cobra.Command {
 				a.settle()
 				return printJSON(a.out, pruneJSON(p))
 			}
-			a.did(quiet, "Pruned", fmt.Sprintf("%s of %s, %s; %s freed", count(p.References, "reference"), count(p.Manifests, "image"), count(p.Layers, "layer"), bytesText(p.Bytes)))
+			a.did(quiet, "Pruned", fmt.Sprintf("%s, %s freed", count(p.Images, "image"), bytesText(p.Bytes)))
 			return nil
 		})
 	}
@@ -53,9 +53,9 @@ func (a *app) imagePruneCommand() *cobra.Command {
 }
 
 // pruneJSON has the fields of the SDK's ImagePruneReport (contract msb-0.6 Appendix A); those of artifacts that do not exist
-// here are 0.
+// here, layers on their own among them, are 0.
 func pruneJSON(p backend.ImagePrune) any {
-	return map[string]any{"image_refs_removed": p.References, "manifests_removed": p.Manifests, "layers_removed": p.Layers,
+	return map[string]any{"image_refs_removed": p.References, "manifests_removed": p.Images, "layers_removed": 0,
 		"fsmeta_removed": 0, "vmdk_removed": 0, "bytes_reclaimed": p.Bytes}
 }
 

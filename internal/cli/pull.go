@@ -16,12 +16,12 @@ func (a *app) pullCommand() *cobra.Command {
 		materialize string
 	)
 	c := a.command(&cobra.Command{Use: "pull", Short: "Get an image from its registry",
-		Long: `Asks the registry what the reference means now and gets what is not here yet. What was got is checked against its digests
-and becomes one read-only file, which all sandboxes of the image share.`,
-		Example: "msb pull python:3.12\nmsb pull --insecure registry.local:5000/tools\nmsb pull --platform linux/arm64 alpine"},
+		Long: `What is got is checked against its digests and becomes one read-only file, which all sandboxes of the image share. Layers
+that came whole are kept when a pull fails, and the next one goes on with them.`,
+		Example: "msb pull python:3.12\nmsb pull --force python\nmsb pull --insecure registry.local:5000/tools\nmsb pull --platform linux/arm64 alpine"},
 		positional{"<REFERENCE>", "Image to get, e.g. python, ubuntu:24.04 or ghcr.io/owner/name"})
 	f := flagsOf(c, false)
-	f.toggle("f", "force", "Get all of it again, also what is here", &opt.Force)
+	f.toggle("f", "force", "Ask the registry also for an image that is here: it may have a newer one", &opt.Refresh)
 	f.value("", "platform", "OS/ARCH[/VARIANT]", "Get it for this platform (default this machine's)", setString(&opt.Platform))
 	f.group("Registry")
 	declareRegistry(f, &opt)
@@ -39,11 +39,17 @@ and becomes one read-only file, which all sandboxes of the image share.`,
 		}
 		return a.interruptible(c, func(ctx context.Context) error {
 			a.spinFor(quiet, "Pulling "+args[0])
-			opt.Progress = a.viewPull(quiet, args[0])
+			view := a.viewPull(quiet, args[0])
+			asked := false
+			opt.Progress = func(e backend.PullEvent) { asked = true; view(e) }
 			i, err := b.PullImage(ctx, args[0], opt)
 			switch {
 			case err == nil:
-				a.did(quiet, "Pulled", i.Reference+" ("+shortDigest(i.Digest)+", "+bytesText(i.Size)+")")
+				note := shortDigest(i.Digest) + ", " + bytesText(i.Size)
+				if !asked {
+					note = "was here; to ask the registry again, add --force"
+				}
+				a.did(quiet, "Pulled", i.Reference+" ("+note+")")
 			case ctx.Err() == nil:
 				a.didNot(quiet, "Pulling", args[0])
 			}

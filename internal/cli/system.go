@@ -29,11 +29,11 @@ func (a *app) diskUsageCommand() *cobra.Command {
 		}
 		if format == "json" {
 			return printJSON(a.out, each(usage, func(u backend.DiskUsage) any {
-				return map[string]any{"type": u.Kind, "count": u.Count, "active": u.Active, "size_bytes": u.Bytes, "reclaimable_bytes": u.Reclaimable}
+				return map[string]any{"type": u.Kind, "count": u.Count, "size_bytes": u.Bytes, "reclaimable_bytes": u.Reclaimable}
 			}))
 		}
-		return printTable(a.out, []string{"TYPE", "COUNT", "ACTIVE", "SIZE", "RECLAIMABLE"}, each(usage, func(u backend.DiskUsage) []string {
-			return []string{u.Kind, strconv.Itoa(u.Count), strconv.Itoa(u.Active), bytesText(u.Bytes), bytesText(u.Reclaimable)}
+		return printTable(a.out, []string{"TYPE", "COUNT", "SIZE", "RECLAIMABLE"}, each(usage, func(u backend.DiskUsage) []string {
+			return []string{u.Kind, strconv.Itoa(u.Count), bytesText(u.Bytes), bytesText(u.Reclaimable)}
 		}))
 	}
 	return c
