@@ -19,6 +19,7 @@ import (
 	"io/fs"
 	"math"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -48,9 +49,10 @@ var (
 // that was below it; a directory added over a directory changes its attributes and keeps its entries.
 // Parents that were never added are directories of root with mode 0755 and the time zero.
 type Writer struct {
-	out    output
-	root   *inode
-	closed bool
+	out       output
+	root      *inode
+	closed    bool
+	reserving sync.Mutex // guards out while Streams reserve their places
 }
 
 // NewWriter returns a Writer whose image goes to out, which must be empty. Nothing is ever read back.
@@ -271,7 +273,12 @@ type output struct {
 	err error
 }
 
-const bufSize = 1 << 20
+const (
+	bufSize  = 1 << 20
+	maxImage = math.MaxUint32 * blockSize
+)
+
+var errTooLarge = errors.New("an image cannot be larger than 16 TiB")
 
 // pos returns where the next byte goes.
 func (o *output) pos() int64 { return o.off + int64(len(o.buf)) }
@@ -282,8 +289,8 @@ func (o *output) block() (uint32, error) {
 		return 0, err
 	}
 	addr := o.pos() / blockSize
-	if addr >= math.MaxUint32 {
-		return 0, errors.New("an image cannot be larger than 16 TiB")
+	if o.pos() >= maxImage {
+		return 0, errTooLarge
 	}
 	return uint32(addr), nil
 }
