@@ -11,8 +11,6 @@ import (
 	"log/slog"
 	"os"
 	"runtime/debug"
-	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
@@ -38,7 +36,7 @@ func Main(d driver.Driver) int {
 		_ = words.Encode(launch.Word{Failure: launch.FailureOf(err)})
 		return 1
 	}
-	s := &supervisor{born: processStart(), cfg: cfg, driver: d, words: words, log: logger(cfg), ending: make(chan sandbox.End, 8), gone: make(chan struct{})}
+	s := &supervisor{cfg: cfg, driver: d, words: words, log: logger(cfg), ending: make(chan sandbox.End, 8), gone: make(chan struct{})}
 	return s.run()
 }
 
@@ -86,28 +84,6 @@ func logger(cfg launch.Config) *slog.Logger {
 		level = slog.LevelWarn
 	}
 	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
-}
-
-// processStart is when this process was started: what came before main counts as ours, too.
-func processStart() time.Time {
-	now := time.Now()
-	b, err := os.ReadFile("/proc/self/stat")
-	if err != nil {
-		return now
-	}
-	var up unix.Timespec
-	if unix.ClockGettime(unix.CLOCK_BOOTTIME, &up) != nil {
-		return now
-	}
-	f := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))
-	if len(f) < 20 {
-		return now
-	}
-	ticks, err := strconv.ParseInt(f[19], 10, 64)
-	if err != nil {
-		return now
-	}
-	return now.Add(-time.Duration(up.Nano() - ticks*int64(10*time.Millisecond)))
 }
 
 // end makes an End of now.

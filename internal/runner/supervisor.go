@@ -44,7 +44,6 @@ type supervisor struct {
 	dir     *os.File // the run directory, held so that its path's length does not matter
 	inst    driver.Instance
 	limits  *limits
-	born    time.Time
 	gateway *netstack.Gateway
 	relay   *relay
 	listen  *net.UnixListener
@@ -104,10 +103,11 @@ func (s *supervisor) watchOwner() {
 
 // mark logs how far the start is, for finding out where the time goes (--log-level debug).
 func (s *supervisor) mark(step string) {
-	s.log.Debug("start", "step", step, "after", time.Since(s.born).Round(time.Microsecond))
+	s.log.Debug("start", "step", step, "after", time.Since(s.cfg.SpawnedAt).Round(time.Microsecond))
 }
 
 func (s *supervisor) start(ctx context.Context) error {
+	s.mark("main")
 	spec := s.cfg.Info.Spec
 	var err error
 	if s.dir, err = os.Open(s.cfg.RunDir); err != nil {

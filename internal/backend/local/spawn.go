@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -51,7 +52,7 @@ func (b *Backend) spawn(dir *state.Dir, cfg launch.Config) (_ *child, err error)
 		}
 		return f
 	}
-	cfg.UserNS = !privileged()
+	cfg.UserNS, cfg.SpawnedAt = !privileged(), time.Now()
 	config, err := configFile(cfg)
 	if keep(config, err); err != nil {
 		return nil, err

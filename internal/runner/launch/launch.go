@@ -43,16 +43,17 @@ type Running struct {
 
 // Config is all that a runner needs to know. Secrets may be in it: it travels on a file descriptor only.
 type Config struct {
-	Info     sandbox.Info
-	RunDir   string // absolute
-	Home     string // MSB_HOME
-	Root     Root
-	Agent    string // EROFS file with the guest agent
-	Startup  []string
-	Attached bool
-	Group    string // name of the control group, where one can be had
-	UserNS   bool   // the runner is root of a user namespace of its own
-	LogLevel string
+	Info      sandbox.Info
+	RunDir    string // absolute
+	Home      string // MSB_HOME
+	Root      Root
+	Agent     string // EROFS file with the guest agent
+	Startup   []string
+	Attached  bool
+	SpawnedAt time.Time // when the creator started the runner, for the log of where the time of a start goes
+	Group     string    // name of the control group, where one can be had
+	UserNS    bool      // the runner is root of a user namespace of its own
+	LogLevel  string
 }
 
 // Root is the sandbox's root file system as the image part prepared it.
