@@ -22,11 +22,24 @@ type Spec struct {
 	SecurityProfile   string            `json:"security_profile"`   // default | restricted
 	DeploymentProfile string            `json:"deployment_profile"` // single_tenant | multi_tenant
 	Lifecycle         Lifecycle         `json:"lifecycle"`
+	ManifestDigest    string            `json:"manifest_digest,omitempty"` // of the image that it runs; the backend's to say
 }
 
 // Image says where the root file system comes from. Exactly one field is set.
 type Image struct {
-	OCI *OCIImage `json:"Oci,omitempty"`
+	OCI  *OCIImage  `json:"Oci,omitempty"`
+	Bind *BindImage `json:"Bind,omitempty"`
+}
+
+// String is what a person calls it.
+func (i Image) String() string {
+	switch {
+	case i.OCI != nil:
+		return i.OCI.Reference
+	case i.Bind != nil:
+		return i.Bind.Path
+	}
+	return ""
 }
 
 // HostImage is the reference of the built-in image made of this machine's own /usr.
@@ -36,6 +49,11 @@ const HostImage = "host"
 type OCIImage struct {
 	Reference string   `json:"reference"`
 	RootDisk  RootDisk `json:"root_disk"`
+}
+
+// BindImage is a directory of the backend's machine, or a tar of one: the sandbox sees it as it was at the start.
+type BindImage struct {
+	Path string `json:"path"` // absolute
 }
 
 // RootDisk is the writable layer: kind "managed" (kept on the host) or "tmpfs" (in the sandbox's memory).

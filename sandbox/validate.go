@@ -44,6 +44,9 @@ func (s Spec) Validate() error {
 }
 
 func (i Image) validate() error {
+	if i.Bind != nil {
+		return i.Bind.validate(i.OCI != nil)
+	}
 	switch {
 	case i.OCI == nil || i.OCI.Reference == "":
 		return invalid("the built-in image is called "+HostImage, "no image is given")
@@ -51,6 +54,18 @@ func (i Image) validate() error {
 		return invalid("", "image reference %q is not one", clip(i.OCI.Reference))
 	}
 	return oneOf("root disk", i.OCI.RootDisk.Kind, RootDiskManaged, RootDiskTmpfs)
+}
+
+func (b BindImage) validate(both bool) error {
+	switch {
+	case both:
+		return invalid("", "the image is a reference or a path, not both")
+	case !path.IsAbs(b.Path) || path.Clean(b.Path) != b.Path:
+		return invalid("", "the image's path %q is not absolute and clean", clip(b.Path))
+	case len(b.Path) > MaxPathLen || hasControl(b.Path):
+		return invalid("", "the image's path %q is not one", clip(b.Path))
+	}
+	return nil
 }
 
 func (r Resources) validate() error {
