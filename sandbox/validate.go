@@ -187,14 +187,22 @@ func (s Spec) validateLabels() error {
 		return invalid("", "%d labels are more than %d", len(s.Labels), MaxLabels)
 	}
 	for k, v := range s.Labels {
-		for _, p := range reservedLabels {
-			if strings.HasPrefix(k, p) {
-				return invalid("choose another name", "label %q is reserved: names that begin with %q are microsandbox's own", clip(k), p)
-			}
+		if err := ValidateLabel(k, v); err != nil {
+			return err
 		}
-		if k == "" || len(k)+len(v) > MaxLabelBytes || hasControl(k) || hasControl(v) {
-			return invalid("", "label %q is empty, longer than %d bytes or has control characters", clip(k), MaxLabelBytes)
+	}
+	return nil
+}
+
+// ValidateLabel checks one label.
+func ValidateLabel(key, value string) error {
+	for _, p := range reservedLabels {
+		if strings.HasPrefix(key, p) {
+			return invalid("choose another name", "label %q is reserved: names that begin with %q are microsandbox's own", clip(key), p)
 		}
+	}
+	if key == "" || len(key)+len(value) > MaxLabelBytes || hasControl(key) || hasControl(value) {
+		return invalid("", "label %q is empty, longer than %d bytes or has control characters", clip(key), MaxLabelBytes)
 	}
 	return nil
 }

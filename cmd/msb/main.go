@@ -17,12 +17,12 @@ func main() {
 }
 
 // open returns the backend of this machine.
-func open(use cli.Use) (backend.Backend, error) {
+func open(use cli.Use, warn func(string, ...string)) (backend.Backend, error) {
 	home, err := config.Home()
 	if err != nil {
 		return nil, err
 	}
-	cfg := local.Config{Home: home}
+	cfg := local.Config{Home: home, Settings: func() (config.File, error) { return config.Load(home) }, Warn: warn}
 	if use == cli.UseCreate {
 		if cfg.Runner, err = config.FindBinary(config.Runner, home); err != nil {
 			return nil, err

@@ -35,8 +35,9 @@ type CreateRequest struct {
 	Spec sandbox.Spec
 	// Attached sandboxes end with the process that created them.
 	Attached bool
-	// Startup is run in the guest once it is ready (msb run -d); its end ends the sandbox. Empty: nothing is run.
-	Startup []string
+	// Startup has the command of Spec, which the image may have completed, run in the guest once it is ready (msb run -d); its
+	// end ends the sandbox. Where there is no command, and of the image host none that was not asked for, nothing is run.
+	Startup bool
 	// Progress is called with what is being done, from one goroutine at a time; nil is silence.
 	Progress func(Event)
 }
@@ -45,6 +46,7 @@ type CreateRequest struct {
 type Event struct {
 	Step string // "image", "boot"
 	Text string
+	Pull *PullEvent // how far the image is; nil otherwise
 }
 
 // StopOptions bound a stop. The zero value asks politely and kills after 10 s (contract msb-0.6 §2.1).

@@ -58,37 +58,43 @@ type PullOptions struct {
 	Progress func(PullEvent)
 }
 
-// PullPhase is a step of a pull.
+// PullPhase is a step of a pull. Waiting, resolved, writing and done are of the image, the others of one layer.
 type PullPhase string
 
-// The phases of a pull, in the order in which they come.
+// The phases of a pull, in the order in which they come. Layers go through theirs independently.
 const (
-	PullResolving PullPhase = "resolving" // asking what the reference means
-	PullWaiting   PullPhase = "waiting"   // for another process that makes the same image
-	PullLayer     PullPhase = "layer"     // one layer comes, is verified and unpacked; at Done = Total it has been
-	PullWriting   PullPhase = "writing"   // one image of all layers
-	PullDone      PullPhase = "done"
+	PullWaiting     PullPhase = "waiting"     // for another process that makes the same image
+	PullResolved    PullPhase = "resolved"    // the manifest is known: Digest is its, Layers is set
+	PullDownloading PullPhase = "downloading" // Done of Total bytes
+	PullDownloaded  PullPhase = "downloaded"  // and verified
+	PullCached      PullPhase = "cached"      // it was there
+	PullUnpacking   PullPhase = "unpacking"   // Done of Total bytes, as they are packed
+	PullUnpacked    PullPhase = "unpacked"    // and verified
+	PullWriting     PullPhase = "writing"     // one image of all layers
+	PullDone        PullPhase = "done"        // Total is the image's bytes
 )
 
 // PullEvent is a step of a pull, a load, or of a root being made.
 type PullEvent struct {
 	Phase       PullPhase
-	Digest      string // of the layer's blob; of the manifest in PullDone
-	Layer       int    // counted from 0, in PullLayer
-	Layers      int    // how many there are; 0 is unknown
-	Done, Total int64  // packed bytes of the layer
-	Cached      bool   // the layer, or in PullDone the image, was there
+	Digest      string // of the layer's blob; of the manifest in PullResolved and PullDone
+	Layer       int    // counted from 0
+	Layers      int    // how many there are
+	Done, Total int64  // bytes; Total 0 is unknown
 }
 
 // Image is an image that is there.
 type Image struct {
-	Reference    string
+	Reference    string // whole: registry/repository:tag or @digest
+	Short        string // as a person writes it
 	Digest       string // of the manifest
 	OS           string
 	Architecture string
 	Layers       int
-	Size         int64     // bytes that it takes on the disk
+	Size         int64     // of its layers as the registry has them, bytes
+	Disk         int64     // bytes that it takes on the disk, without its packed layers
 	CreatedAt    time.Time // when it came here
+	UsedAt       time.Time // give or take ten minutes
 }
 
 // ImageDetail is all that is known of an image.
@@ -99,6 +105,7 @@ type ImageDetail struct {
 	// XattrFiles counts the files with extended attributes, mostly capabilities. They are kept for SaveImages; a sandbox
 	// does not see them.
 	XattrFiles int
+	BlobsKept  bool // its packed layers are there, so that SaveImages need not pack them
 }
 
 // ImageConfig is what an image says about the processes that run in it, in the words of OCI.
@@ -124,6 +131,7 @@ type ImageLayer struct {
 type ImagePrune struct {
 	References int
 	Images     int
+	Layers     int // packed ones
 	Bytes      int64
 }
 

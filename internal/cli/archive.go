@@ -52,7 +52,7 @@ func (a *app) loadCommand() *cobra.Command {
 				return err
 			}
 			for _, i := range images {
-				a.did(quiet, "Loaded", i.Reference)
+				a.did(quiet, "Loaded", i.Short)
 			}
 			return nil
 		})

@@ -17,7 +17,7 @@ func BenchmarkDispatch(b *testing.B) {
 	}
 	defer null.Close()
 	enough := errors.New("enough")
-	env := Env{Stdin: null, Stdout: null, Stderr: null, Backend: func(Use) (backend.Backend, error) { return nil, enough }}
+	env := Env{Stdin: null, Stdout: null, Stderr: null, Backend: func(Use, func(string, ...string)) (backend.Backend, error) { return nil, enough }}
 	for b.Loop() {
 		if code := Main(env, []string{"run", "-m", "256M", "-e", "A=1", "host", "--", "true"}); code != exitError {
 			b.Fatal(code)

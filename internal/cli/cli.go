@@ -19,8 +19,9 @@ import (
 
 // Env is what msb is given by its surroundings. The zero value of each stream is the process's own.
 type Env struct {
-	// Backend says where sandboxes live. It is called at most once, and only by commands that need one.
-	Backend               func(Use) (backend.Backend, error)
+	// Backend says where sandboxes live. It is called at most once, and only by commands that need one. Warn prints a warning
+	// and what follows from it, one line each.
+	Backend               func(use Use, warn func(message string, lines ...string)) (backend.Backend, error)
 	Stdin, Stdout, Stderr *os.File
 }
 
@@ -67,7 +68,7 @@ func Main(env Env, args []string) int {
 
 // backend returns the backend and notes who asked.
 func (a *app) backend(use Use) (backend.Backend, error) {
-	b, err := a.env.Backend(use)
+	b, err := a.env.Backend(use, a.warn)
 	if err != nil {
 		a.log.Debug("no backend", "err", err)
 	}

@@ -106,7 +106,7 @@ func (a *app) imageListCommand() *cobra.Command {
 			return nil
 		}
 		return printTable(a.out, []string{"REFERENCE", "DIGEST", "PLATFORM", "SIZE", "CREATED"}, each(images, func(i backend.Image) []string {
-			return []string{i.Reference, shortDigest(i.Digest), i.OS + "/" + i.Architecture, bytesText(i.Size), date(i.CreatedAt)}
+			return []string{i.Short, shortDigest(i.Digest), i.OS + "/" + i.Architecture, bytesText(i.Size), date(i.CreatedAt)}
 		}))
 	}
 	return c

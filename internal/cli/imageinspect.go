@@ -37,7 +37,7 @@ func (a *app) imageInspectCommand() *cobra.Command {
 	return c
 }
 
-// imageDetailJSON has the keys of contract msb-0.6 §1.3, and files_with_xattrs of our own.
+// imageDetailJSON has the keys of contract msb-0.6 §1.3, and files_with_xattrs and last_used_at of our own.
 func imageDetailJSON(i backend.ImageDetail) any {
 	m := imageJSON(i.Image).(map[string]any)
 	c := i.Config
@@ -48,7 +48,7 @@ func imageDetailJSON(i backend.ImageDetail) any {
 		layers = append(layers, map[string]any{"position": n, "blob_digest": l.Digest, "diff_id": l.DiffID, "media_type": l.MediaType,
 			"compressed_size_bytes": l.Size, "erofs_size_bytes": l.ErofsSize})
 	}
-	m["layers"], m["files_with_xattrs"] = layers, i.XattrFiles
+	m["layers"], m["files_with_xattrs"], m["last_used_at"] = layers, i.XattrFiles, timestamp(i.UsedAt)
 	return m
 }
 
@@ -80,7 +80,7 @@ func imageText(i backend.ImageDetail, st style) string {
 	line("Reference", "%s", i.Reference)
 	line("Digest", "%s", i.Digest)
 	line("Platform", "%s/%s", i.OS, i.Architecture)
-	line("Size", "%s", bytesText(i.Size))
+	line("Size", "%s packed, %s here", bytesText(i.Size), bytesText(i.Disk))
 	c := i.Config
 	line("Entrypoint", "%s", quoteWords(c.Entrypoint))
 	line("Command", "%s", quoteWords(c.Cmd))
@@ -99,6 +99,10 @@ func imageText(i backend.ImageDetail, st style) string {
 	if n := i.XattrFiles; n > 0 {
 		line("Note", "%s with extended attributes, such as capabilities: msb save keeps them, and sandboxes do not have them", count(n, "file"))
 	}
+	if !i.BlobsKept {
+		line("Note", "its layers as they were downloaded are not kept: msb save packs them anew")
+	}
 	line("Created", "%s", date(i.CreatedAt))
+	line("Last used", "%s", date(i.UsedAt))
 	return b.String()
 }

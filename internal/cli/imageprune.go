@@ -53,9 +53,9 @@ func (a *app) imagePruneCommand() *cobra.Command {
 }
 
 // pruneJSON has the fields of the SDK's ImagePruneReport (contract msb-0.6 Appendix A); those of artifacts that do not exist
-// here, layers on their own among them, are 0.
+// here are 0.
 func pruneJSON(p backend.ImagePrune) any {
-	return map[string]any{"image_refs_removed": p.References, "manifests_removed": p.Images, "layers_removed": 0,
+	return map[string]any{"image_refs_removed": p.References, "manifests_removed": p.Images, "layers_removed": p.Layers,
 		"fsmeta_removed": 0, "vmdk_removed": 0, "bytes_reclaimed": p.Bytes}
 }
 

@@ -99,9 +99,4 @@ func listJSON(i sandbox.Info) any {
 	return map[string]any{"name": i.Ref.Name, "image": imageOf(i.Spec), "status": i.Status.Title(), "created_at": timestamp(i.CreatedAt)}
 }
 
-func imageOf(s sandbox.Spec) string {
-	if s.Image.OCI == nil {
-		return ""
-	}
-	return s.Image.OCI.Reference
-}
+func imageOf(s sandbox.Spec) string { return s.Image.String() }

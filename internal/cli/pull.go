@@ -49,7 +49,7 @@ that came whole are kept when a pull fails, and the next one goes on with them.`
 				if !asked {
 					note = "was here; to ask the registry again, add --force"
 				}
-				a.did(quiet, "Pulled", i.Reference+" ("+note+")")
+				a.did(quiet, "Pulled", i.Short+" ("+note+")")
 			case ctx.Err() == nil:
 				a.didNot(quiet, "Pulling", args[0])
 			}

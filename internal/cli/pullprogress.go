@@ -16,12 +16,14 @@ type pullView struct {
 
 	mu     sync.Mutex
 	layers []layerView
-	seen   map[backend.PullPhase]bool // the phases that there have been
+	notes  map[backend.PullPhase]bool // the phases of the whole image that there have been
 }
 
 // layerView is what is known of one layer.
 type layerView struct {
-	backend.PullEvent // the last one; the zero value is none yet
+	digest      string
+	phase       backend.PullPhase
+	done, total int64
 
 	sampled time.Time // when rate was taken, of what was done then
 	then    int64
@@ -33,7 +35,7 @@ func (a *app) viewPull(quiet bool, name string) func(backend.PullEvent) {
 	if quiet {
 		return func(backend.PullEvent) {}
 	}
-	return (&pullView{a: a, name: name, seen: map[backend.PullPhase]bool{}}).event
+	return (&pullView{a: a, name: name, notes: map[backend.PullPhase]bool{}}).event
 }
 
 func (v *pullView) event(e backend.PullEvent) {
@@ -43,18 +45,23 @@ func (v *pullView) event(e backend.PullEvent) {
 		v.layers = append(v.layers, make([]layerView, e.Layers-len(v.layers))...)
 	}
 	spin := v.a.spin
-	if e.Phase == backend.PullLayer && e.Layer >= 0 && e.Layer < len(v.layers) {
-		l := &v.layers[e.Layer]
-		before := l.words()
-		l.update(e, time.Now())
-		if spin == nil && before != l.words() {
-			v.line(fmt.Sprintf("Layer %d/%d", e.Layer+1, len(v.layers)), shortDigest(e.Digest)+" "+l.words())
+	switch e.Phase {
+	case backend.PullDownloading, backend.PullDownloaded, backend.PullCached, backend.PullUnpacking, backend.PullUnpacked:
+		if e.Layer < 0 || e.Layer >= len(v.layers) {
+			return
 		}
+		l := &v.layers[e.Layer]
+		before := l.phase
+		l.update(e, time.Now())
+		if spin == nil && before != e.Phase {
+			v.line(fmt.Sprintf("layer %d/%d", e.Layer+1, len(v.layers)), shortDigest(e.Digest)+" "+l.words())
+		}
+	default:
+		if first := !v.notes[e.Phase]; first && spin == nil {
+			v.note(e)
+		}
+		v.notes[e.Phase] = true
 	}
-	if first := !v.seen[e.Phase]; first && spin == nil {
-		v.note(e)
-	}
-	v.seen[e.Phase] = true
 	switch {
 	case spin == nil:
 	case e.Phase == backend.PullDone:
@@ -79,12 +86,12 @@ func (v *pullView) title(e backend.PullEvent) string {
 // note prints a phase of the whole image.
 func (v *pullView) note(e backend.PullEvent) {
 	switch e.Phase {
-	case backend.PullResolving:
-		v.line("Pulling", v.name)
 	case backend.PullWaiting:
 		v.line("Waiting", "for the other process that pulls "+v.name)
+	case backend.PullResolved:
+		v.line("Pulling", fmt.Sprintf("%s: %s, %s", v.name, shortDigest(e.Digest), count(e.Layers, "layer")))
 	case backend.PullWriting:
-		v.line("Writing", fmt.Sprintf("%s of %s", v.name, count(e.Layers, "layer")))
+		v.line("Writing", v.name)
 	}
 }
 
@@ -94,33 +101,43 @@ func (v *pullView) line(verb, text string) {
 
 // update takes what is known now. The rate follows what was done in the last half second or more.
 func (l *layerView) update(e backend.PullEvent, now time.Time) {
-	if l.Phase == "" {
-		l.sampled, l.then = now, e.Done
+	if e.Digest != "" {
+		l.digest = e.Digest
 	}
-	l.PullEvent = e
+	if l.phase != e.Phase {
+		l.phase, l.sampled, l.then, l.rate = e.Phase, now, e.Done, 0
+	}
+	l.done = e.Done
+	if e.Total > 0 {
+		l.total = e.Total
+	}
 	if d := now.Sub(l.sampled); d >= 500*time.Millisecond {
-		l.rate = float64(l.Done-l.then) / d.Seconds()
-		l.sampled, l.then = now, l.Done
+		l.rate = float64(l.done-l.then) / d.Seconds()
+		l.sampled, l.then = now, l.done
 	}
 }
 
 // words say where the layer is.
 func (l *layerView) words() string {
-	switch {
-	case l.Phase == "":
-		return "waiting"
-	case l.moving() && l.Cached:
-		return "unpacking " + bytesText(l.Total)
-	case l.moving():
-		return "downloading " + bytesText(l.Total)
-	case l.Cached:
-		return "was here, verified"
+	switch l.phase {
+	case backend.PullDownloading:
+		return "downloading " + bytesText(l.total)
+	case backend.PullDownloaded:
+		return "downloaded and verified"
+	case backend.PullCached:
+		return "is there already"
+	case backend.PullUnpacking:
+		return "unpacking"
+	case backend.PullUnpacked:
+		return "unpacked and verified"
 	}
-	return "downloaded and verified"
+	return "waiting"
 }
 
-// moving tells the layers that are worth a bar, and a line when there is not one for each.
-func (l *layerView) moving() bool { return l.Phase != "" && l.Done < l.Total }
+// moving tells the layers that are worth a line when there is not a line for each.
+func (l *layerView) moving() bool {
+	return l.phase == backend.PullDownloading || l.phase == backend.PullUnpacking
+}
 
 // draw is what is shown below the spinner.
 func (v *pullView) draw(rows, cols int) []string {
@@ -144,17 +161,22 @@ func (v *pullView) draw(rows, cols int) []string {
 const barWidth = 24
 
 func (l *layerView) draw(st style, cols int) string {
-	line := "     " + fmt.Sprintf("%-12s", shortDigest(l.Digest)) + "  "
-	if !l.moving() {
+	line := "     " + shortDigest(l.digest) + "  "
+	if !l.moving() || l.total <= 0 {
 		return st.dim(shorten(line+l.words(), cols))
 	}
-	done := max(l.Done, 0)
-	full := int(done * barWidth / l.Total)
-	line += strings.Repeat("━", full) + strings.Repeat("─", barWidth-full) + "  " + bytesText(done) + " / " + bytesText(l.Total)
-	if l.rate > 0 {
-		line += "  " + bytesText(int64(l.rate)) + "/s"
+	done := min(max(l.done, 0), l.total)
+	full := int(done * barWidth / l.total)
+	bar := strings.Repeat("━", full) + strings.Repeat("─", barWidth-full)
+	verb := "downloading"
+	if l.phase == backend.PullUnpacking {
+		verb = "unpacking"
 	}
-	return shorten(line, cols)
+	text := fmt.Sprintf("%s  %-11s %s / %s", bar, verb, bytesText(done), bytesText(l.total))
+	if l.rate > 0 {
+		text += "  " + bytesText(int64(l.rate)) + "/s"
+	}
+	return shorten(line+text, cols)
 }
 
 // shortDigest is enough of a digest for people to tell it from others.

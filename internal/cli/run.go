@@ -27,15 +27,17 @@ type runFlags struct {
 func (a *app) runCommand() *cobra.Command {
 	r := runFlags{detachKeys: []byte(defaultDetach)}
 	c := a.command(&cobra.Command{Use: "run", Short: "Make a sandbox and run a command in it",
-		Long: `The image "host" is this machine's own programs, read-only. The sandbox ends with the command, and nothing of it is
+		Long: `The image "host" is this machine's own programs, read-only; any other is pulled when it is not here; a directory or a tar
+(./rootfs) is taken as it is now, and stays as it is. The sandbox ends with the command, and nothing of it is
 left; one that is there already (--name) is used as it is and stays. The exit code is the command's, 128 and the
 number of the signal that killed it, 127 or 126 if it could not be run, 1 after any other error, and 255 when the
 session was left with --detach-keys, which ends the sandbox, too, if this command made it.`,
 		Example: `msb run host -- python3 -c 'print(1 + 1)'
-msb run -t host -- bash
+msb run -t python:3.12
+msb run ./rootfs -- /bin/sh -c 'id; ls /'
 echo hello | msb run --no-net -m 128M --timeout 10s host -- tr a-z A-Z
 msb run -d --name work host -- sleep 600`},
-		positional{"[IMAGE]", `Image to start from: host, this machine's own programs`},
+		positional{"[IMAGE]", "Image to start from: host, a reference, or the path of a directory or a tar"},
 		positional{"[-- COMMAND...]", "Command to run, in place of the image's own"})
 	f := flagsOf(c, false)
 	f.group("Session")
@@ -104,7 +106,7 @@ func (a *app) run(c *cobra.Command, r *runFlags, image, command []string) error 
 		}
 	}
 	if r.detach {
-		return s.explain(a.runDetached(s.ctx, b, r, ref, spec, command))
+		return s.explain(a.runDetached(s.ctx, b, r, ref, spec))
 	}
 	return a.runAttached(s, b, r, ref, spec)
 }
@@ -150,12 +152,9 @@ func (a *app) reuse(s *signals, b backend.Backend, r *runFlags, info sandbox.Inf
 }
 
 // runDetached starts a sandbox that outlives this process and prints its name.
-func (a *app) runDetached(ctx context.Context, b backend.Backend, r *runFlags, ref sandbox.Ref, spec sandbox.Spec, command []string) error {
+func (a *app) runDetached(ctx context.Context, b backend.Backend, r *runFlags, ref sandbox.Ref, spec sandbox.Spec) error {
 	spec.Rlimits = r.rlimits
-	req := backend.CreateRequest{Ref: ref, Spec: spec}
-	if len(command) > 0 {
-		req.Startup = append(slices.Clone(spec.Runtime.Entrypoint), command...)
-	}
+	req := backend.CreateRequest{Ref: ref, Spec: spec, Startup: true}
 	if _, err := a.create(ctx, b, req, r.quiet); err != nil {
 		return err
 	}
@@ -186,9 +185,19 @@ func (a *app) runAttached(s *signals, b backend.Backend, r *runFlags, ref sandbo
 const teardown = 15 * time.Second
 
 func (a *app) create(ctx context.Context, b backend.Backend, req backend.CreateRequest, quiet bool) (sandbox.Info, error) {
-	a.spinFor(quiet, "Starting "+string(req.Ref.Name))
-	if spin := a.spin; spin != nil {
-		req.Progress = func(e backend.Event) { spin.say(e.Text) }
+	starting := "Starting " + string(req.Ref.Name)
+	a.spinFor(quiet, starting)
+	spin, view := a.spin, a.viewPull(quiet, imageOf(req.Spec))
+	req.Progress = func(e backend.Event) {
+		switch {
+		case e.Pull == nil:
+			spin.say(e.Text)
+		case e.Pull.Phase == backend.PullDone:
+			view(*e.Pull)
+			spin.say(starting)
+		default:
+			view(*e.Pull)
+		}
 	}
 	begin := time.Now()
 	info, err := b.Create(ctx, req)

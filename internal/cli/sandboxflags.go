@@ -5,6 +5,7 @@ import (
 	"io"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -126,11 +127,31 @@ func (s *sandboxFlags) given() (names []string) {
 	return names
 }
 
+// parseImage reads the argument IMAGE: a path when it begins with /, ./ or ../, else a reference (contract msb-0.6 §1.2).
+func parseImage(arg string) (sandbox.Image, error) {
+	if arg != "." && arg != ".." && !strings.HasPrefix(arg, "/") && !strings.HasPrefix(arg, "./") && !strings.HasPrefix(arg, "../") {
+		return sandbox.Image{OCI: &sandbox.OCIImage{Reference: arg}}, nil
+	}
+	switch ext := filepath.Ext(arg); ext {
+	case ".qcow2", ".raw", ".vmdk":
+		return sandbox.Image{}, unsupported("a disk image ("+ext+") as the root", "use a directory, a tar or an image from a registry")
+	}
+	path, err := filepath.Abs(arg)
+	if err != nil {
+		return sandbox.Image{}, &sandbox.Error{Op: "run", Kind: sandbox.IO, Message: "find " + arg, Err: err}
+	}
+	return sandbox.Image{Bind: &sandbox.BindImage{Path: path}}, nil
+}
+
 // spec is what the flags ask for, with its defaults and checked.
-func (s *sandboxFlags) spec(name sandbox.Name, image string) (sandbox.Spec, error) {
+func (s *sandboxFlags) spec(name sandbox.Name, arg string) (sandbox.Spec, error) {
+	image, err := parseImage(arg)
+	if err != nil {
+		return sandbox.Spec{}, err
+	}
 	spec := sandbox.Spec{
 		Name:            name,
-		Image:           sandbox.Image{OCI: &sandbox.OCIImage{Reference: image}},
+		Image:           image,
 		Resources:       sandbox.Resources{CPUs: s.cpus, MemoryMiB: s.memory},
 		Runtime:         sandbox.RuntimeOptions{Workdir: s.workdir, Shell: s.shell, Entrypoint: s.entrypoint, Hostname: s.hostname, User: s.user, LogLevel: s.logLevel},
 		Env:             s.env,
@@ -151,7 +172,6 @@ func (s *sandboxFlags) spec(name sandbox.Name, image string) (sandbox.Spec, erro
 		secs := int((s.maxDuration + time.Second - 1) / time.Second)
 		spec.Lifecycle.MaxDurationSecs = &secs
 	}
-	var err error
 	if spec.Network, err = s.net.network(); err != nil {
 		return sandbox.Spec{}, err
 	}

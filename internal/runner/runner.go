@@ -23,7 +23,7 @@ import (
 
 // Main runs one sandbox with d and returns the process's exit code: 0 if the sandbox ran, however it ended.
 func Main(d driver.Driver) int {
-	for _, fd := range []int{launch.ConfigFD, launch.LockFD, launch.ReadyFD, launch.WatchFD, launch.TableFD} {
+	for _, fd := range []int{launch.ConfigFD, launch.LockFD, launch.ReadyFD, launch.WatchFD, launch.ImageFD, launch.TableFD} {
 		syscall.CloseOnExec(fd)
 	}
 	words := json.NewEncoder(os.NewFile(launch.ReadyFD, "ready"))

@@ -165,7 +165,7 @@ func (s Store) Get(ref sandbox.Ref) (Record, error) {
 	return r, err
 }
 
-// List reads the records of a namespace, in no order.
+// List reads the records of a namespace, of all of them when it is "", in no order.
 func (s Store) List(namespace string) ([]Record, error) {
 	entries, err := os.ReadDir(s.run())
 	if errors.Is(err, fs.ErrNotExist) {
@@ -186,7 +186,7 @@ func (s Store) List(namespace string) ([]Record, error) {
 		if err != nil {
 			return nil, err
 		}
-		if r.Ref.Namespace == namespace {
+		if namespace == "" || r.Ref.Namespace == namespace {
 			all = append(all, r)
 		}
 	}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/microsandbox-go/microsandbox/internal/backend"
 	"github.com/microsandbox-go/microsandbox/internal/cgroup"
+	"github.com/microsandbox-go/microsandbox/internal/config"
 	"github.com/microsandbox-go/microsandbox/internal/image"
 	"github.com/microsandbox-go/microsandbox/internal/runner/launch"
 	"github.com/microsandbox-go/microsandbox/internal/state"
@@ -26,6 +27,11 @@ type Config struct {
 	Home   string // MSB_HOME, absolute
 	Runner string // the msb-runner binary
 	Agent  string // the msb-agent binary
+
+	// Settings reads config.json. It is called once, when an image that is not the built-in one is first needed; nil is none.
+	Settings func() (config.File, error)
+	// Warn is told what the user should know and what hinders nothing; nil is silence.
+	Warn func(message string, lines ...string)
 }
 
 // Backend is the local backend. It implements backend.Backend.
@@ -33,6 +39,8 @@ type Backend struct {
 	cfg   Config
 	store state.Store
 	sweep sync.Once
+	// images opens the image store at its first call.
+	images func() (*images, error)
 
 	mu   sync.Mutex
 	mine map[sandbox.Ref]*child // the runners that this process started and that still run, or ended under its eyes
@@ -40,7 +48,9 @@ type Backend struct {
 
 // New returns the backend of cfg.Home. It touches nothing.
 func New(cfg Config) *Backend {
-	return &Backend{cfg: cfg, store: state.Store{Home: cfg.Home}, mine: map[sandbox.Ref]*child{}}
+	b := &Backend{cfg: cfg, store: state.Store{Home: cfg.Home}, mine: map[sandbox.Ref]*child{}}
+	b.images = sync.OnceValues(b.openImages)
+	return b
 }
 
 var _ backend.Backend = (*Backend)(nil)
@@ -56,10 +66,11 @@ func (b *Backend) Create(ctx context.Context, req backend.CreateRequest) (sandbo
 
 	spec := req.Spec
 	spec.Name = req.Ref.Name
-	root, err := b.root(ctx, &spec)
+	root, err := b.root(ctx, &spec, req.Progress)
 	if err != nil {
 		return sandbox.Info{}, err
 	}
+	defer root.lease.Close() // the runner has its own
 	spec = spec.WithDefaults()
 	if err := spec.Validate(); err != nil {
 		return sandbox.Info{}, err
@@ -77,7 +88,11 @@ func (b *Backend) Create(ctx context.Context, req backend.CreateRequest) (sandbo
 	if err != nil {
 		return sandbox.Info{}, err
 	}
-	c, err := b.spawn(dir, launch.Config{Info: info, RunDir: dir.Path, Root: root, Agent: agent, Group: cgroup.Name(b.cfg.Home, req.Ref.ShortID()), Startup: req.Startup, Attached: req.Attached})
+	start := launch.Config{Info: info, RunDir: dir.Path, Root: root.launch(), Agent: agent, Group: cgroup.Name(b.cfg.Home, req.Ref.ShortID()), Attached: req.Attached}
+	if req.Startup {
+		start.Startup = startup(req.Spec, spec)
+	}
+	c, err := b.spawn(dir, root.lease, start)
 	if err != nil {
 		dir.Remove()
 		return sandbox.Info{}, err
@@ -92,27 +107,6 @@ func (b *Backend) Create(ctx context.Context, req backend.CreateRequest) (sandbo
 	}
 	info.Status, info.RunnerPID, info.Confinement, info.UpdatedAt = sandbox.Running, run.PID, &run.Confinement, run.StartedAt
 	return info, nil
-}
-
-// root prepares the image and merges its defaults into spec (contract msb-0.6 §2.1).
-func (b *Backend) root(ctx context.Context, spec *sandbox.Spec) (launch.Root, error) {
-	if spec.Image.OCI == nil || spec.Image.OCI.Reference == "" {
-		return launch.Root{}, &sandbox.Error{Kind: sandbox.InvalidConfig, Message: "no image", Hint: "name one, e.g.: msb run host -- COMMAND"}
-	}
-	if ref := spec.Image.OCI.Reference; ref != sandbox.HostImage {
-		return launch.Root{}, &sandbox.Error{Kind: sandbox.ImageNotFound, Message: ref,
-			Hint: `the image "host" (this machine's own programs, read-only) is built in; images from registries are not supported yet`}
-	}
-	img, err := image.Host(ctx, b.cfg.Home)
-	if err != nil {
-		return launch.Root{}, err
-	}
-	root := launch.Root{Image: img.Path}
-	for _, bind := range img.Binds {
-		root.Binds = append(root.Binds, launch.Bind{Source: bind.Source, Target: bind.Target})
-	}
-	merge(spec, img.Config)
-	return root, nil
 }
 
 // Get returns what is recorded of one sandbox.

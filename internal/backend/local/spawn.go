@@ -38,8 +38,8 @@ type child struct {
 }
 
 // spawn starts a runner in its own session, mount namespace and, for anyone but root, user namespace. The runner takes
-// over the directory's lock.
-func (b *Backend) spawn(dir *state.Dir, cfg launch.Config) (_ *child, err error) {
+// over the directory's lock, and holds the lease on the image from now on.
+func (b *Backend) spawn(dir *state.Dir, lease *os.File, cfg launch.Config) (_ *child, err error) {
 	var open []*os.File
 	defer func() {
 		for _, f := range open {
@@ -78,7 +78,7 @@ func (b *Backend) spawn(dir *state.Dir, cfg launch.Config) (_ *child, err error)
 	}
 
 	files := make([]*os.File, launch.TableFD+1-3)
-	for fd, f := range map[int]*os.File{launch.ConfigFD: config, launch.LockFD: dir.Lock, launch.ReadyFD: wordsW, launch.WatchFD: watchR, launch.TableFD: null} {
+	for fd, f := range map[int]*os.File{launch.ConfigFD: config, launch.LockFD: dir.Lock, launch.ReadyFD: wordsW, launch.WatchFD: watchR, launch.ImageFD: lease, launch.TableFD: null} {
 		files[fd-3] = f
 	}
 	cmd := &exec.Cmd{Path: b.cfg.Runner, Args: []string{"msb-runner"}, Env: []string{}, Dir: "/", Stdin: null, Stdout: null, Stderr: log, ExtraFiles: files}

@@ -15,6 +15,7 @@ const (
 	LockFD   = 4 // the run directory's lock, held for the runner's life
 	ReadyFD  = 5 // the runner writes its Words here
 	WatchFD  = 6 // attached: EOF ends the sandbox; the byte Detach releases it
+	ImageFD  = 7 // the root's file with a lease on it (see image.Root.Lease): open for the runner's life, and nobody else's
 	// TableFD is only there to make the FD table large before the runner has threads: growing it later costs an RCU grace
 	// period, some 11 ms. The sentry, which uses numbers up to 255 at its start, inherits the size.
 	TableFD = 511

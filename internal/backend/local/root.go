@@ -1,0 +1,129 @@
+package local
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+
+	"github.com/microsandbox-go/microsandbox/internal/backend"
+	"github.com/microsandbox-go/microsandbox/internal/image"
+	"github.com/microsandbox-go/microsandbox/internal/runner/launch"
+	"github.com/microsandbox-go/microsandbox/sandbox"
+)
+
+// root is what a sandbox starts from, with a lease that keeps it where it is until it is closed.
+type root struct {
+	*image.Root
+	lease *os.File
+}
+
+func (r *root) launch() launch.Root {
+	l := launch.Root{Image: r.Path}
+	for _, bind := range r.Binds {
+		l.Binds = append(l.Binds, launch.Bind{Source: bind.Source, Target: bind.Target})
+	}
+	return l
+}
+
+// root prepares what spec names as its image, gets it if the pull policy wants that, and merges its defaults into spec
+// (contract msb-0.6 §2.1).
+func (b *Backend) root(ctx context.Context, spec *sandbox.Spec, progress func(backend.Event)) (*root, error) {
+	const tries = 3 // an image may be removed between its resolution and its lease
+	for n := 1; ; n++ {
+		img, err := b.resolve(ctx, spec, progress)
+		if err != nil {
+			return nil, err
+		}
+		lease, err := img.Lease()
+		if err == nil {
+			merge(spec, img.Config)
+			return &root{img, lease}, nil
+		}
+		if n == tries || !errors.Is(err, sandbox.ImageNotFound) {
+			return nil, err
+		}
+	}
+}
+
+func (b *Backend) resolve(ctx context.Context, spec *sandbox.Spec, progress func(backend.Event)) (*image.Root, error) {
+	i := spec.Image
+	switch {
+	case i.Bind != nil:
+		return b.pathRoot(ctx, i.Bind.Path)
+	case i.OCI == nil || i.OCI.Reference == "":
+		return nil, &sandbox.Error{Kind: sandbox.InvalidConfig, Message: "no image", Hint: "name one, e.g.: msb run host -- COMMAND"}
+	case i.OCI.Reference == sandbox.HostImage:
+		return image.Host(ctx, b.cfg.Home)
+	}
+	s, err := b.images()
+	if err != nil {
+		return nil, err
+	}
+	opt := image.PullOptions{Policy: image.IfMissing}
+	switch spec.PullPolicy {
+	case sandbox.PullAlways:
+		opt.Policy = image.Always
+	case sandbox.PullNever:
+		opt.Policy = image.Never
+	}
+	opt.Progress = func(p image.Progress) {
+		if progress != nil {
+			e := pullEvent(p)
+			progress(backend.Event{Step: "image", Pull: &e})
+		}
+	}
+	if opt.Policy != image.Never {
+		s.warnOfAuth(i.OCI.Reference)
+	}
+	img, err := s.Pull(ctx, i.OCI.Reference, opt)
+	if err != nil {
+		return nil, err
+	}
+	spec.ManifestDigest = img.Digest
+	return img, nil
+}
+
+// pathRoot makes a root of a directory or a tar of this machine.
+func (b *Backend) pathRoot(ctx context.Context, path string) (*image.Root, error) {
+	info, err := os.Stat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, &sandbox.Error{Kind: sandbox.ImageNotFound, Message: path, Hint: "no such directory or file; an image from a registry has no / or ./ in front"}
+	case err != nil:
+		return nil, &sandbox.Error{Kind: sandbox.IO, Message: "look at the image", Err: err}
+	case !info.IsDir() && !info.Mode().IsRegular():
+		return nil, &sandbox.Error{Kind: sandbox.InvalidConfig, Message: "the image " + path + " is neither a directory nor a file"}
+	}
+	return nil, &sandbox.Error{Kind: sandbox.Unsupported, Message: "a directory or a tar as the root is not supported yet"}
+}
+
+// startup is the command that a detached sandbox runs by itself: the spec's, which its image has completed. The image host has
+// a shell for its command, which would end at once.
+func startup(asked, merged sandbox.Spec) []string {
+	if asked.Image.OCI != nil && asked.Image.OCI.Reference == sandbox.HostImage && len(asked.Runtime.Entrypoint)+len(asked.Runtime.Cmd) == 0 {
+		return nil
+	}
+	return append(append([]string{}, merged.Runtime.Entrypoint...), merged.Runtime.Cmd...)
+}
+
+// users names the sandboxes that run from the image with this digest, or will again.
+func (b *Backend) users(digest string) ([]string, error) {
+	records, err := b.store.List("")
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, r := range records {
+		if digest == "" || r.Spec.ManifestDigest != digest || !r.Live && r.Spec.Lifecycle.Ephemeral {
+			continue
+		}
+		name := string(r.Ref.Name)
+		if ns := cmp.Or(r.Ref.Namespace, sandbox.DefaultNamespace); ns != sandbox.DefaultNamespace {
+			name = ns + "/" + name
+		}
+		names = append(names, name)
+	}
+	return names, nil
+}
