@@ -12,8 +12,8 @@ import (
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
 
-// binary writes a file that stands for an agent.
-func binary(t *testing.T, path, contents string) string {
+// binaryFile writes a file that stands for an agent.
+func binaryFile(t *testing.T, path, contents string) string {
 	t.Helper()
 	if err := os.WriteFile(path, []byte(contents), 0o755); err != nil {
 		t.Fatal(err)
@@ -32,7 +32,7 @@ func mustAgent(t *testing.T, home, bin string) string {
 
 func TestAgentImage(t *testing.T) {
 	home := filepath.Join(t.TempDir(), "new", "home")
-	bin := binary(t, filepath.Join(t.TempDir(), "msb-agent"), "#!/bin/true")
+	bin := binaryFile(t, filepath.Join(t.TempDir(), "msb-agent"), "#!/bin/true")
 	path := mustAgent(t, home, bin)
 	img := open(t, path)
 	if got := content(img, "agent"); got != "#!/bin/true" {
@@ -60,14 +60,14 @@ func TestAgentImage(t *testing.T) {
 
 func TestAgentImageFollowsTheBinary(t *testing.T) {
 	home, dir := t.TempDir(), t.TempDir()
-	bin := binary(t, filepath.Join(dir, "msb-agent"), "one")
+	bin := binaryFile(t, filepath.Join(dir, "msb-agent"), "one")
 	first := mustAgent(t, home, bin)
 	// The same size, and the same mtime: only ctime and inode tell.
 	info, err := os.Stat(bin)
 	if err != nil {
 		t.Fatal(err)
 	}
-	next := binary(t, filepath.Join(dir, "next"), "two")
+	next := binaryFile(t, filepath.Join(dir, "next"), "two")
 	if err := os.Chtimes(next, info.ModTime(), info.ModTime()); err != nil {
 		t.Fatal(err)
 	}
@@ -84,7 +84,7 @@ func TestAgentImageSweep(t *testing.T) {
 	home, dir := t.TempDir(), t.TempDir()
 	var paths []string
 	for i := range 7 {
-		bin := binary(t, filepath.Join(dir, "msb-agent"), string(rune('a'+i))+"gent")
+		bin := binaryFile(t, filepath.Join(dir, "msb-agent"), string(rune('a'+i))+"gent")
 		if err := os.Rename(bin, bin+string(rune('0'+i))); err != nil {
 			t.Fatal(err)
 		}

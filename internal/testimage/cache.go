@@ -69,6 +69,9 @@ func packages(t testing.TB, name string, of func() ([]string, error)) []string {
 		if err != nil {
 			return err
 		}
+		if names, err = ofDebian(names); err != nil {
+			return err
+		}
 		// As root apt-get downloads as another user, who may not write here; it says so and goes on.
 		_, err = run(dir, "apt-get", append([]string{"-q", "download"}, names...)...)
 		return err
@@ -106,8 +109,12 @@ func closure(names ...string) ([]string, error) {
 			break
 		}
 		all = append(all, next...)
+		versions, err := ofDebian(next)
+		if err != nil {
+			return nil, err
+		}
 		out, err := run(".", "apt-cache", append([]string{"depends", "--no-recommends", "--no-suggests", "--no-conflicts",
-			"--no-breaks", "--no-replaces", "--no-enhances"}, next...)...)
+			"--no-breaks", "--no-replaces", "--no-enhances"}, versions...)...)
 		if err != nil {
 			return nil, err
 		}
@@ -139,4 +146,26 @@ func dependencies(out string) []string {
 		inGroup = alternative
 	}
 	return names
+}
+
+// ofDebian adds to each name the version that the archives have: this machine may prefer one that cannot be had any more.
+func ofDebian(names []string) ([]string, error) {
+	out, err := run(".", "apt-cache", append([]string{"madison"}, names...)...)
+	if err != nil {
+		return nil, err
+	}
+	version := map[string]string{}
+	for line := range strings.Lines(out) {
+		f := strings.Split(line, "|")
+		if len(f) == 3 && strings.Contains(f[2], "Packages") && version[strings.TrimSpace(f[0])] == "" {
+			version[strings.TrimSpace(f[0])] = strings.TrimSpace(f[1])
+		}
+	}
+	full := make([]string, len(names))
+	for i, n := range names {
+		if full[i] = n; version[n] != "" {
+			full[i] = n + "=" + version[n]
+		}
+	}
+	return full, nil
 }

@@ -152,7 +152,7 @@ func Python(t testing.TB) v1.Image {
 // Node returns a Debian image with nodejs.
 func Node(t testing.TB) v1.Image {
 	t.Helper()
-	return Debian(t, "node", v1.Config{Cmd: []string{"node"}, Env: []string{defaultPath}}, "nodejs/stable", "libnode108")
+	return Debian(t, "node", v1.Config{Cmd: []string{"node"}, Env: []string{defaultPath}}, "nodejs")
 }
 
 func layerOf(fill func(*tar.Writer) error) (v1.Layer, error) {
