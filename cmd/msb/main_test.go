@@ -182,9 +182,13 @@ func TestAsOrdinaryUser(t *testing.T) {
 	if err := os.Chown(home, ordinaryID, ordinaryID); err != nil {
 		t.Fatal(err)
 	}
+	cache := filepath.Join(dir, "cache")
+	if mine, err := os.UserCacheDir(); err == nil {
+		copyCache(t, filepath.Join(mine, "msb-testimage"), filepath.Join(cache, "msb-testimage"), "busybox-*", "debs-busybox-*")
+	}
 	cmd := exec.CommandContext(t.Context(), filepath.Join(dir, "msb.test"), "-test.v", "-test.count=1")
 	cmd.Dir = dir
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + home, "TMPDIR=" + home,
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + home, "TMPDIR=" + home, "XDG_CACHE_HOME=" + cache,
 		config.RunnerVar + "=" + filepath.Join(dir, config.Runner), config.AgentVar + "=" + filepath.Join(dir, config.Agent)}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: ordinaryID, Gid: ordinaryID, NoSetGroups: false}, Pdeathsig: syscall.SIGKILL}
 	out, err := cmd.CombinedOutput()
@@ -208,6 +212,22 @@ func shared(t *testing.T) string {
 		t.Fatal(err)
 	}
 	return dir
+}
+
+// copyCache copies those entries of the cache of test images that there are: another user may not look into ours.
+func copyCache(t *testing.T, from, to string, entries ...string) {
+	t.Helper()
+	for _, pattern := range entries {
+		found, _ := filepath.Glob(filepath.Join(from, pattern))
+		for _, path := range found {
+			if info, err := os.Stat(path); err != nil || !info.IsDir() {
+				continue
+			}
+			if err := os.CopyFS(filepath.Join(to, filepath.Base(path)), os.DirFS(path)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
 }
 
 func copyFile(t *testing.T, from, to string) {

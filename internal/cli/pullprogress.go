@@ -53,7 +53,7 @@ func (v *pullView) event(e backend.PullEvent) {
 		l := &v.layers[e.Layer]
 		before := l.phase
 		l.update(e, time.Now())
-		if spin == nil && before != e.Phase {
+		if spin == nil && before != e.Phase && !(before == backend.PullDownloaded && e.Phase == backend.PullUnpacked) { // they come together
 			v.line(fmt.Sprintf("layer %d/%d", e.Layer+1, len(v.layers)), shortDigest(e.Digest)+" "+l.words())
 		}
 	default:
@@ -123,13 +123,13 @@ func (l *layerView) words() string {
 	case backend.PullDownloading:
 		return "downloading " + bytesText(l.total)
 	case backend.PullDownloaded:
-		return "downloaded and verified"
+		return "downloaded, verified"
 	case backend.PullCached:
 		return "is there already"
 	case backend.PullUnpacking:
 		return "unpacking"
 	case backend.PullUnpacked:
-		return "unpacked and verified"
+		return "unpacked, verified"
 	}
 	return "waiting"
 }
@@ -158,25 +158,22 @@ func (v *pullView) draw(rows, cols int) []string {
 	return lines
 }
 
-const barWidth = 24
-
 func (l *layerView) draw(st style, cols int) string {
-	line := "     " + shortDigest(l.digest) + "  "
+	line := fmt.Sprintf("     %-12s  ", shortDigest(l.digest))
 	if !l.moving() || l.total <= 0 {
 		return st.dim(shorten(line+l.words(), cols))
 	}
 	done := min(max(l.done, 0), l.total)
-	full := int(done * barWidth / l.total)
-	bar := strings.Repeat("━", full) + strings.Repeat("─", barWidth-full)
-	verb := "downloading"
-	if l.phase == backend.PullUnpacking {
-		verb = "unpacking"
-	}
-	text := fmt.Sprintf("%s  %-11s %s / %s", bar, verb, bytesText(done), bytesText(l.total))
+	width := min(max(cols-60, 8), 24)
+	full := int(done * int64(width) / l.total)
+	line += strings.Repeat("━", full) + strings.Repeat("─", width-full) + fmt.Sprintf("  %s / %s", bytesText(done), bytesText(l.total))
 	if l.rate > 0 {
-		text += "  " + bytesText(int64(l.rate)) + "/s"
+		line += "  " + bytesText(int64(l.rate)) + "/s"
 	}
-	return shorten(line+text, cols)
+	if l.phase == backend.PullUnpacking {
+		line += "  unpacking"
+	}
+	return shorten(line, cols)
 }
 
 // shortDigest is enough of a digest for people to tell it from others.
