@@ -232,10 +232,11 @@ func TestStopWhileBusy(t *testing.T) {
 			w.t.Errorf("stop took %v, exec ended with code %d", stopped, exitCode(cmd))
 		}
 		for i := range 5 {
-			starting := w.msb("run", "--name", "starting", "host", "--", "sleep", "60")
+			name := fmt.Sprintf("starting%d", i)
+			starting := w.msb("run", "--name", name, "host", "--", "sleep", "60")
 			w.must(starting.Start())
 			time.Sleep(time.Duration(i) * 30 * time.Millisecond)
-			if !until(5*time.Second, func() bool { return w.run("rm", "-f", "-q", "starting").code == 0 }) {
+			if !until(5*time.Second, func() bool { return w.run("rm", "-f", "-q", name).code == 0 }) {
 				w.t.Error("it cannot be removed")
 			}
 			begin := time.Now()

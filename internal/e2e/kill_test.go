@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bufio"
 	"bytes"
 	"fmt"
 	"math/rand/v2"
@@ -33,15 +34,24 @@ func soak(short, long int) int {
 	return short
 }
 
-// victims are whom TestKillNine kills: each finds its process below an msb, 0 while it is not there.
-var victims = []struct {
-	name string
-	find func(msb int) int
-}{
-	{"msb", func(msb int) int { return msb }},
-	{"runner", func(msb int) int { return descendant(msb, "msb-runner") }},
-	{"sentry", func(msb int) int { return descendant(msb, sentryName) }},
-	{"gofer", func(msb int) int { return descendant(msb, goferName) }},
+// victims are whom TestKillNine kills, by the names of processes below an msb; "" is msb itself.
+var victims = map[string][]string{
+	"msb": {""}, "runner": {runnerName}, "sentry": {sentryName}, "gofer": {goferName}, "msb and runner": {"", runnerName},
+}
+
+// find returns the processes to kill, none while not all of them are there.
+func (k *killer) find(msb int) (pids []int) {
+	for _, name := range victims[k.victim] {
+		pid := msb
+		if name != "" {
+			pid = descendant(msb, name)
+		}
+		if pid == 0 {
+			return nil
+		}
+		pids = append(pids, pid)
+	}
+	return pids
 }
 
 // TestKillNine kills each process of a sandbox at random moments: while it starts, and while a command runs in it. Within a
@@ -51,16 +61,16 @@ func TestKillNine(t *testing.T) {
 	n := soak(10, 100)
 	each(t, func(w *world) {
 		w.guest("true") // the images are there: what is killed is the start of a sandbox
-		for _, v := range victims {
-			w.t.Run(v.name, func(t *testing.T) {
-				k := &killer{world: *w, victim: v.name}
+		for v := range victims {
+			w.t.Run(v, func(t *testing.T) {
+				k := &killer{world: *w, victim: v}
 				k.t = t
 				for i := range n {
 					// Spread over the start, at random within each part.
-					k.round(v.find, (time.Duration(i)*start+time.Duration(rand.Int64N(int64(start))))/time.Duration(n), false)
+					k.round((time.Duration(i)*start+time.Duration(rand.Int64N(int64(start))))/time.Duration(n), false)
 				}
 				for range max(n/5, 2) {
-					k.round(v.find, time.Duration(rand.Int64N(int64(100*time.Millisecond))), true)
+					k.round(time.Duration(rand.Int64N(int64(100*time.Millisecond))), true)
 				}
 				t.Logf("all gone after %v at the median, %v at most; msb had ended after %v at the median, %v at most; it said: %s",
 					median(k.gone), slices.Max(k.gone), median(k.told), slices.Max(k.told), k.words())
@@ -88,7 +98,7 @@ func (k *killer) words() string {
 }
 
 // round runs a sandbox and kills the victim a time after the start, or after the command in it runs.
-func (k *killer) round(find func(int) int, after time.Duration, running bool) {
+func (k *killer) round(after time.Duration, running bool) {
 	k.t.Helper()
 	name := "kill" + strconv.Itoa(len(k.gone))
 	group := k.group(name)
@@ -110,12 +120,14 @@ func (k *killer) round(find func(int) int, after time.Duration, running bool) {
 		begin = time.Now()
 	}
 	time.Sleep(time.Until(begin.Add(after)))
-	victim := 0
-	if !until(stuck, func() bool { victim = find(cmd.Process.Pid); return victim != 0 }) {
+	var pids []int
+	if !until(stuck, func() bool { pids = k.find(cmd.Process.Pid); return len(pids) > 0 }) {
 		k.t.Fatalf("there is nobody to kill: %s", stderr.String())
 	}
 	when := time.Since(begin)
-	k.must(unix.Kill(victim, unix.SIGKILL))
+	for _, pid := range pids {
+		k.must(unix.Kill(pid, unix.SIGKILL))
+	}
 	killed := time.Now()
 
 	// All that takes up the machine.
@@ -133,7 +145,7 @@ func (k *killer) round(find func(int) int, after time.Duration, running bool) {
 		<-done
 	}
 	k.told = append(k.told, time.Since(killed))
-	if victim != cmd.Process.Pid {
+	if pids[0] != cmd.Process.Pid {
 		k.sensible(name, cmd.ProcessState.ExitCode(), stderr.String(), when, running)
 	}
 
@@ -157,7 +169,8 @@ func (k *killer) sensible(name string, code int, said string, when time.Duration
 	first, _, _ := strings.Cut(said, "\n")
 	// Without its file server the command may fail by itself before the sandbox ends.
 	ownFailure := k.victim == "gofer" && (code == 126 || code == 127) && strings.HasPrefix(first, "sh: ")
-	if code < 1 || !strings.HasPrefix(first, "error: ") && !ownFailure {
+	reason := strings.HasPrefix(first, "error: ") && !strings.HasSuffix(first, " ended") // and not just that it did
+	if code < 1 || !reason && !ownFailure {
 		k.t.Errorf("%v after the start (command running: %v): exit code %d, stderr %q", when, running, code, said)
 	}
 	if k.said == nil {
@@ -190,4 +203,50 @@ func (k *killer) left(name, group string) []string {
 		}
 	}
 	return all
+}
+
+// TestKillDetached kills the runner of a sandbox that nobody waits for, alone and with somebody in it.
+func TestKillDetached(t *testing.T) {
+	each(t, func(w *world) {
+		for _, name := range []string{"alone", "used"} {
+			w.background(name)
+			var exec *os.Process
+			if name == "used" {
+				cmd := w.msb("exec", name, "--", "sh", "-c", "echo in; exec sleep 60")
+				stdout, err := cmd.StdoutPipe()
+				w.must(err)
+				w.must(cmd.Start())
+				_, err = bufio.NewReader(stdout).ReadString('\n')
+				w.must(err)
+				exec = cmd.Process
+				defer func() {
+					_ = cmd.Wait()
+					if exitCode(cmd) != 1 {
+						w.t.Errorf("whoever was in it: exit code %d", exitCode(cmd))
+					}
+				}()
+			}
+			w.must(unix.Kill(w.runner(name), unix.SIGKILL))
+			begin := time.Now()
+			k := killer{world: *w}
+			var left []string
+			if !until(tidy, func() bool {
+				left = k.left(name, w.group(name))
+				return len(left) == 0 || exec != nil && len(left) == 1
+			}) {
+				w.t.Errorf("a second after the kill there is still\n  %s", strings.Join(left, "\n  "))
+			}
+			w.t.Logf("all gone after %v", time.Since(begin))
+			w.refused("exec", w.run("exec", name, "--", "true"), 1, "sandbox not found")
+			if out := w.ok("ls", "-q"); out != "" {
+				w.t.Errorf("ls says %q", out)
+			}
+			if dirs := cgroups(w.group(name)); len(dirs) > 0 {
+				w.t.Errorf("control groups are left: %v", dirs)
+			}
+			// Its name is free again.
+			w.background(name)
+			w.ok("rm", "-f", "-q", name)
+		}
+	})
 }

@@ -14,6 +14,7 @@ import (
 
 // The processes of a sandbox, by the first word of their command line.
 const (
+	runnerName = "msb-runner"
 	sentryName = "runsc-sandbox"
 	goferName  = "runsc-gofer"
 )
