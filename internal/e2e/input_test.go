@@ -30,8 +30,9 @@ func TestBadInput(t *testing.T) {
 			code  int
 			words []string
 		}{
-			{"unknown image", "run no-such-image -- true", 1, []string{"no-such-image", "image not found"}},
-			{"unknown image of a registry", "run registry.invalid/a/b:c -- true", 1, []string{"registry.invalid/a/b:c"}},
+			{"registry that is not there", "run 127.0.0.1:1/no-such-image:x -- true", 1, []string{"127.0.0.1:1/no-such-image"}},
+			{"no name of an image", "run UPPER//case -- true", 1, []string{"UPPER//case"}},
+			{"image that is not here", "run --pull never 127.0.0.1:1/no-such-image:x -- true", 1, []string{"127.0.0.1:1/no-such-image"}},
 			{"unknown user", "run -u nobody-at-all host -- true", 1, []string{"nobody-at-all"}},
 			{"unknown group", "run -u root:no-such-group host -- true", 1, []string{"no-such-group"}},
 			{"missing directory", "run -w /no/such/dir host -- true", 1, []string{"/no/such/dir"}},
