@@ -110,7 +110,7 @@ func (c *console) expect(pattern string) {
 		select {
 		case <-c.more:
 		case <-deadline:
-			c.Fatalf("the terminal shows %q, want %q", text, pattern)
+			c.Fatalf("the terminal shows …%q, want %q", text[max(0, len(text)-1000):], pattern)
 		}
 	}
 }
