@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"path"
 	"path/filepath"
 	"strings"
 )
@@ -76,6 +77,21 @@ func (s Spec) validatePatches() error {
 		if err := p.validate(); err != nil {
 			return err
 		}
+		if s.OnHost(p.Guest()) {
+			return invalid("change it on this machine, or mount elsewhere", "the patch of %s would change what is mounted there", clip(p.Guest()))
+		}
 	}
 	return nil
+}
+
+// OnHost reports whether a guest path is at or below a mount of the host: what is written there is written on this machine.
+func (s Spec) OnHost(guest string) bool {
+	guest = path.Clean(guest)
+	for _, m := range s.Mounts {
+		at := path.Clean(m.Guest)
+		if (m.Type == MountBind || m.Type == MountNamed) && (guest == at || strings.HasPrefix(guest, at+"/")) {
+			return true
+		}
+	}
+	return false
 }

@@ -4,6 +4,7 @@
 package atomicfile
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -90,6 +91,17 @@ func write(path string, data []byte, mode fs.FileMode, sync bool) error {
 		}
 	}
 	return f.Commit()
+}
+
+// Discard takes a directory from its place in one step, and then removes it with all that is in it. Who looks meanwhile
+// finds all of it or nothing. What a crash leaves has a name that IsTemp knows.
+func Discard(dir string) error {
+	dir = filepath.Clean(dir)
+	gone := filepath.Join(filepath.Dir(dir), tempPrefix+rand.Text())
+	if err := os.Rename(dir, gone); err != nil {
+		return err
+	}
+	return os.RemoveAll(gone)
 }
 
 // IsTemp reports whether name is that of a file that was begun and neither committed nor aborted.

@@ -94,6 +94,8 @@ type Bind struct {
 	NoExec         bool
 	NoSUID         bool
 	NoDev          bool
+	// Shared is set where others may change what is there while the sandbox runs; else names and sizes are remembered.
+	Shared bool
 }
 
 // Tmpfs is an in-memory file system in the guest.

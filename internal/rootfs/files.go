@@ -31,6 +31,9 @@ func Write(w io.Writer, spec sandbox.Spec, n Network) error {
 	t := &writer{tar: tar.NewWriter(&bounded{w: w, left: agentproto.MaxFiles})}
 	host := spec.Runtime.Hostname
 	for _, f := range [][2]string{{"etc/hostname", host + "\n"}, {"etc/hosts", hosts(host, n)}, {"etc/resolv.conf", resolvConf(n)}} {
+		if spec.OnHost("/" + f[0]) {
+			continue // a mount of the user's: what is there is this machine's, and not ours to write
+		}
 		if err := t.file(f[0], 0o644, f[1], ""); err != nil {
 			return err
 		}

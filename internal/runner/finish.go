@@ -77,9 +77,9 @@ func (s *supervisor) record(e sandbox.End) {
 	}
 }
 
-// forget removes the run directory. Its lock is held until this process ends, so nobody takes the name before.
+// forget removes the run directory, in one step for those who look. From then on the name is free.
 func (s *supervisor) forget() {
-	if err := os.RemoveAll(s.cfg.RunDir); err != nil {
+	if err := atomicfile.Discard(s.cfg.RunDir); err != nil {
 		s.log.Warn("the run directory is left for the next sweep", "err", err)
 	}
 }

@@ -20,6 +20,7 @@ type relay struct {
 	in         *agentproto.Reader // positioned behind core.ready
 	ready      []byte             // the frame core.ready
 	onShutdown func()             // a client asked for the sandbox's end
+	holdBack   func() bool        // the sandbox is ending for another reason than the one that a session is about to give
 
 	writeMu sync.Mutex // one frame at a time to the agent
 
@@ -71,6 +72,10 @@ func (r *relay) route(f *agentproto.Frame) {
 		return
 	}
 	if f.Flags&agentproto.Terminal != 0 {
+		if r.holdBack != nil && r.holdBack() {
+			f.Release()
+			return
+		}
 		c.mu.Lock()
 		delete(c.execs, f.ID)
 		c.mu.Unlock()

@@ -187,7 +187,7 @@ func (s *supervisor) start(ctx context.Context) error {
 
 // open lets clients in and says that the sandbox runs.
 func (s *supervisor) open(agent net.Conn, in *agentproto.Reader, ready []byte) error {
-	s.relay = &relay{agent: agent, in: in, ready: ready, onShutdown: s.shutdownRequested}
+	s.relay = &relay{agent: agent, in: in, ready: ready, onShutdown: s.shutdownRequested, holdBack: s.outOfMemory}
 	s.tasks.Go(func() {
 		_ = s.relay.run() // it ends with the agent, whose end Wait reports
 		s.relay.close()
@@ -311,7 +311,7 @@ func (s *supervisor) driverConfig(id string, control *os.File, link *driver.Link
 	for _, m := range spec.Mounts {
 		if m.Type == sandbox.MountBind {
 			cfg.Binds = append(cfg.Binds, driver.Bind{Source: m.Host, Target: m.Guest, ReadOnly: m.Options.ReadOnly,
-				NoExec: m.Options.NoExec, NoSUID: m.Options.NoSUID, NoDev: m.Options.NoDev})
+				NoExec: m.Options.NoExec, NoSUID: m.Options.NoSUID, NoDev: m.Options.NoDev, Shared: true})
 		}
 		if m.Type == sandbox.MountTmpfs {
 			cfg.Tmpfs = append(cfg.Tmpfs, driver.Tmpfs{Target: m.Guest, SizeBytes: uint64(m.SizeMiB) << 20, ReadOnly: m.Options.ReadOnly,
@@ -337,6 +337,16 @@ const oomHint = "give it more with -m"
 
 func oomMessage(spec sandbox.Spec) string {
 	return fmt.Sprintf("it went over its memory limit of %d MiB", spec.Resources.MemoryMiB)
+}
+
+// outOfMemory reports whether the kernel has killed a process of the sandbox for want of memory, and if so ends it. Which of
+// gVisor's processes that is cannot be foreseen; a command may seem to have died by itself.
+func (s *supervisor) outOfMemory() bool {
+	if !s.limits.oom() {
+		return false
+	}
+	s.end(sandbox.ReasonOOM, oomMessage(s.cfg.Info.Spec))
+	return true
 }
 
 // reasonOfKill says why a sentry that was killed was killed.

@@ -50,10 +50,6 @@ func (s Store) Claim(ref sandbox.Ref, info sandbox.Info) (*Dir, error) {
 	if err != nil {
 		return nil, ioError("claim the run directory", err)
 	}
-	if err := d.empty(); err != nil {
-		d.Lock.Close()
-		return nil, ioError("clear the run directory", err)
-	}
 	b, err := json.Marshal(info)
 	if err == nil {
 		err = atomicfile.Write(filepath.Join(d.Path, launch.InfoFile), b, 0o600)
@@ -65,17 +61,34 @@ func (s Store) Claim(ref sandbox.Ref, info sandbox.Info) (*Dir, error) {
 	return d, nil
 }
 
-// claim makes the directory, if need be, and takes its lock.
+// claim makes the directory and takes its lock. One that a dead sandbox left is not used again but discarded, so that
+// nobody ever sees what is in it as the new sandbox's.
 func (s Store) claim(dir string) (*Dir, error) {
 	unlock, err := s.exclude()
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
-	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return nil, err
+	for {
+		err := os.Mkdir(dir, 0o700)
+		if err == nil {
+			return take(dir, os.O_CREATE|os.O_EXCL)
+		}
+		if !errors.Is(err, fs.ErrExist) {
+			return nil, err
+		}
+		old, err := take(dir, os.O_CREATE)
+		switch {
+		case err == nil:
+			err = atomicfile.Discard(dir)
+			old.Lock.Close()
+			if err != nil {
+				return nil, err
+			}
+		case !errors.Is(err, fs.ErrNotExist): // its runner has just removed it
+			return nil, err
+		}
 	}
-	return take(dir)
 }
 
 // exclude keeps others from claiming and sweeping until unlock is called. Both are short.
@@ -97,9 +110,10 @@ func (s Store) exclude() (unlock func(), err error) {
 }
 
 // take takes the lock of a run directory, under exclude. The lock belongs to the open file description, so a child that
-// inherits the file holds it, too, and readers can ask about it without taking it (fcntl(2), F_OFD_SETLK).
-func take(dir string) (*Dir, error) {
-	f, err := os.OpenFile(filepath.Join(dir, launch.LockFile), os.O_RDWR|os.O_CREATE, 0o600)
+// inherits the file holds it, too, and readers can ask about it without taking it (fcntl(2), F_OFD_SETLK). It returns
+// fs.ErrNotExist if the directory is not there, or no more when the lock was had.
+func take(dir string, flags int) (*Dir, error) {
+	f, err := os.OpenFile(filepath.Join(dir, launch.LockFile), os.O_RDWR|flags, 0o600)
 	if err != nil {
 		return nil, err
 	}
@@ -110,6 +124,17 @@ func take(dir string) (*Dir, error) {
 			return nil, errHeld
 		}
 		return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
+	}
+	ours, err := f.Stat()
+	if err == nil {
+		var now fs.FileInfo
+		if now, err = os.Stat(f.Name()); err == nil && !os.SameFile(ours, now) {
+			err = fs.ErrNotExist
+		}
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
 	}
 	return &Dir{Path: dir, Lock: f}, nil
 }
@@ -128,26 +153,9 @@ func held(dir string) (bool, error) {
 	return lk.Type != unix.F_UNLCK, nil
 }
 
-// empty removes all but the lock.
-func (d *Dir) empty() error {
-	entries, err := os.ReadDir(d.Path)
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		if e.Name() == launch.LockFile {
-			continue
-		}
-		if err := os.RemoveAll(filepath.Join(d.Path, e.Name())); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // Remove forgets the sandbox and lets go of the directory.
 func (d *Dir) Remove() error {
-	return errors.Join(os.RemoveAll(d.Path), d.Lock.Close())
+	return errors.Join(atomicfile.Discard(d.Path), d.Lock.Close())
 }
 
 // Record is what the store knows of one sandbox.
@@ -176,7 +184,7 @@ func (s Store) List(namespace string) ([]Record, error) {
 	}
 	var all []Record
 	for _, e := range entries {
-		if !e.IsDir() {
+		if !e.IsDir() || atomicfile.IsTemp(e.Name()) {
 			continue
 		}
 		r, err := s.read(filepath.Join(s.run(), e.Name()))
@@ -252,6 +260,10 @@ func (s Store) Sweep() error {
 		if !e.IsDir() {
 			continue
 		}
+		if atomicfile.IsTemp(e.Name()) { // somebody was killed while he removed it
+			errs = append(errs, os.RemoveAll(dir))
+			continue
+		}
 		if live, err := held(dir); live && err == nil || isEnded(dir) {
 			continue
 		}
@@ -273,10 +285,7 @@ func (s Store) sweepOne(dir string) error {
 		return err
 	}
 	defer unlock()
-	if _, err := os.Stat(dir); err != nil {
-		return nil // gone meanwhile
-	}
-	d, err := take(dir)
+	d, err := take(dir, os.O_CREATE)
 	if err != nil {
 		return nil // alive after all, or not ours
 	}

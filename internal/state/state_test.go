@@ -11,7 +11,9 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
+	"github.com/microsandbox-go/microsandbox/internal/atomicfile"
 	"github.com/microsandbox-go/microsandbox/internal/runner/launch"
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
@@ -223,5 +225,56 @@ func TestKilledHolderLetsGo(t *testing.T) {
 	}
 	if _, err := os.Stat(s.Path(ref)); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("its directory is left: %v", err)
+	}
+}
+
+// TestClaimWhileOthersEnd has sandboxes of one name come and go as runners do, and checks that no two have the name at
+// the same time and that none loses its directory while it has it.
+func TestClaimWhileOthersEnd(t *testing.T) {
+	s := Store{t.TempDir()}
+	ref := sandbox.DefaultRef("name")
+	var holders, claims atomic.Int32
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for deadline := time.Now().Add(20 * time.Second); claims.Load() < 200 && time.Now().Before(deadline); {
+				d, err := s.Claim(ref, info(ref, true))
+				if errors.Is(err, sandbox.AlreadyExists) {
+					continue
+				}
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				claims.Add(1)
+				if n := holders.Add(1); n != 1 {
+					t.Errorf("%d have the name", n)
+				}
+				if r, err := s.Get(ref); err != nil || !r.Live || r.Status != sandbox.Starting {
+					t.Errorf("its holder sees %v, %v", r.Status, err)
+				}
+				holders.Add(-1)
+				// The runner discards the directory, and lets go of the lock when it ends.
+				if err := errors.Join(atomicfile.Discard(d.Path), d.Lock.Close()); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	for range 2 {
+		wg.Go(func() {
+			for range 300 {
+				if err := s.Sweep(); err != nil {
+					t.Error(err)
+				}
+				if r, err := s.Get(ref); err == nil && r.Status == sandbox.Running {
+					t.Error("a reader sees a running sandbox that never was")
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if claims.Load() < 200 {
+		t.Errorf("only %d claims: the test says little", claims.Load())
 	}
 }

@@ -43,7 +43,9 @@ type Backend struct {
 	images func() (*images, error)
 
 	mu   sync.Mutex
-	mine map[sandbox.Ref]*child // the runners that this process started and that still run, or ended under its eyes
+	mine map[sandbox.Ref]*child // the runners that this process started and that still run
+	// ends are the last sandboxes that ended under this process's eyes, the oldest first: ephemeral ones leave no record.
+	ends []sandbox.Info
 }
 
 // New returns the backend of cfg.Home. It touches nothing.
@@ -100,6 +102,10 @@ func (b *Backend) Create(ctx context.Context, req backend.CreateRequest) (sandbo
 	b.mu.Lock()
 	b.mine[req.Ref] = c
 	b.mu.Unlock()
+	go func() {
+		<-c.done
+		b.ended(c)
+	}()
 	run, err := c.ready(ctx)
 	if err != nil {
 		c.kill()
@@ -110,20 +116,48 @@ func (b *Backend) Create(ctx context.Context, req backend.CreateRequest) (sandbo
 }
 
 // Get returns what is recorded of one sandbox.
-func (b *Backend) Get(_ context.Context, ref sandbox.Ref) (sandbox.Info, error) {
+func (b *Backend) Get(ctx context.Context, ref sandbox.Ref) (sandbox.Info, error) {
 	r, err := b.store.Get(ref)
-	if sandbox.KindOf(err) == sandbox.NotFound || err == nil && r.Status == sandbox.Crashed {
-		// An ephemeral sandbox that ended has no record, but we may have heard how it ended.
-		b.mu.Lock()
-		c := b.mine[ref]
-		b.mu.Unlock()
-		if c != nil {
-			if info, ok := c.ended(); ok {
-				return info, nil
-			}
+	if sandbox.KindOf(err) != sandbox.NotFound && (err != nil || r.Status != sandbox.Crashed) {
+		return r.Info, err
+	}
+	// An ephemeral sandbox that ended has no record, but we may have heard how it ended, or are about to.
+	b.mu.Lock()
+	c := b.mine[ref]
+	b.mu.Unlock()
+	if c != nil {
+		select {
+		case <-c.done:
+			return c.result(), nil
+		case <-ctx.Done():
+		}
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, info := range slices.Backward(b.ends) {
+		if info.Ref == ref && (err != nil || info.ID == r.ID) {
+			return info, nil
 		}
 	}
 	return r.Info, err
+}
+
+// keptEnds is how many ends are remembered.
+const keptEnds = 256
+
+// ended notes how one of our runners ended.
+func (b *Backend) ended(c *child) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.mine[c.info.Ref] == c {
+		delete(b.mine, c.info.Ref)
+	}
+	if len(b.ends) == keptEnds {
+		b.ends = slices.Delete(b.ends, 0, 1)
+	}
+	info := c.result()
+	info.Spec = sandbox.Spec{Name: info.Spec.Name, Resources: info.Spec.Resources, Lifecycle: info.Spec.Lifecycle} // not its files and variables
+	b.ends = append(b.ends, info)
 }
 
 // List returns the sandboxes of a namespace, newest first.

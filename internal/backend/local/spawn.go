@@ -26,15 +26,14 @@ import (
 
 // child is a runner that this process started.
 type child struct {
-	dir    string
-	info   sandbox.Info
-	cmd    *exec.Cmd
-	watch  *os.File // closing it ends an attached sandbox
-	first  chan launch.Word
-	done   chan struct{} // closed when the runner is gone
-	mu     sync.Mutex
-	end    *sandbox.End
-	failed *launch.Failure
+	dir   string
+	info  sandbox.Info
+	cmd   *exec.Cmd
+	watch *os.File // closing it ends an attached sandbox
+	first chan launch.Word
+	done  chan struct{} // closed when the runner is gone
+	mu    sync.Mutex
+	end   *sandbox.End
 }
 
 // spawn starts a runner in its own session, mount namespace and, for anyone but root, user namespace. The runner takes
@@ -151,6 +150,7 @@ func (b *Backend) spawnError(err error, userNS bool) error {
 // listen hears the runner's words until it is gone, then reaps it.
 func (c *child) listen(r *os.File) {
 	defer close(c.done)
+	defer c.watch.Close()
 	defer c.cmd.Wait()
 	defer r.Close()
 	dec := json.NewDecoder(r)
@@ -202,16 +202,10 @@ func (c *child) ready(ctx context.Context) (*launch.Running, error) {
 func (c *child) kill() {
 	_ = c.cmd.Process.Signal(unix.SIGTERM)
 	<-c.done
-	c.watch.Close()
 }
 
-// ended returns how the sandbox ended, once the runner is gone.
-func (c *child) ended() (sandbox.Info, bool) {
-	select {
-	case <-c.done:
-	default:
-		return sandbox.Info{}, false
-	}
+// result is how the sandbox ended. It is for after done.
+func (c *child) result() sandbox.Info {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	info := c.info
@@ -219,7 +213,7 @@ func (c *child) ended() (sandbox.Info, bool) {
 	if c.end == nil {
 		info.Status, info.End = sandbox.Crashed, &sandbox.End{Reason: sandbox.ReasonLost, Message: "its runner was killed"}
 	}
-	return info, true
+	return info
 }
 
 // startError says what failed in the words of contract msb-0.6 §1.1.

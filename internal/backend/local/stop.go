@@ -2,6 +2,8 @@ package local
 
 import (
 	"context"
+	"errors"
+	"net"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -24,10 +26,10 @@ func (b *Backend) Stop(ctx context.Context, ref sandbox.Ref, opt backend.StopOpt
 	if err != nil {
 		return err
 	}
-	if !r.Live {
+	if !r.Live || r.End != nil {
 		return notRunning(ref, r.Status)
 	}
-	runner, err := b.find(ref, r.RunnerPID)
+	runner, err := b.find(ctx, ref)
 	if err != nil {
 		return err
 	}
@@ -56,26 +58,56 @@ func (b *Backend) Stop(ctx context.Context, ref sandbox.Ref, opt backend.StopOpt
 	return b.reap(ref)
 }
 
-// find opens the runner's process. The lock, looked at after the open, says that the PID is still the runner's; -1 is
-// returned when it is not.
-func (b *Backend) find(ref sandbox.Ref, pid int) (int, error) {
-	b.mu.Lock()
-	if c := b.mine[ref]; c != nil {
-		pid = c.cmd.Process.Pid
+// findTimeout is how long a runner may take to listen after it was started.
+const findTimeout = 5 * time.Second
+
+// find opens the runner's process; -1 is returned when it has ended. The kernel says who listens on the sandbox's socket: no
+// file that a dead runner left, and no number in another PID namespace, can be taken for it.
+func (b *Backend) find(ctx context.Context, ref sandbox.Ref) (int, error) {
+	for deadline := time.Now().Add(findTimeout); ; {
+		pid, err := b.listener(ctx, ref)
+		if err == nil && pid > 0 {
+			fd, err := unix.PidfdOpen(pid, 0)
+			if err != nil {
+				return -1, nil
+			}
+			// The process whose socket still answers has not ended since, so the number was its own when it was opened.
+			if again, err := b.listener(ctx, ref); err == nil && again == pid {
+				return fd, nil
+			}
+			unix.Close(fd)
+		}
+		if !b.store.Live(ref.ShortID()) {
+			return -1, nil
+		}
+		if err == nil && pid == 0 {
+			return -1, &sandbox.Error{Op: "stop", Ref: ref, Kind: sandbox.Runtime, Message: "the sandbox's runner is in another PID namespace",
+				Hint: "stop it where it was started"}
+		}
+		if time.Now().After(deadline) || ctx.Err() != nil {
+			return -1, &sandbox.Error{Op: "stop", Ref: ref, Kind: sandbox.Runtime, Message: "the sandbox's runner does not answer", Err: err}
+		}
+		time.Sleep(5 * time.Millisecond) // it is starting: its socket is there a few milliseconds after its lock
 	}
-	b.mu.Unlock()
-	if pid <= 0 {
-		return -1, &sandbox.Error{Op: "stop", Ref: ref, Kind: sandbox.NotRunning, Message: "the sandbox is still starting", Hint: "try again in a moment"}
-	}
-	fd, err := unix.PidfdOpen(pid, 0)
+}
+
+// listener is the process that listens on the sandbox's socket: 0 if it is not visible from here.
+func (b *Backend) listener(ctx context.Context, ref sandbox.Ref) (int, error) {
+	conn, err := dialRunDir(ctx, b.store.Path(ref))
 	if err != nil {
-		return -1, nil
+		return 0, err
 	}
-	if !b.store.Live(ref.ShortID()) {
-		unix.Close(fd)
-		return -1, nil
+	defer conn.Close()
+	raw, err := conn.(*net.UnixConn).SyscallConn()
+	if err != nil {
+		return 0, err
 	}
-	return fd, nil
+	var cred *unix.Ucred
+	cerr := raw.Control(func(fd uintptr) { cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
+	if err := errors.Join(cerr, err); err != nil {
+		return 0, err
+	}
+	return int(cred.Pid), nil
 }
 
 // ask tells the agent to shut down.
@@ -105,7 +137,6 @@ func (b *Backend) reap(ref sandbox.Ref) error {
 	b.mu.Unlock()
 	if c != nil {
 		<-c.done
-		c.watch.Close()
 	}
 	return nil
 }

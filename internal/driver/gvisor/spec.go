@@ -50,9 +50,21 @@ func ociSpec(cfg driver.Config, emptyDir string) *specs.Spec {
 		opts := append([]string{"bind"}, flags(b.ReadOnly, b.NoExec, b.NoSUID, b.NoDev)...)
 		mounts = append(mounts, specs.Mount{Destination: b.Target, Type: "bind", Source: b.Source, Options: opts})
 	}
-	cpus := ""
+	annotations := map[string]string{
+		"dev.gvisor.spec.rootfs.source":  cfg.RootImage,
+		"dev.gvisor.spec.rootfs.type":    "erofs",
+		"dev.gvisor.spec.rootfs.overlay": "memory",
+		memoryAnnotation:                 strconv.FormatUint(cfg.MemoryBytes, 10),
+	}
+	for n, b := range cfg.Binds {
+		if b.Shared {
+			// Mounts are exclusive by our configuration (see config.go); this hint excepts one, named by its source.
+			hint := fmt.Sprintf("dev.gvisor.spec.mount.bind%d.", n)
+			annotations[hint+"source"], annotations[hint+"type"], annotations[hint+"share"] = b.Source, "bind", "shared"
+		}
+	}
 	if cfg.CPUs > 0 {
-		cpus = strconv.Itoa(min(max(cfg.CPUs, minCPUs), runtime.NumCPU()))
+		annotations[cpusAnnotation] = strconv.Itoa(min(max(cfg.CPUs, minCPUs), runtime.NumCPU()))
 	}
 	return &specs.Spec{
 		Version: specs.Version,
@@ -63,16 +75,10 @@ func ociSpec(cfg driver.Config, emptyDir string) *specs.Spec {
 			Env:          []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
 			Capabilities: &specs.LinuxCapabilities{Bounding: guestCaps, Effective: guestCaps, Permitted: guestCaps, Inheritable: nil},
 		},
-		Hostname: cfg.Hostname,
-		Mounts:   mounts,
-		Annotations: map[string]string{
-			"dev.gvisor.spec.rootfs.source":  cfg.RootImage,
-			"dev.gvisor.spec.rootfs.type":    "erofs",
-			"dev.gvisor.spec.rootfs.overlay": "memory",
-			memoryAnnotation:                 strconv.FormatUint(cfg.MemoryBytes, 10),
-			cpusAnnotation:                   cpus,
-		},
-		Linux: &specs.Linux{},
+		Hostname:    cfg.Hostname,
+		Mounts:      mounts,
+		Annotations: annotations,
+		Linux:       &specs.Linux{},
 	}
 }
 
