@@ -47,7 +47,7 @@ func (a *app) loadCommand() *cobra.Command {
 		}
 		return a.interruptible(c, func(ctx context.Context) error {
 			a.spinFor(quiet, "Loading images")
-			images, err := b.LoadImages(ctx, archiveReader(ctx, in), tag, a.viewPull(quiet, "the archive"))
+			images, err := b.LoadImages(ctx, archiveReader(ctx, in), tag, a.viewPull(quiet, loading, "the archive"))
 			if err != nil {
 				return err
 			}

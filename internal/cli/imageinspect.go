@@ -100,7 +100,7 @@ func imageText(i backend.ImageDetail, st style) string {
 		line("Note", "%s with extended attributes, such as capabilities: msb save keeps them, and sandboxes do not have them", count(n, "file"))
 	}
 	if !i.BlobsKept {
-		line("Note", "its layers as they were downloaded are not kept: msb save packs them anew")
+		line("Note", "the layers are not kept as they came: msb save makes one of them all, with another digest")
 	}
 	line("Created", "%s", date(i.CreatedAt))
 	line("Last used", "%s", date(i.UsedAt))

@@ -66,6 +66,7 @@ func inspectText(i sandbox.Info, st style) string {
 	line("Name", "%s", i.Ref.Name)
 	line("Status", "%s", i.Status.Title())
 	line("Image", "%s", imageOf(s))
+	line("Digest", "%s", s.ManifestDigest)
 	line("Command", "%s", quoteWords(commandOf(s)))
 	line("CPUs", "%d", s.Resources.CPUs)
 	line("Memory", "%s", mebibytes(s.Resources.MemoryMiB))

@@ -39,7 +39,7 @@ that came whole are kept when a pull fails, and the next one goes on with them.`
 		}
 		return a.interruptible(c, func(ctx context.Context) error {
 			a.spinFor(quiet, "Pulling "+args[0])
-			view := a.viewPull(quiet, args[0])
+			view := a.viewPull(quiet, pulling, args[0])
 			asked := false
 			opt.Progress = func(e backend.PullEvent) { asked = true; view(e) }
 			i, err := b.PullImage(ctx, args[0], opt)

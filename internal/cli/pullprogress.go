@@ -11,13 +11,22 @@ import (
 
 // pullView shows how an image is got: a bar per layer below the spinner on a terminal, elsewhere a line per phase.
 type pullView struct {
-	a    *app
-	name string
+	a     *app
+	verbs pullVerbs
+	name  string
 
 	mu     sync.Mutex
 	layers []layerView
 	notes  map[backend.PullPhase]bool // the phases of the whole image that there have been
 }
+
+// pullVerbs are the words for what is done to an image and to its layers.
+type pullVerbs struct{ image, layer, layerDone string }
+
+var (
+	pulling = pullVerbs{"Pulling", "downloading", "downloaded"}
+	loading = pullVerbs{"Loading", "reading", "read"}
+)
 
 // layerView is what is known of one layer.
 type layerView struct {
@@ -30,12 +39,13 @@ type layerView struct {
 	rate    float64 // bytes in a second
 }
 
-// viewPull returns what is to be called with the events of the pull of name. The spinner has begun, if there is to be one.
-func (a *app) viewPull(quiet bool, name string) func(backend.PullEvent) {
+// viewPull returns what is to be called with the events of the pull, or the load, of name. The spinner has begun, if there is
+// to be one.
+func (a *app) viewPull(quiet bool, verbs pullVerbs, name string) func(backend.PullEvent) {
 	if quiet {
 		return func(backend.PullEvent) {}
 	}
-	return (&pullView{a: a, name: name, notes: map[backend.PullPhase]bool{}}).event
+	return (&pullView{a: a, verbs: verbs, name: name, notes: map[backend.PullPhase]bool{}}).event
 }
 
 func (v *pullView) event(e backend.PullEvent) {
@@ -54,7 +64,7 @@ func (v *pullView) event(e backend.PullEvent) {
 		before := l.phase
 		l.update(e, time.Now())
 		if spin == nil && before != e.Phase && !(before == backend.PullDownloaded && e.Phase == backend.PullUnpacked) { // they come together
-			v.line(fmt.Sprintf("layer %d/%d", e.Layer+1, len(v.layers)), shortDigest(e.Digest)+" "+l.words())
+			v.line(fmt.Sprintf("layer %d/%d", e.Layer+1, len(v.layers)), shortDigest(e.Digest)+" "+l.words(v.verbs))
 		}
 	default:
 		if first := !v.notes[e.Phase]; first && spin == nil {
@@ -80,7 +90,7 @@ func (v *pullView) title(e backend.PullEvent) string {
 	case backend.PullWriting:
 		return "Writing " + v.name
 	}
-	return "Pulling " + v.name
+	return v.verbs.image + " " + v.name
 }
 
 // note prints a phase of the whole image.
@@ -89,7 +99,7 @@ func (v *pullView) note(e backend.PullEvent) {
 	case backend.PullWaiting:
 		v.line("Waiting", "for the other process that pulls "+v.name)
 	case backend.PullResolved:
-		v.line("Pulling", fmt.Sprintf("%s: %s, %s", v.name, shortDigest(e.Digest), count(e.Layers, "layer")))
+		v.line(v.verbs.image, fmt.Sprintf("%s: %s, %s", v.name, shortDigest(e.Digest), count(e.Layers, "layer")))
 	case backend.PullWriting:
 		v.line("Writing", v.name)
 	}
@@ -118,12 +128,12 @@ func (l *layerView) update(e backend.PullEvent, now time.Time) {
 }
 
 // words say where the layer is.
-func (l *layerView) words() string {
+func (l *layerView) words(verbs pullVerbs) string {
 	switch l.phase {
 	case backend.PullDownloading:
-		return "downloading " + bytesText(l.total)
+		return verbs.layer + " " + bytesText(l.total)
 	case backend.PullDownloaded:
-		return "downloaded, verified"
+		return verbs.layerDone + ", verified"
 	case backend.PullCached:
 		return "is there already"
 	case backend.PullUnpacking:
@@ -150,7 +160,7 @@ func (v *pullView) draw(rows, cols int) []string {
 		if len(v.layers) > rows && (!l.moving() || len(lines) == rows-1) {
 			continue
 		}
-		lines = append(lines, l.draw(st, cols))
+		lines = append(lines, l.draw(st, v.verbs, cols))
 	}
 	if hidden := len(v.layers) - len(lines); hidden > 0 {
 		lines = append(lines, shorten(fmt.Sprintf("     and %s more", count(hidden, "layer")), cols))
@@ -158,10 +168,10 @@ func (v *pullView) draw(rows, cols int) []string {
 	return lines
 }
 
-func (l *layerView) draw(st style, cols int) string {
+func (l *layerView) draw(st style, verbs pullVerbs, cols int) string {
 	line := fmt.Sprintf("     %-12s  ", shortDigest(l.digest))
 	if !l.moving() || l.total <= 0 {
-		return st.dim(shorten(line+l.words(), cols))
+		return st.dim(shorten(line+l.words(verbs), cols))
 	}
 	done := min(max(l.done, 0), l.total)
 	width := min(max(cols-60, 8), 24)

@@ -187,7 +187,7 @@ const teardown = 15 * time.Second
 func (a *app) create(ctx context.Context, b backend.Backend, req backend.CreateRequest, quiet bool) (sandbox.Info, error) {
 	starting := "Starting " + string(req.Ref.Name)
 	a.spinFor(quiet, starting)
-	spin, view := a.spin, a.viewPull(quiet, imageOf(req.Spec))
+	spin, view := a.spin, a.viewPull(quiet, pulling, imageOf(req.Spec))
 	req.Progress = func(e backend.Event) {
 		switch {
 		case e.Pull == nil:
