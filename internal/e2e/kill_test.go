@@ -191,6 +191,10 @@ func (k *killer) left(name, group string) []string {
 	if len(all) > 0 {
 		return all // what follows is dear to look for
 	}
+	// A process that is ending has no program any more, but still its files and its group.
+	if held(filepath.Join(k.runDir(name), "lock")) {
+		all = append(all, "the lock of the run directory")
+	}
 	socket := filepath.Join(k.runDir(name), "agent.sock")
 	if conn, err := net.Dial("unix", socket); err == nil {
 		_ = conn.Close()
@@ -201,8 +205,22 @@ func (k *killer) left(name, group string) []string {
 		if n := charged(dir); n > noise {
 			all = append(all, fmt.Sprintf("%d bytes charged to %s", n, dir))
 		}
+		if b, _ := os.ReadFile(filepath.Join(dir, "cgroup.procs")); len(b) > 0 {
+			all = append(all, fmt.Sprintf("processes %s in %s", strings.Fields(string(b)), dir))
+		}
 	}
 	return all
+}
+
+// held reports whether a process has the lock of a run directory.
+func held(lock string) bool {
+	f, err := os.Open(lock)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	lk := unix.Flock_t{Type: unix.F_WRLCK}
+	return unix.FcntlFlock(f.Fd(), unix.F_OFD_GETLK, &lk) == nil && lk.Type != unix.F_UNLCK
 }
 
 // TestKillDetached kills the runner of a sandbox that nobody waits for, alone and with somebody in it.
