@@ -185,17 +185,12 @@ func (a *app) runAttached(s *signals, b backend.Backend, r *runFlags, ref sandbo
 const teardown = 15 * time.Second
 
 func (a *app) create(ctx context.Context, b backend.Backend, req backend.CreateRequest, quiet bool) (sandbox.Info, error) {
-	starting := "Starting " + string(req.Ref.Name)
-	a.spinFor(quiet, starting)
+	a.spinFor(quiet, "Starting "+string(req.Ref.Name))
 	spin, view := a.spin, a.viewPull(quiet, pulling, imageOf(req.Spec))
 	req.Progress = func(e backend.Event) {
-		switch {
-		case e.Pull == nil:
+		if e.Pull == nil {
 			spin.say(e.Text)
-		case e.Pull.Phase == backend.PullDone:
-			view(*e.Pull)
-			spin.say(starting)
-		default:
+		} else {
 			view(*e.Pull)
 		}
 	}
