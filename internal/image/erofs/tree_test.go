@@ -16,6 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 	gvisor "gvisor.dev/gvisor/pkg/erofs"
 	"pgregory.net/rapid"
+
+	"github.com/microsandbox-go/microsandbox/internal/image/erofs"
 )
 
 // tree is what an image holds: a line for each path that says everything about the file there.
@@ -188,6 +190,38 @@ func readReference(t rapid.TB, file string) (tree, map[string]uint32) {
 	})
 	if err != nil {
 		t.Fatalf("go-erofs reads the image: %v", err)
+	}
+	return named(inodes, lines), devices
+}
+
+// readOurs reads an image with Walk.
+func readOurs(t rapid.TB, file string) (tree, map[string]uint32) {
+	t.Helper()
+	f, err := os.Open(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	inodes, lines, devices := map[string]uint64{}, map[string]string{}, map[string]uint32{}
+	err = erofs.Walk(f, func(e *erofs.Entry) error {
+		content := e.Target
+		switch {
+		case e.Mode.IsRegular():
+			data, err := io.ReadAll(e.Open())
+			if err != nil {
+				return err
+			}
+			content = sum(data)
+		case e.Mode&fs.ModeDevice != 0:
+			devices[e.Path] = e.Minor&0xff | e.Major<<8 | e.Minor&^0xff<<12
+		}
+		inodes[e.Path] = e.Inode
+		at := e.Attr.ModTime
+		lines[e.Path] = line(unixMode(e.Mode), e.Attr.UID, e.Attr.GID, e.Links, at.Unix(), uint32(at.Nanosecond()), e.Inode, content)
+		return nil
+	})
+	if err != nil {
+		t.Fatalf("Walk: %v", err)
 	}
 	return named(inodes, lines), devices
 }
