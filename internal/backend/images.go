@@ -105,7 +105,7 @@ type ImageDetail struct {
 	// XattrFiles counts the files with extended attributes, mostly capabilities. They are kept for SaveImages; a sandbox
 	// does not see them.
 	XattrFiles int
-	BlobsKept  bool // its packed layers are there, so that SaveImages need not pack them
+	BlobsKept  bool // its layers are there as they came; otherwise SaveImages makes one of them all
 }
 
 // ImageConfig is what an image says about the processes that run in it, in the words of OCI.

@@ -109,12 +109,13 @@ func (a *app) printError(st style, message string, lines ...string) {
 
 // warn prints a warning and what follows from it.
 func (a *app) warn(message string, lines ...string) {
-	a.settle()
 	st := styleOf(a.err)
-	fmt.Fprintf(a.err, "%s %s\n", st.yellow("warn:"), oneLine(message))
-	for _, l := range lines {
-		fmt.Fprintf(a.err, "  %s %s\n", st.dim("→"), oneLine(l))
-	}
+	a.above(func() {
+		fmt.Fprintf(a.err, "%s %s\n", st.yellow("warn:"), oneLine(message))
+		for _, l := range lines {
+			fmt.Fprintf(a.err, "  %s %s\n", st.dim("→"), oneLine(l))
+		}
+	})
 }
 
 // oneLine keeps what others wrote (file names, the guest) from looking like more than one line of ours, or moving the cursor.

@@ -15,6 +15,9 @@ type spinner struct {
 	stop chan struct{}
 	done chan struct{}
 
+	drawing sync.Mutex // taken before mu, and before what below takes
+	up      int        // lines from the cursor to the text
+
 	mu    sync.Mutex
 	text  string
 	below func(rows, cols int) []string // at most so many lines, none longer; nil is none
@@ -59,37 +62,57 @@ func (s *spinner) show(below func(rows, cols int) []string) {
 
 func (s *spinner) run(a *app) {
 	defer close(s.done)
-	st := styleOf(a.err)
-	up := 0 // lines from the cursor to the text
 	wait := time.NewTimer(spinnerDelay)
 	defer wait.Stop()
 	for n := 0; ; n++ {
 		select {
 		case <-s.stop:
 			if n > 0 {
-				fmt.Fprint(a.err, home(up)+"\x1b[J")
+				s.erase(a)
 			}
 			return
 		case <-wait.C:
 		}
-		s.mu.Lock()
-		text, below := s.text, s.below
-		s.mu.Unlock()
-		height, width := a.errSize()
-		frames := []rune("⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏")
-		var b strings.Builder
-		fmt.Fprintf(&b, "%s\x1b[K   %s %s", home(up), st.green(string(frames[n%len(frames)])), shorten(oneLine(text), max(width-6, 1)))
-		up = 0
-		if below != nil && height > 3 {
-			for _, line := range below(height-2, width-1) {
-				b.WriteString("\r\n\x1b[K" + line)
-				up++
-			}
-		}
-		b.WriteString("\x1b[J")
-		_, _ = a.err.WriteString(b.String())
+		s.draw(a, n)
 		wait.Reset(spinnerTick)
 	}
+}
+
+func (s *spinner) draw(a *app, n int) {
+	s.drawing.Lock()
+	defer s.drawing.Unlock()
+	s.mu.Lock()
+	text, below := s.text, s.below
+	s.mu.Unlock()
+	height, width := a.errSize()
+	frames := []rune("⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏")
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s\x1b[K   %s %s", home(s.up), styleOf(a.err).green(string(frames[n%len(frames)])), shorten(oneLine(text), max(width-6, 1)))
+	s.up = 0
+	if below != nil && height > 3 {
+		for _, line := range below(height-2, width-1) {
+			b.WriteString("\r\n\x1b[K" + line)
+			s.up++
+		}
+	}
+	b.WriteString("\x1b[J")
+	_, _ = a.err.WriteString(b.String())
+}
+
+// erase leaves the cursor where the text was.
+func (s *spinner) erase(a *app) {
+	fmt.Fprint(a.err, home(s.up)+"\x1b[J")
+	s.up = 0
+}
+
+// above prints what is to stay, above the spinner if there is one.
+func (a *app) above(print func()) {
+	if s := a.spin; s != nil {
+		s.drawing.Lock()
+		defer s.drawing.Unlock()
+		s.erase(a)
+	}
+	print()
 }
 
 // home moves the cursor to the beginning of the line that is so many above it.

@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"log/slog"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -116,11 +117,11 @@ msb exec work -- ps aux`,
 // helpCommand is "msb help [COMMAND]".
 func (a *app) helpCommand() *cobra.Command {
 	c := a.command(&cobra.Command{Use: "help", Short: "Show help", Hidden: true},
-		positional{"[COMMAND]", "Command to show the help of"})
+		positional{"[COMMAND...]", "Command to show the help of"})
 	c.RunE = func(c *cobra.Command, args []string) error {
 		about, _, err := c.Root().Find(args)
-		if err != nil || about == c.Root() && len(args) > 0 {
-			return usageErrorf("msb --help", "there is no command %q", args[0])
+		if depth := strings.Count(about.CommandPath(), " "); err != nil || depth < len(args) {
+			return usageErrorf("msb --help", "there is no command %q", clip(strings.Join(args, " ")))
 		}
 		a.help(about)
 		return nil

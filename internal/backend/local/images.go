@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"slices"
@@ -15,9 +16,10 @@ import (
 )
 
 var (
-	_ backend.Images     = (*Backend)(nil)
-	_ backend.Registries = (*Backend)(nil)
-	_ backend.DiskUser   = (*Backend)(nil)
+	_ backend.Images        = (*Backend)(nil)
+	_ backend.ImageArchives = (*Backend)(nil)
+	_ backend.Registries    = (*Backend)(nil)
+	_ backend.DiskUser      = (*Backend)(nil)
 )
 
 // images is the image store with what the user has set for it.
@@ -95,7 +97,7 @@ func (s *images) short(ref string) string {
 // open returns the store unless ref is the image that is built in.
 func (b *Backend) imagesFor(op, ref string) (*images, error) {
 	if ref == sandbox.HostImage {
-		return nil, &sandbox.Error{Op: op, Kind: sandbox.InvalidArgument, Message: `the image "host" is this machine's own programs: it is always there, and cannot be pulled, saved or removed`}
+		return nil, &sandbox.Error{Op: op, Kind: sandbox.InvalidArgument, Message: `the image "host" is this machine's own programs: it is always there, and its name cannot be pulled, loaded, saved or removed`}
 	}
 	return b.images()
 }
@@ -199,6 +201,41 @@ func (b *Backend) PruneImages(context.Context) (backend.ImagePrune, error) {
 		return backend.ImagePrune{}, err
 	}
 	return backend.ImagePrune{References: len(r.References), Images: len(r.Digests), Layers: r.Layers, Bytes: r.Bytes}, nil
+}
+
+// LoadImages reads the images of an archive.
+func (b *Backend) LoadImages(ctx context.Context, r io.Reader, tag string, progress func(backend.PullEvent)) ([]backend.Image, error) {
+	s, err := b.imagesFor("load", tag)
+	if err != nil {
+		return nil, err
+	}
+	o := image.LoadOptions{Tag: tag}
+	if progress != nil {
+		o.Progress = func(p image.Progress) { progress(pullEvent(p)) }
+	}
+	all, err := s.Load(ctx, r, o)
+	if err != nil {
+		return nil, err
+	}
+	list := make([]backend.Image, 0, len(all))
+	for _, i := range all {
+		list = append(list, s.image(i))
+	}
+	return list, nil
+}
+
+// SaveImages writes images into one archive.
+func (b *Backend) SaveImages(ctx context.Context, w io.Writer, refs []string, format backend.ArchiveFormat) error {
+	for _, ref := range refs {
+		if _, err := b.imagesFor("save", ref); err != nil {
+			return err
+		}
+	}
+	s, err := b.images()
+	if err != nil {
+		return err
+	}
+	return s.Save(ctx, w, refs, image.Format(format))
 }
 
 // Login asks the registry whether it takes the credentials, and stores them.

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"io/fs"
 	"os"
 
 	"github.com/microsandbox-go/microsandbox/internal/backend"
@@ -49,17 +48,22 @@ func (b *Backend) root(ctx context.Context, spec *sandbox.Spec, progress func(ba
 
 func (b *Backend) resolve(ctx context.Context, spec *sandbox.Spec, progress func(backend.Event)) (*image.Root, error) {
 	i := spec.Image
+	if progress == nil {
+		progress = func(backend.Event) {}
+	}
 	switch {
-	case i.Bind != nil:
-		return b.pathRoot(ctx, i.Bind.Path)
-	case i.OCI == nil || i.OCI.Reference == "":
+	case i.Bind == nil && (i.OCI == nil || i.OCI.Reference == ""):
 		return nil, &sandbox.Error{Kind: sandbox.InvalidConfig, Message: "no image", Hint: "name one, e.g.: msb run host -- COMMAND"}
-	case i.OCI.Reference == sandbox.HostImage:
+	case i.Bind == nil && i.OCI.Reference == sandbox.HostImage:
 		return image.Host(ctx, b.cfg.Home)
 	}
 	s, err := b.images()
 	if err != nil {
 		return nil, err
+	}
+	if i.Bind != nil {
+		progress(backend.Event{Step: "image", Text: "Reading " + i.Bind.Path})
+		return s.DirRoot(ctx, i.Bind.Path)
 	}
 	opt := image.PullOptions{Policy: image.IfMissing}
 	switch spec.PullPolicy {
@@ -69,10 +73,8 @@ func (b *Backend) resolve(ctx context.Context, spec *sandbox.Spec, progress func
 		opt.Policy = image.Never
 	}
 	opt.Progress = func(p image.Progress) {
-		if progress != nil {
-			e := pullEvent(p)
-			progress(backend.Event{Step: "image", Pull: &e})
-		}
+		e := pullEvent(p)
+		progress(backend.Event{Step: "image", Pull: &e})
 	}
 	if opt.Policy != image.Never {
 		s.warnOfAuth(i.OCI.Reference)
@@ -85,24 +87,11 @@ func (b *Backend) resolve(ctx context.Context, spec *sandbox.Spec, progress func
 	return img, nil
 }
 
-// pathRoot makes a root of a directory or a tar of this machine.
-func (b *Backend) pathRoot(ctx context.Context, path string) (*image.Root, error) {
-	info, err := os.Stat(path)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return nil, &sandbox.Error{Kind: sandbox.ImageNotFound, Message: path, Hint: "no such directory or file; an image from a registry has no / or ./ in front"}
-	case err != nil:
-		return nil, &sandbox.Error{Kind: sandbox.IO, Message: "look at the image", Err: err}
-	case !info.IsDir() && !info.Mode().IsRegular():
-		return nil, &sandbox.Error{Kind: sandbox.InvalidConfig, Message: "the image " + path + " is neither a directory nor a file"}
-	}
-	return nil, &sandbox.Error{Kind: sandbox.Unsupported, Message: "a directory or a tar as the root is not supported yet"}
-}
-
-// startup is the command that a detached sandbox runs by itself: the spec's, which its image has completed. The image host has
-// a shell for its command, which would end at once.
+// startup is the command that a detached sandbox runs by itself: the spec's, which its image has completed. What is no image of a
+// registry has a shell for its command, which would end at once.
 func startup(asked, merged sandbox.Spec) []string {
-	if asked.Image.OCI != nil && asked.Image.OCI.Reference == sandbox.HostImage && len(asked.Runtime.Entrypoint)+len(asked.Runtime.Cmd) == 0 {
+	ofRegistry := asked.Image.OCI != nil && asked.Image.OCI.Reference != sandbox.HostImage
+	if !ofRegistry && len(asked.Runtime.Entrypoint)+len(asked.Runtime.Cmd) == 0 {
 		return nil
 	}
 	return append(append([]string{}, merged.Runtime.Entrypoint...), merged.Runtime.Cmd...)

@@ -201,7 +201,12 @@ func (c *child) ready(ctx context.Context) (*launch.Running, error) {
 // kill ends the sandbox and waits until the runner is gone.
 func (c *child) kill() {
 	_ = c.cmd.Process.Signal(unix.SIGTERM)
-	<-c.done
+	select {
+	case <-c.done:
+	case <-time.After(killTimeout + time.Second): // the runner gives a start that hangs that long itself
+		_ = c.cmd.Process.Kill()
+		<-c.done
+	}
 }
 
 // result is how the sandbox ended. It is for after done.

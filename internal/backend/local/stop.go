@@ -42,8 +42,12 @@ func (b *Backend) Stop(ctx context.Context, ref sandbox.Ref, opt backend.StopOpt
 		if timeout == 0 {
 			timeout = stopTimeout
 		}
-		if b.ask(ctx, ref) == nil && gone(ctx, runner, timeout) {
-			return b.reap(ref)
+		if conn, err := b.ask(ctx, ref, timeout); err == nil {
+			ended := gone(ctx, runner, timeout)
+			conn.Close() // not before: the frame could be lost
+			if ended {
+				return b.reap(ref)
+			}
 		}
 		if err := ctx.Err(); err != nil {
 			return &sandbox.Error{Op: "stop", Ref: ref, Kind: sandbox.Cancelled, Message: "the stop was cancelled", Err: err}
@@ -110,24 +114,18 @@ func (b *Backend) listener(ctx context.Context, ref sandbox.Ref) (int, error) {
 	return int(cred.Pid), nil
 }
 
-// ask tells the agent to shut down.
-func (b *Backend) ask(ctx context.Context, ref sandbox.Ref) error {
+// ask tells the agent to shut down. The connection is the caller's to close.
+func (b *Backend) ask(ctx context.Context, ref sandbox.Ref, timeout time.Duration) (net.Conn, error) {
 	conn, err := b.Dial(ctx, ref)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer conn.Close()
+	_ = conn.SetWriteDeadline(time.Now().Add(timeout))
 	if _, err := conn.Write(agentproto.Append(nil, 0, agentproto.TypeShutdown, nil)); err != nil {
-		return err
+		conn.Close()
+		return nil, err
 	}
-	// The relay ends the connection when the agent has ended; closing it earlier could lose the frame.
-	_ = conn.SetReadDeadline(time.Now().Add(stopTimeout))
-	buf := make([]byte, 4096)
-	for {
-		if _, err := conn.Read(buf); err != nil {
-			return nil
-		}
-	}
+	return conn, nil
 }
 
 // reap waits for the runner if it is our child.
