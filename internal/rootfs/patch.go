@@ -10,6 +10,8 @@ import (
 	"path"
 	"path/filepath"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/microsandbox-go/microsandbox/internal/agentproto"
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
@@ -53,9 +55,12 @@ func copyError(p sandbox.Patch, err error) error {
 	return &sandbox.Error{Kind: sandbox.PatchFailed, Message: fmt.Sprintf("copy %s to %s", p.Src, p.Dst), Err: err}
 }
 
+// openFlags opens a file, and neither waits for a pipe nor wakes a device that is in its place.
+const openFlags = os.O_RDONLY | unix.O_NONBLOCK | unix.O_NOCTTY
+
 // copyFile copies the file that Src names, through links if it is one. In the guest it is root's.
 func (t *writer) copyFile(p sandbox.Patch, op agentproto.FilesOp) error {
-	f, err := os.Open(p.Src)
+	f, err := os.OpenFile(p.Src, openFlags, 0)
 	if err != nil {
 		return copyError(p, err)
 	}
@@ -103,13 +108,16 @@ func (t *writer) copyDir(p sandbox.Patch, op agentproto.FilesOp) error {
 			}
 			return t.header(&tar.Header{Name: dst, Linkname: target, Mode: 0o777, ModTime: info.ModTime(), Typeflag: tar.TypeSymlink}, "")
 		case d.Type().IsRegular():
-			f, err := root.Open(filepath.FromSlash(name))
+			f, err := root.OpenFile(filepath.FromSlash(name), openFlags, 0)
 			if err != nil {
 				return err
 			}
 			defer f.Close()
 			if info, err = f.Stat(); err != nil {
 				return err
+			}
+			if !info.Mode().IsRegular() {
+				return fmt.Errorf("%s is no regular file any more", name)
 			}
 			return t.regular(dst, f, info, nil, "")
 		}

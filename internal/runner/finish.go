@@ -49,6 +49,9 @@ func (s *supervisor) release() {
 			s.log.Warn("the driver left something behind", "err", err)
 		}
 	}
+	if s.relay != nil {
+		s.relay.end()
+	}
 	if s.listen != nil {
 		_ = s.listen.Close()
 	}

@@ -24,8 +24,11 @@ type relay struct {
 
 	writeMu sync.Mutex // one frame at a time to the agent
 
+	ending chan struct{} // closed by end
+
 	mu      sync.Mutex
 	clients [agentproto.SlotCount]*client
+	next    int // the slot to look at first
 	closed  bool
 	wg      sync.WaitGroup
 }
@@ -41,6 +44,7 @@ type client struct {
 	once  sync.Once
 	mu    sync.Mutex
 	execs map[uint32]struct{} // its open exec sessions
+	left  bool                // it has left; its slot is free when the agent has answered to that
 }
 
 // leave ends the client's connection; its sessions follow.
@@ -71,6 +75,10 @@ func (r *relay) route(f *agentproto.Frame) {
 		f.Release() // id 0, or of a client that has left
 		return
 	}
+	if r.departed(c, f) {
+		f.Release()
+		return
+	}
 	if f.Flags&agentproto.Terminal != 0 {
 		if r.holdBack != nil && r.holdBack() {
 			f.Release()
@@ -82,9 +90,32 @@ func (r *relay) route(f *agentproto.Frame) {
 	}
 	select {
 	case c.out <- f:
-	case <-c.gone:
-		f.Release()
+		return
+	default:
 	}
+	// The agent has to wait, and with it all other clients: for a while, not for ever.
+	patience := time.NewTimer(stall)
+	defer patience.Stop()
+	select {
+	case c.out <- f:
+		return
+	case <-c.gone:
+	case <-r.ending:
+	case <-patience.C:
+		c.leave()
+	}
+	f.Release()
+}
+
+// departed reports whether the client of a frame has left, and frees its slot if the frame is the agent's answer to that:
+// what the agent still had to say to the old client must not reach a new one.
+func (r *relay) departed(c *client, f *agentproto.Frame) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if c.left && f.ID == c.start && agentproto.TypeOf(f.Body()) == agentproto.TypePong {
+		r.clients[c.slot] = nil
+	}
+	return c.left
 }
 
 // serve takes over a new connection.
@@ -103,17 +134,19 @@ func (r *relay) serve(conn net.Conn) {
 	}()
 }
 
-// admit gives the connection the lowest free slot; nil if there is none.
+// admit gives the connection a free slot, as long unused as can be; nil if there is none.
 func (r *relay) admit(conn net.Conn) *client {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closed {
 		return nil
 	}
-	for slot, taken := range r.clients {
-		if taken != nil {
+	for i := range r.clients {
+		slot := (r.next + i) % len(r.clients)
+		if r.clients[slot] != nil {
 			continue
 		}
+		r.next = slot + 1
 		c := &client{conn: conn, slot: slot, out: make(chan *agentproto.Frame, clientQueue), gone: make(chan struct{}), execs: map[uint32]struct{}{}}
 		c.start, c.end = agentproto.IDRange(slot)
 		r.clients[slot] = c
@@ -123,7 +156,7 @@ func (r *relay) admit(conn net.Conn) *client {
 	return nil
 }
 
-// dismiss ends a client's sessions in the guest and frees its slot.
+// dismiss ends a client's sessions in the guest. Its slot is free when the agent answers to the ping behind that.
 func (r *relay) dismiss(c *client) {
 	c.mu.Lock()
 	var b []byte
@@ -132,10 +165,11 @@ func (r *relay) dismiss(c *client) {
 	}
 	c.mu.Unlock()
 	b = agentproto.Append(b, 0, agentproto.TypeClientDisconnected, &agentproto.ClientDisconnected{IDStart: c.start, IDEnd: c.end})
-	_ = r.toAgent(b) // if the agent is gone, so are the sessions
+	b = agentproto.Append(b, c.start, agentproto.TypePing, nil)
 	r.mu.Lock()
-	r.clients[c.slot] = nil
+	c.left = true
 	r.mu.Unlock()
+	_ = r.toAgent(b) // if the agent is gone, so are the sessions
 }
 
 // writeLoop greets the client and hands it its frames, several in one write where they wait.
@@ -226,12 +260,18 @@ func (r *relay) busy() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, c := range r.clients {
-		if c != nil {
+		if c != nil && !c.left {
 			return true
 		}
 	}
 	return false
 }
+
+// end makes the relay give up on clients that do not read: the agent is gone, or about to be.
+func (r *relay) end() { close(r.ending) }
+
+// stall is how long one client that does not read may hold up the agent.
+const stall = 30 * time.Second
 
 // farewell is how long a client may take to read its last frames.
 const farewell = time.Second

@@ -29,7 +29,7 @@ func newBench(t *testing.T) *bench {
 	ours, relays := net.Pipe()
 	b := &bench{t: t, agent: ours, in: agentproto.NewReader(ours), asked: make(chan struct{}, 1), done: make(chan error, 1)}
 	ready := agentproto.Append(nil, 0, agentproto.TypeReady, &agentproto.Ready{AgentVersion: "test"})
-	b.r = &relay{agent: relays, in: agentproto.NewReader(relays), ready: ready, onShutdown: func() { b.asked <- struct{}{} }}
+	b.r = &relay{agent: relays, in: agentproto.NewReader(relays), ready: ready, ending: make(chan struct{}), onShutdown: func() { b.asked <- struct{}{} }}
 	go func() {
 		err := b.r.run()
 		b.r.close()
@@ -137,11 +137,49 @@ func TestRelayEndsSessionsOfWhoLeaves(t *testing.T) {
 	if err != nil || left.IDStart != c.start || left.IDEnd != c.end {
 		t.Errorf("the agent hears that %+v left (%v)", left, err)
 	}
-	for deadline := time.Now().Add(10 * time.Second); b.r.busy() && time.Now().Before(deadline); {
-		time.Sleep(time.Millisecond) // the slot is free just after the agent was told
+	// The slot is not given again before the agent has said all that it had to say to the old client.
+	b.want(c.start, agentproto.TypePing)
+	for range agentproto.SlotCount - 1 {
+		if other := b.connect(); other.start == c.start {
+			t.Fatal("the slot was given again at once")
+		}
 	}
+	ours, relays := net.Pipe()
+	defer ours.Close()
+	b.r.serve(relays)
+	if n, err := ours.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		t.Fatalf("a client more than there are slots got %d bytes, %v", n, err)
+	}
+	late := agentproto.AppendData(nil, c.start+1, agentproto.TypeExecStdout, []byte("late"))
+	b.say(b.agent, agentproto.Append(late, c.start, agentproto.TypePong, nil))
+	b.say(b.agent, agentproto.Append(nil, 0, agentproto.TypePong, nil)) // read after those before it
 	if again := b.connect(); again.start != c.start {
 		t.Errorf("the slot was not given again: ids from %d", again.start)
+	}
+}
+
+// TestRelayOutlivesAClientThatDoesNotRead fills one client's queue and ends the relay, which must not wait for it.
+func TestRelayOutlivesAClientThatDoesNotRead(t *testing.T) {
+	b := newBench(t)
+	c := b.connect()
+	stuck := make(chan struct{})
+	go func() {
+		defer close(stuck)
+		for {
+			if _, err := b.agent.Write(agentproto.AppendData(nil, c.start, agentproto.TypeExecStdout, make([]byte, 1000))); err != nil {
+				return
+			}
+		}
+	}()
+	time.Sleep(50 * time.Millisecond) // long enough for the queue to fill; shorter makes the test weaker, not wrong
+	b.r.end()
+	b.agent.Close()
+	<-stuck
+	select {
+	case err := <-b.done:
+		b.done <- err
+	case <-time.After(10 * time.Second):
+		t.Fatal("the relay waits for a client that does not read")
 	}
 }
 
@@ -157,6 +195,7 @@ func TestRelayDropsWhoBreaksTheRules(t *testing.T) {
 		other := b.connect()
 		b.say(c, frame)
 		b.want(0, agentproto.TypeClientDisconnected)
+		b.want(c.start, agentproto.TypePing)
 		if _, err := c.in.Next(); err == nil {
 			t.Errorf("%s: the client is still connected", name)
 		}

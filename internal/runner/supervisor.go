@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -30,6 +31,9 @@ import (
 // the machine for an RCU grace period, some 10 ms, which a first command would wait for; one that ends before is spared it.
 // Until then, as ever, the watchdog holds the sandbox to its memory.
 const settleTime = 50 * time.Millisecond
+
+// agentGrace is how long a sandbox may live on without a connection to its agent.
+const agentGrace = time.Second
 
 // supervisor is one run of one sandbox. Its life: start, wait for the first word in ending, finish.
 type supervisor struct {
@@ -61,26 +65,43 @@ func (s *supervisor) run() int {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
 	go func() { started <- s.start(ctx) }()
-	for starting := true; ; {
+	ending := s.ending
+	var first *sandbox.End // why it is to end, asked for while it starts
+	for {
 		select {
 		case err := <-started:
-			if err != nil {
+			started = nil
+			switch {
+			case err != nil:
 				return s.fail(err)
+			case first != nil:
+				s.finish(*first)
+				return 0
 			}
-			starting = false
 		case <-stop:
 			s.end(sandbox.ReasonShutdown, "")
-			stop = nil
-		case e := <-s.ending:
-			if starting {
-				cancel(&sandbox.Error{Kind: sandbox.Cancelled, Message: "the sandbox was stopped while it started"})
-				s.ending <- e
-				continue
+		case e := <-ending:
+			if started == nil {
+				s.finish(e)
+				return 0
 			}
-			s.finish(e)
-			return 0
+			first, ending = &e, nil
+			cancel(causeOf(e))
+			time.AfterFunc(startGrace, func() { os.Exit(1) }) // a start that does not heed it: all that it made ends with us
 		}
 	}
+}
+
+// startGrace is how long a start may take to notice that it is no more wanted.
+const startGrace = 5 * time.Second
+
+// causeOf says in an error's words why a start was broken off.
+func causeOf(e sandbox.End) error {
+	switch e.Reason {
+	case sandbox.ReasonShutdown, sandbox.ReasonParentGone:
+		return &sandbox.Error{Kind: sandbox.Cancelled, Message: "the sandbox was stopped while it started"}
+	}
+	return &sandbox.Error{Kind: sandbox.BootFailed, Message: cmp.Or(e.Message, string(e.Reason))}
 }
 
 // end asks for the end of the sandbox. The first to ask says why.
@@ -148,6 +169,9 @@ func (s *supervisor) start(ctx context.Context) error {
 		ready <- answer{frame, err}
 	}()
 	if s.inst, err = s.driver.Start(ctx, s.driverConfig(id, guest, link)); err != nil {
+		if why := context.Cause(ctx); why != nil {
+			return why
+		}
 		return &sandbox.Error{Kind: sandbox.BootFailed, Message: err.Error(), Err: nil}
 	}
 	s.mark("driver started")
@@ -159,6 +183,10 @@ func (s *supervisor) start(ctx context.Context) error {
 		}
 		if x.Signal != 0 {
 			s.end(s.reasonOfKill(x.Signal))
+			return
+		}
+		if x.Code != 0 { // the agent ends with 0, gVisor with 2 when it crashes
+			s.end(sandbox.ReasonInternal, fmt.Sprintf("its kernel ended with status %d", x.Code))
 			return
 		}
 		if s.asked.Load() {
@@ -177,6 +205,9 @@ func (s *supervisor) start(ctx context.Context) error {
 		if s.limits.oom() {
 			return &sandbox.Error{Kind: sandbox.BootFailed, Message: oomMessage(spec), Hint: oomHint}
 		}
+		if why := context.Cause(ctx); why != nil {
+			return why
+		}
 		if sandbox.KindOf(a.err) == sandbox.PatchFailed {
 			return a.err
 		}
@@ -187,10 +218,15 @@ func (s *supervisor) start(ctx context.Context) error {
 
 // open lets clients in and says that the sandbox runs.
 func (s *supervisor) open(agent net.Conn, in *agentproto.Reader, ready []byte) error {
-	s.relay = &relay{agent: agent, in: in, ready: ready, onShutdown: s.shutdownRequested, holdBack: s.outOfMemory}
+	s.relay = &relay{agent: agent, in: in, ready: ready, onShutdown: s.shutdownRequested, holdBack: s.outOfMemory, ending: make(chan struct{})}
 	s.tasks.Go(func() {
-		_ = s.relay.run() // it ends with the agent, whose end Wait reports
+		err := s.relay.run()
 		s.relay.close()
+		select {
+		case <-s.gone:
+		case <-time.After(agentGrace): // an ordinary end of the agent is the driver's to report
+			s.end(sandbox.ReasonInternal, "its agent broke off: "+err.Error())
+		}
 	})
 	s.tasks.Go(func() {
 		for {
