@@ -228,30 +228,31 @@ func TestKillDetached(t *testing.T) {
 	each(t, func(w *world) {
 		for _, name := range []string{"alone", "used"} {
 			w.background(name)
-			var exec *os.Process
-			if name == "used" {
+			begin := time.Now()
+			kill := func() {
+				begin = time.Now()
+				w.must(unix.Kill(w.runner(name), unix.SIGKILL))
+			}
+			if name == "alone" {
+				kill()
+			} else {
 				cmd := w.msb("exec", name, "--", "sh", "-c", "echo in; exec sleep 60")
 				stdout, err := cmd.StdoutPipe()
 				w.must(err)
+				var stderr bytes.Buffer
+				cmd.Stderr = &stderr
 				w.must(cmd.Start())
 				_, err = bufio.NewReader(stdout).ReadString('\n')
 				w.must(err)
-				exec = cmd.Process
-				defer func() {
-					_ = cmd.Wait()
-					if exitCode(cmd) != 1 {
-						w.t.Errorf("whoever was in it: exit code %d", exitCode(cmd))
-					}
-				}()
+				kill()
+				_ = cmd.Wait()
+				if line := w.errorLine(result{code: exitCode(cmd), err: stderr.String()}); exitCode(cmd) != 1 || !strings.Contains(line, `sandbox "used" ended`) {
+					w.t.Errorf("whoever was in it: exit code %d, stderr %q", exitCode(cmd), stderr.String())
+				}
 			}
-			w.must(unix.Kill(w.runner(name), unix.SIGKILL))
-			begin := time.Now()
 			k := killer{world: *w}
 			var left []string
-			if !until(tidy, func() bool {
-				left = k.left(name, w.group(name))
-				return len(left) == 0 || exec != nil && len(left) == 1
-			}) {
+			if !until(tidy, func() bool { left = k.left(name, w.group(name)); return len(left) == 0 }) {
 				w.t.Errorf("a second after the kill there is still\n  %s", strings.Join(left, "\n  "))
 			}
 			w.t.Logf("all gone after %v", time.Since(begin))

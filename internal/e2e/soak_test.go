@@ -74,8 +74,8 @@ func TestSoak(t *testing.T) {
 		for what := range maps.Keys(before) {
 			w.t.Errorf("%s has gone", what)
 		}
-		// The last is as quick as the first: nothing grew that is not seen here.
-		if third := n / 3; third >= 5 {
+		// The last is as quick as the first, or something grew that is not seen here. A few do not tell: others use the machine.
+		if third := n / 3; third >= 100 {
 			first, last := median(times[:third]), median(times[n-third:])
 			if last > 2*first {
 				w.t.Errorf("a cycle took %v at first and %v at last", first, last)
