@@ -4,7 +4,7 @@
 //
 // stdout carries data only; errors, warnings and progress go to stderr.
 //
-// To add a command: 1. a file with a function of [app] that returns it, 2. its line in [app.root], 3. a script in
+// To add a command: 1. a file with a function of [app] that returns it, 2. its line in [app.commands], 3. a script in
 // cmd/msb/testdata/script.
 package cli
 
@@ -58,7 +58,7 @@ func Main(env Env, args []string) int {
 	if a.err == nil {
 		a.err = os.Stderr
 	}
-	root := a.root()
+	root := a.root(args)
 	root.SetArgs(append([]string{}, args...))
 	root.SetOut(a.out)
 	root.SetErr(a.err)

@@ -174,3 +174,14 @@ func TestWords(t *testing.T) {
 		}
 	}
 }
+
+// Each command is found by the names that it has.
+func TestCommands(t *testing.T) {
+	a := &app{}
+	for _, e := range a.commands() {
+		c := e.make()
+		if have := append([]string{c.Name()}, c.Aliases...); !slices.Equal(have, e.names) {
+			t.Errorf("a command has the names %q and is found by %q", have, e.names)
+		}
+	}
+}

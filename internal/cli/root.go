@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -30,7 +31,8 @@ var later = map[string]bool{
 	"downgrade": true, "self": true,
 }
 
-func (a *app) root() *cobra.Command {
+// root is the command msb with the one below it that args name, or all if they name none.
+func (a *app) root(args []string) *cobra.Command {
 	cobra.EnableCommandSorting = false // help and tree keep the order of the table below
 	root := &cobra.Command{
 		Use:           "msb",
@@ -83,35 +85,61 @@ msb exec work -- ps aux`,
 	local.toggle("V", "version", "Print the version", &a.version)
 	local.hide("version")
 
-	for _, c := range []struct {
-		group string
-		cmd   *cobra.Command
-	}{
-		{groupSandboxes, a.runCommand()},
-		{groupSandboxes, a.stopCommand()},
-		{groupSandboxes, a.listCommand()},
-		{groupSandboxes, a.statusCommand()},
-		{groupSandboxes, a.removeCommand()},
-		{groupSandboxes, a.execCommand()},
-		{groupSandboxes, a.inspectCommand()},
-		{groupImages, a.imageCommand()},
-		{groupImages, a.pullCommand()},
-		{groupImages, a.loadCommand()},
-		{groupImages, a.saveCommand()},
-		{groupImages, a.registryCommand()},
-		{groupImages, a.imagesCommand()},
-		{groupImages, a.rmiCommand()},
-		{groupImages, a.registriesCommand()},
-		{groupStorage, a.systemCommand()},
-		{groupInstallation, a.doctorCommand()},
-		{groupInstallation, a.versionCommand()},
-		{groupOther, a.completionCommand()},
-	} {
-		c.cmd.Annotations["group"] = c.group
-		root.AddCommand(c.cmd)
+	all := a.commands()
+	wanted := firstWord(args)
+	only := slices.IndexFunc(all, func(c entry) bool { return slices.Contains(c.names, wanted) })
+	for i, c := range all {
+		if only < 0 || i == only {
+			cmd := c.make()
+			cmd.Annotations["group"] = c.group
+			root.AddCommand(cmd)
+		}
 	}
 	root.SetHelpCommand(a.helpCommand())
 	return root
+}
+
+// entry is a command below msb. It is made when it is called, or when somebody wants to know of all: making them takes longer
+// than reading a command line.
+type entry struct {
+	group string
+	make  func() *cobra.Command
+	names []string // with its aliases
+}
+
+// commands are those below msb, in the order in which help and tree show them.
+func (a *app) commands() []entry {
+	return []entry{
+		{groupSandboxes, a.runCommand, []string{"run"}},
+		{groupSandboxes, a.stopCommand, []string{"stop"}},
+		{groupSandboxes, a.listCommand, []string{"list", "ls"}},
+		{groupSandboxes, a.statusCommand, []string{"status", "ps"}},
+		{groupSandboxes, a.removeCommand, []string{"remove", "rm"}},
+		{groupSandboxes, a.execCommand, []string{"exec"}},
+		{groupSandboxes, a.inspectCommand, []string{"inspect"}},
+		{groupImages, a.imageCommand, []string{"image"}},
+		{groupImages, a.pullCommand, []string{"pull"}},
+		{groupImages, a.loadCommand, []string{"load"}},
+		{groupImages, a.saveCommand, []string{"save"}},
+		{groupImages, a.registryCommand, []string{"registry"}},
+		{groupImages, a.imagesCommand, []string{"images"}},
+		{groupImages, a.rmiCommand, []string{"rmi"}},
+		{groupImages, a.registriesCommand, []string{"registries", "regs"}},
+		{groupStorage, a.systemCommand, []string{"system"}},
+		{groupInstallation, a.doctorCommand, []string{"doctor"}},
+		{groupInstallation, a.versionCommand, []string{"version"}},
+		{groupOther, a.completionCommand, []string{"completion"}},
+	}
+}
+
+// firstWord is the first argument that is no flag; no flag of msb itself has a value.
+func firstWord(args []string) string {
+	for _, arg := range args {
+		if !strings.HasPrefix(arg, "-") {
+			return arg
+		}
+	}
+	return ""
 }
 
 // helpCommand is "msb help [COMMAND]".
