@@ -16,8 +16,8 @@ import (
 	"github.com/microsandbox-go/microsandbox/internal/testimage"
 )
 
-// TestImages runs what needs images. Each script has a registry of its own, REG, with the images busybox and tool:1, and
-// shares one that wants a password, PRIVATE, with busybox in it.
+// TestImages runs what needs images. Each script has a registry of its own, REG, with the images busybox and tool:1. It
+// shares one that wants a password, PRIVATE, and one with a certificate that CAFILE has signed, TLS, with busybox in them.
 func TestImages(t *testing.T) {
 	needSandboxes(t)
 	busybox := testimage.Busybox(t)
@@ -38,6 +38,8 @@ func TestImages(t *testing.T) {
 	}
 	private := testimage.Serve(t, testimage.Options{Username: "user", Password: "secret", Bearer: true})
 	private.Push(t, "busybox", busybox)
+	secure := testimage.Serve(t, testimage.Options{TLS: true})
+	secure.Push(t, "busybox", busybox)
 
 	top := t.TempDir()
 	leakcheck.Check(t, leakcheck.Home(top, "script-*"), leakcheck.Binaries(filepath.Dir(os.Getenv(config.RunnerVar))))
@@ -57,6 +59,8 @@ func TestImages(t *testing.T) {
 			env.Setenv("REG", reg.Host)
 			env.Setenv("PRIVATE", private.Host)
 			env.Setenv("SECRET", "secret")
+			env.Setenv("TLS", secure.Host)
+			env.Setenv("CAFILE", secure.CAFile)
 			env.Values["registry"] = s
 			home := env.Getenv(config.HomeVar)
 			env.Defer(func() {
