@@ -12,8 +12,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -51,7 +53,11 @@ type Group struct {
 	cpu    string
 	pids   string
 	limits Limits
+	holds  atomic.Bool // processes were added
 }
+
+// Holds reports whether there are processes in the group, for it to bound.
+func (g *Group) Holds() bool { return g != nil && g.holds.Load() }
 
 // Memory reports whether the group bounds memory.
 func (g *Group) Memory() bool {
@@ -100,7 +106,9 @@ func New(name string, l Limits) (*Group, error) {
 func makeGroup(dir string) bool {
 	err := os.Mkdir(dir, 0o755)
 	if errors.Is(err, os.ErrExist) { // of a sandbox that was killed; the run directory's lock says it is ours now
-		err = nil
+		if err = remove(dir); err == nil {
+			err = os.Mkdir(dir, 0o755)
+		}
 	}
 	return err == nil
 }
@@ -163,11 +171,15 @@ func (g *Group) Add(pids ...int) error {
 			}
 		}
 	}
+	g.holds.Store(true)
 	return nil
 }
 
 // OOMKills is how often the kernel killed a process of the group for want of memory.
 func (g *Group) OOMKills() int {
+	if g == nil {
+		return 0
+	}
 	file := ""
 	switch {
 	case g.memory != "":
@@ -325,6 +337,9 @@ func parseHierarchies(self, mounts []byte) hierarchy {
 			if !ok {
 				continue
 			}
+			if strings.HasPrefix(f[2], "/..") {
+				continue // outside of our cgroup namespace
+			}
 			rel, ok := strings.CutPrefix(f[2], strings.TrimSuffix(m.root, "/"))
 			if !ok {
 				rel = "/" // the mount shows another part of the hierarchy than the one we are in
@@ -348,7 +363,7 @@ func (h hierarchy) delegated() string {
 	for path := h.in; ; path = filepath.Dir(path) {
 		dir := filepath.Join(h.v2, path)
 		b, err := os.ReadFile(filepath.Join(dir, "cgroup.subtree_control"))
-		if err == nil && strings.Contains(" "+string(b)+" ", "memory") && unix.Access(dir, unix.W_OK) == nil &&
+		if err == nil && slices.Contains(strings.Fields(string(b)), "memory") && unix.Access(dir, unix.W_OK) == nil &&
 			unix.Access(filepath.Join(dir, "cgroup.procs"), unix.W_OK) == nil {
 			return dir
 		}

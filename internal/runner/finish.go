@@ -44,6 +44,7 @@ func (s *supervisor) fail(err error) int {
 
 func (s *supervisor) release() {
 	close(s.gone)
+	s.bounding.Wait()
 	if s.inst != nil {
 		if err := s.inst.Destroy(); err != nil {
 			s.log.Warn("the driver left something behind", "err", err)
@@ -60,7 +61,7 @@ func (s *supervisor) release() {
 	}
 	s.tasks.Wait() // all of them end with the agent or the listener
 	if s.limits != nil {
-		if err := s.limits.group.Remove(); err != nil {
+		if err := s.limits.getGroup().Remove(); err != nil {
 			s.log.Warn("a control group is left for the next sweep", "err", err)
 		}
 	}

@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"log/slog"
 	"os"
 	"strconv"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -19,40 +21,66 @@ const overhead = 64 << 20
 
 // limits holds a sandbox to its memory and CPUs, by a control group where one can be had.
 type limits struct {
-	group  *cgroup.Group
 	memory uint64 // bytes, overhead included
 	cpus   int
+
+	mu    sync.Mutex
+	group *cgroup.Group // nil if there is none
 }
 
-func newLimits(group string, memory uint64, cpus int) (*limits, error) {
-	l := &limits{memory: memory + overhead, cpus: cpus}
-	g, err := cgroup.New(group, cgroup.Limits{MemoryBytes: l.memory, CPUs: cpus})
-	if err != nil {
-		return nil, err
-	}
+func (l *limits) getGroup() *cgroup.Group {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.group
+}
+
+func (l *limits) setGroup(g *cgroup.Group) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.group = g
-	return l, nil
 }
 
-// bound sets the limits on the processes of a sandbox that has started, and so on all that they start.
+// processes is how many host processes a sandbox may have in a control group: more than any reasonable guest's, fewer than
+// a machine's.
+const processes = 4096
+
+func newLimits(group string, memory uint64, cpus int, l *slog.Logger) *limits {
+	lim := &limits{memory: memory + overhead, cpus: cpus}
+	g, err := cgroup.New(group, cgroup.Limits{MemoryBytes: lim.memory, CPUs: cpus, Processes: processes})
+	if err != nil {
+		l.Warn("no control group: the limits hold by watchdog and affinity", "err", err)
+		g = nil
+	}
+	lim.group = g
+	return lim
+}
+
+// bound sets the limits on the processes of a sandbox that has started, and so on all that they start. Its error says why
+// they are not set by a control group; they are then by other means.
 func (l *limits) bound(id string, inst driver.Instance) error {
 	p, ok := inst.(driver.Processes)
 	if !ok {
 		return nil
 	}
-	if l.group != nil {
-		if err := l.join(p); err != nil {
-			return err
+	var failed error
+	if g := l.getGroup(); g != nil {
+		failed = l.join(g, p)
+		if failed == nil && g.CPU() {
+			failed = g.LimitCPU()
+		}
+		if failed == nil && g.CPU() {
+			return nil
+		}
+		if failed != nil {
+			l.setGroup(nil)
+			_ = g.Remove()
 		}
 	}
-	if l.group.CPU() {
-		return l.group.LimitCPU()
-	}
-	return l.pin(id, p.PIDs)
+	return errors.Join(failed, l.pin(id, p.PIDs))
 }
 
 // join moves the processes into the group. One that starts meanwhile is in its parent's: look until there is no new one.
-func (l *limits) join(p driver.Processes) error {
+func (l *limits) join(g *cgroup.Group, p driver.Processes) error {
 	seen := map[int]bool{}
 	for {
 		var add []int
@@ -65,7 +93,7 @@ func (l *limits) join(p driver.Processes) error {
 		if len(add) == 0 {
 			return nil
 		}
-		if err := l.group.Add(add...); err != nil {
+		if err := g.Add(add...); err != nil {
 			return err
 		}
 	}
@@ -117,14 +145,14 @@ func (l *limits) pin(id string, pids func() []int) error {
 }
 
 func (l *limits) memoryBy() string {
-	if l.group.Memory() {
+	if l.getGroup().Memory() {
 		return "cgroup"
 	}
 	return "watchdog"
 }
 
 func (l *limits) cpuBy() string {
-	if l.group.CPU() {
+	if l.getGroup().CPU() {
 		return "cgroup"
 	}
 	return "affinity"
@@ -134,31 +162,56 @@ func (l *limits) cpuBy() string {
 const (
 	fillRate      = 4 << 30 // bytes per second that a guest can touch at most
 	watchInterval = 500 * time.Millisecond
-	watchMinimum  = 2 * time.Millisecond
+	watchMinimum  = 2 * time.Millisecond  // while the sandbox grows
+	watchCalm     = 50 * time.Millisecond // while it does not
+	calmGrowth    = 1 << 20               // bytes between two looks
+	groupInterval = time.Second           // where the kernel holds the limit, and only its word for it is read
+	watchFailures = 3                     // looks in a row that may fail
 )
 
 // watch calls over once if the sandbox takes more memory than it may, and returns then or when done is closed.
-func (l *limits) watch(m driver.Meter, done <-chan struct{}, over func(used uint64)) {
+func (l *limits) watch(m driver.Meter, done <-chan struct{}, over func(why string)) {
 	t := time.NewTimer(0)
 	defer t.Stop()
+	var last uint64
+	failures := 0
 	for {
 		select {
 		case <-done:
 			return
 		case <-t.C:
 		}
-		used, err := m.Memory()
-		if err != nil {
-			used = 0 // it is ending
-		}
-		if used > l.memory || l.group != nil && l.group.OOMKills() > 0 {
-			over(used)
+		if l.oom() {
+			over("")
 			return
 		}
-		left := time.Duration(float64(l.memory-used) / fillRate * float64(time.Second))
-		t.Reset(min(max(left, watchMinimum), watchInterval))
+		if g := l.getGroup(); g.Memory() && g.Holds() {
+			t.Reset(groupInterval)
+			continue
+		}
+		used, err := m.Memory()
+		if err != nil {
+			if failures++; failures == watchFailures { // it is ending, or nothing holds its memory any more
+				over("its memory cannot be watched: ")
+				return
+			}
+			t.Reset(watchCalm)
+			continue
+		}
+		failures = 0
+		if used > l.memory {
+			over("")
+			return
+		}
+		pause := time.Duration(float64(l.memory-used) / fillRate * float64(time.Second))
+		least := watchMinimum
+		if used < last+calmGrowth {
+			least = watchCalm
+		}
+		last = used
+		t.Reset(min(max(pause, least), watchInterval))
 	}
 }
 
 // oom reports whether the kernel killed a process for want of memory within the group.
-func (l *limits) oom() bool { return l.group != nil && l.group.OOMKills() > 0 }
+func (l *limits) oom() bool { return l.getGroup().OOMKills() > 0 }

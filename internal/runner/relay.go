@@ -5,13 +5,18 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/microsandbox-go/microsandbox/internal/agentproto"
 )
 
-// clientQueue is how many frames may wait for one client before the agent has to (contract msb-0.6 §4.3).
-const clientQueue = 64
+// clientQueue is how many frames may wait for one client before the agent has to (contract msb-0.6 §4.3), queueBytes how
+// many bytes of them: a hostile guest chooses their size.
+const (
+	clientQueue = 64
+	queueBytes  = 1 << 20
+)
 
 // relay multiplexes clients onto the one connection to the agent (contract msb-0.6 §4.3). It looks into a frame only where
 // a flag says that a session begins.
@@ -40,6 +45,8 @@ type client struct {
 	start uint32
 	end   uint32
 	out   chan *agentproto.Frame
+	bytes atomic.Int64  // in out
+	room  chan struct{} // told when there are fewer
 	gone  chan struct{} // closed when the client is done with
 	once  sync.Once
 	mu    sync.Mutex
@@ -88,23 +95,47 @@ func (r *relay) route(f *agentproto.Frame) {
 		delete(c.execs, f.ID)
 		c.mu.Unlock()
 	}
-	select {
-	case c.out <- f:
-		return
-	default:
+	if !c.put(f, r.ending) {
+		f.Release()
 	}
-	// The agent has to wait, and with it all other clients: for a while, not for ever.
+}
+
+// put queues a frame. The agent has to wait until there is room, and with it all other clients: for a while, not for ever.
+func (c *client) put(f *agentproto.Frame, ending <-chan struct{}) bool {
+	size := int64(len(f.Raw()))
+	if c.bytes.Load() < queueBytes {
+		c.bytes.Add(size)
+		select {
+		case c.out <- f:
+			return true
+		default:
+			c.bytes.Add(-size)
+		}
+	}
 	patience := time.NewTimer(stall)
 	defer patience.Stop()
-	select {
-	case c.out <- f:
-		return
-	case <-c.gone:
-	case <-r.ending:
-	case <-patience.C:
-		c.leave()
+	for {
+		out := c.out
+		if c.bytes.Load() >= queueBytes {
+			out = nil
+		} else {
+			c.bytes.Add(size)
+		}
+		select {
+		case out <- f:
+			return true
+		case <-c.room:
+			if out != nil {
+				c.bytes.Add(-size)
+			}
+			continue
+		case <-c.gone:
+		case <-ending:
+		case <-patience.C:
+			c.leave()
+		}
+		return false
 	}
-	f.Release()
 }
 
 // departed reports whether the client of a frame has left, and frees its slot if the frame is the agent's answer to that:
@@ -147,7 +178,7 @@ func (r *relay) admit(conn net.Conn) *client {
 			continue
 		}
 		r.next = slot + 1
-		c := &client{conn: conn, slot: slot, out: make(chan *agentproto.Frame, clientQueue), gone: make(chan struct{}), execs: map[uint32]struct{}{}}
+		c := &client{conn: conn, slot: slot, out: make(chan *agentproto.Frame, clientQueue), gone: make(chan struct{}), room: make(chan struct{}, 1), execs: map[uint32]struct{}{}}
 		c.start, c.end = agentproto.IDRange(slot)
 		r.clients[slot] = c
 		r.wg.Add(2)
@@ -198,9 +229,18 @@ func (c *client) writeLoop(ready []byte, wg *sync.WaitGroup) {
 					more = false
 				}
 			}
+			var size int64
+			for _, f := range frames {
+				size += int64(len(f.Raw()))
+			}
 			_, err := bufs.WriteTo(c.conn)
 			for _, f := range frames {
 				f.Release()
+			}
+			c.bytes.Add(-size)
+			select {
+			case c.room <- struct{}{}:
+			default:
 			}
 			if err != nil {
 				return

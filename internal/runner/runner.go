@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"os"
 	"runtime/debug"
 	"syscall"
@@ -58,6 +59,8 @@ func readConfig() (launch.Config, error) {
 const (
 	startTime = time.Second
 	gcPercent = 50
+
+	startMemory = 64 << 20 // bytes
 )
 
 // settle makes this process a quiet host for a sandbox.
@@ -66,14 +69,18 @@ func settle() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return &sandbox.Error{Kind: sandbox.Runtime, Message: "make the runner's mounts private", Err: err}
 	}
-	_ = unix.Prctl(unix.PR_SET_DUMPABLE, 1, 0, 0, 0)
+	_ = unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}) // a dump would hold the guest's environment; none can always be had
 	var lim unix.Rlimit
 	if unix.Getrlimit(unix.RLIMIT_NOFILE, &lim) == nil && lim.Cur < lim.Max {
 		lim.Cur = lim.Max
 		_ = unix.Setrlimit(unix.RLIMIT_NOFILE, &lim) // fewer is a smaller sandbox, not a broken one
 	}
 	debug.SetGCPercent(-1)
-	time.AfterFunc(startTime, func() { debug.SetGCPercent(gcPercent) })
+	debug.SetMemoryLimit(startMemory) // what collects all the same if there is much
+	time.AfterFunc(startTime, func() {
+		debug.SetGCPercent(gcPercent)
+		debug.SetMemoryLimit(math.MaxInt64)
+	})
 	return nil
 }
 

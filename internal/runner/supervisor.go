@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -32,6 +33,9 @@ import (
 // Until then, as ever, the watchdog holds the sandbox to its memory.
 const settleTime = 50 * time.Millisecond
 
+// acceptPause is how long no client is accepted after that failed.
+const acceptPause = 50 * time.Millisecond
+
 // agentGrace is how long a sandbox may live on without a connection to its agent.
 const agentGrace = time.Second
 
@@ -53,11 +57,14 @@ type supervisor struct {
 	listen  *net.UnixListener
 	asked   atomic.Bool // a client asked the agent to end
 	tasks   sync.WaitGroup
+
+	startedAt time.Time
+	bounding  sync.WaitGroup // settle, which must not meet processes that are being ended
 }
 
 func (s *supervisor) run() int {
 	stop := make(chan os.Signal, 4)
-	signal.Notify(stop, unix.SIGTERM, unix.SIGINT)
+	signal.Notify(stop, unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGQUIT)
 	if s.cfg.Attached {
 		go s.watchOwner()
 	}
@@ -136,9 +143,7 @@ func (s *supervisor) start(ctx context.Context) error {
 	}
 	id := filepath.Base(s.cfg.RunDir)
 	memory := uint64(spec.Resources.MemoryMiB) << 20
-	if s.limits, err = newLimits(s.cfg.Group, memory, spec.Resources.CPUs); err != nil {
-		return err
-	}
+	s.limits = newLimits(s.cfg.Group, memory, spec.Resources.CPUs, s.log)
 	if s.listen, err = net.ListenUnix("unix", &net.UnixAddr{Name: s.path(launch.SocketFile), Net: "unix"}); err != nil {
 		return fmt.Errorf("listen for clients: %w", err)
 	}
@@ -231,29 +236,31 @@ func (s *supervisor) open(agent net.Conn, in *agentproto.Reader, ready []byte) e
 	s.tasks.Go(func() {
 		for {
 			conn, err := s.listen.Accept()
-			if err != nil {
+			switch {
+			case err == nil:
+				s.relay.serve(conn)
+			case errors.Is(err, net.ErrClosed):
 				return
+			default: // out of file descriptors, perhaps: there will be some again
+				s.log.Warn("accept a client", "err", err)
+				time.Sleep(acceptPause)
 			}
-			s.relay.serve(conn)
 		}
 	})
 	if m, ok := s.inst.(driver.Meter); ok {
-		go s.limits.watch(m, s.gone, func(used uint64) {
-			s.end(sandbox.ReasonOOM, oomMessage(s.cfg.Info.Spec))
+		s.tasks.Go(func() {
+			s.limits.watch(m, s.gone, func(why string) { s.end(sandbox.ReasonOOM, why+oomMessage(s.cfg.Info.Spec)) })
 		})
 	}
-	time.AfterFunc(settleTime, s.bound)
+	s.bounding.Go(s.settle)
 	if d := s.cfg.Info.Spec.Lifecycle.MaxDuration(); d > 0 {
 		time.AfterFunc(d, func() { s.end(sandbox.ReasonMaxDuration, fmt.Sprintf("it ran for its maximum of %s", d)) })
 	}
-	run := launch.Running{PID: hostPID(), StartedAt: time.Now().UTC(), Confinement: s.confinement()}
-	b, err := json.Marshal(run)
-	if err != nil {
-		return fmt.Errorf("encode the running sandbox: %w", err)
+	s.startedAt = time.Now().UTC()
+	if err := s.recordRunning(); err != nil {
+		return err
 	}
-	if err := atomicfile.Write(s.path(launch.RunningFile), b, 0o600); err != nil {
-		return fmt.Errorf("record the running sandbox: %w", err)
-	}
+	run := s.running()
 	if err := s.words.Encode(launch.Word{Running: &run}); err != nil {
 		s.log.Debug("the creator has gone", "err", err)
 	}
@@ -263,24 +270,40 @@ func (s *supervisor) open(agent net.Conn, in *agentproto.Reader, ready []byte) e
 	return nil
 }
 
-// bound holds the sandbox's processes to their CPUs and puts them into its control group; then the runner needs its
+// settle holds the sandbox's processes to their CPUs and puts them into its control group; then the runner needs its
 // privileges no more.
-func (s *supervisor) bound() {
+func (s *supervisor) settle() {
 	select {
 	case <-s.gone:
 		return
-	default:
+	case <-time.After(settleTime):
 	}
 	if err := s.limits.bound(filepath.Base(s.cfg.RunDir), s.inst); err != nil {
-		s.log.Warn("the limits hold by the watchdog alone", "err", err)
+		s.log.Warn("no control group: the limits hold by watchdog and affinity", "err", err)
+		if err := s.recordRunning(); err != nil {
+			s.log.Error("what holds the sandbox could not be recorded", "err", err)
+		}
 	}
 	if err := drop(); err != nil {
 		s.end(sandbox.ReasonInternal, err.Error())
 	}
 }
 
-// hostPID is this process's id in the creator's eyes.
-func hostPID() int { return os.Getpid() }
+func (s *supervisor) running() launch.Running {
+	return launch.Running{PID: os.Getpid(), StartedAt: s.startedAt, Confinement: s.confinement()}
+}
+
+// recordRunning writes what readers of a running sandbox see.
+func (s *supervisor) recordRunning() error {
+	b, err := json.Marshal(s.running())
+	if err == nil {
+		err = atomicfile.Write(s.path(launch.RunningFile), b, 0o600)
+	}
+	if err != nil {
+		return fmt.Errorf("record the running sandbox: %w", err)
+	}
+	return nil
+}
 
 func (s *supervisor) confinement() sandbox.Confinement {
 	c := sandbox.Confinement{Driver: s.driver.Name(), Memory: s.limits.memoryBy(), CPU: s.limits.cpuBy(), Network: "none", User: "root"}

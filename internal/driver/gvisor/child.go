@@ -3,6 +3,7 @@ package gvisor
 import (
 	"encoding/json"
 	"io"
+	"math"
 	"os"
 	"runtime/debug"
 	"slices"
@@ -27,6 +28,8 @@ const (
 const (
 	bootTime  = time.Second
 	gcPercent = 100
+
+	bootMemory = 48 << 20 // bytes from which garbage is collected all the same
 )
 
 // Child answers gVisor's boot, gofer and umount roles and does not return if this process was started in one of them.
@@ -37,7 +40,11 @@ func Child() {
 	}
 	// A boot that collects no garbage is quicker by several ms of CPU time; the time is over when the guest runs.
 	debug.SetGCPercent(-1)
-	time.AfterFunc(bootTime, func() { debug.SetGCPercent(gcPercent) })
+	debug.SetMemoryLimit(bootMemory)
+	time.AfterFunc(bootTime, func() {
+		debug.SetGCPercent(gcPercent)
+		debug.SetMemoryLimit(math.MaxInt64)
+	})
 	usePrecompiled()
 	if os.Args[0] == sentryProcess {
 		os.Args = withMachineSize(os.Args)

@@ -113,7 +113,9 @@ func (Driver) create(ctx context.Context, cfg driver.Config, start func(*instanc
 		return nil, fmt.Errorf("%w%s", err, undoError(i.Destroy()))
 	}
 	mark("agent started")
-	i.memfile = openMemory(i.sentry)
+	if i.memfile = openMemory(i.sentry); i.memfile == nil {
+		return nil, fmt.Errorf("the guest's memory was not found among the sentry's files: it could not be limited%s", undoError(i.Destroy()))
+	}
 	mark("memory found")
 	return i, nil
 }

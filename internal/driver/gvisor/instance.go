@@ -30,6 +30,7 @@ type instance struct {
 
 	mu     sync.Mutex
 	waited bool
+	ended  bool // a process was waited for
 	exit   driver.Exit
 	done   chan struct{} // closed when the sentry has been waited for
 }
@@ -61,6 +62,11 @@ func (i *instance) PID() int { return i.sentry }
 
 // PIDs lists the sentry, the gofer and all their children.
 func (i *instance) PIDs() []int {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.ended {
+		return nil // the numbers may be others' now
+	}
 	pids := []int{i.sentry}
 	if i.gofer != 0 {
 		pids = append(pids, i.gofer)
@@ -101,10 +107,10 @@ func (i *instance) reap() {
 	go func() {
 		defer close(gofer)
 		if i.gofer != 0 {
-			wait(i.gofer)
+			i.reapOne(i.goferfd, i.gofer)
 		}
 	}()
-	go func() { sentry <- wait(i.sentry) }()
+	go func() { sentry <- i.reapOne(i.pidfd, i.sentry) }()
 	var ws unix.WaitStatus
 	if i.gofer == 0 {
 		ws = <-sentry
@@ -130,6 +136,19 @@ func (i *instance) reap() {
 		i.exit.Code = ws.ExitStatus()
 	}
 	close(i.done)
+}
+
+// reapOne waits for the end of a child, and takes its number away only when nobody uses it.
+func (i *instance) reapOne(pidfd, pid int) unix.WaitStatus {
+	for {
+		if err := unix.Waitid(unix.P_PIDFD, pidfd, nil, unix.WEXITED|unix.WNOWAIT, nil); err != unix.EINTR {
+			break
+		}
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.ended = true
+	return wait(pid)
 }
 
 // goferGrace is how long a sentry may live on without its gofer.
