@@ -86,8 +86,11 @@ func Load(home string) (File, error) {
 	case errors.Is(err, fs.ErrNotExist) && !named:
 	case err != nil:
 		hint := "mend the file, or remove it"
-		if named {
-			hint = fmt.Sprintf("point %s at a file, or unset it", FileVar)
+		switch {
+		case named:
+			hint = fmt.Sprintf("point %s at a file that you may read, or unset it", FileVar)
+		case errors.Is(err, fs.ErrPermission):
+			hint = fmt.Sprintf("%s (%s) must be yours: mend its owner, or set %s elsewhere", HomeVar, home, HomeVar)
 		}
 		return f, &sandbox.Error{Op: "read config", Kind: sandbox.InvalidConfig, Message: "read " + path, Err: cause(err), Hint: hint}
 	default:

@@ -1,16 +1,11 @@
 package local
 
 import (
-	"cmp"
 	"context"
-	"fmt"
 	"io"
-	"maps"
-	"os"
 	"slices"
 
 	"github.com/microsandbox-go/microsandbox/internal/backend"
-	"github.com/microsandbox-go/microsandbox/internal/config"
 	"github.com/microsandbox-go/microsandbox/internal/image"
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
@@ -18,83 +13,10 @@ import (
 var (
 	_ backend.Images        = (*Backend)(nil)
 	_ backend.ImageArchives = (*Backend)(nil)
-	_ backend.Registries    = (*Backend)(nil)
 	_ backend.DiskUser      = (*Backend)(nil)
 )
 
-// images is the image store with what the user has set for it.
-type images struct {
-	*image.Store
-	home     string
-	options  image.Options
-	settings config.File
-	warn     func(message string, lines ...string)
-}
-
-// openImages reads the settings. It is done once, by the first who needs an image of a registry.
-func (b *Backend) openImages() (*images, error) {
-	s := &images{home: b.cfg.Home, warn: b.cfg.Warn}
-	if s.warn == nil {
-		s.warn = func(string, ...string) {}
-	}
-	if b.cfg.Settings != nil {
-		var err error
-		if s.settings, err = b.cfg.Settings(); err != nil {
-			return nil, err
-		}
-	}
-	for _, w := range s.settings.Warnings {
-		s.warn(w)
-	}
-	s.options = imageOptions(s.settings)
-	s.options.Users = b.users
-	s.Store = image.Open(s.home, s.options)
-	return s, nil
-}
-
-// imageOptions is what config.json says in the words of the image store.
-func imageOptions(f config.File) image.Options {
-	o := image.Options{DefaultRegistry: f.Registries.Default, Aliases: f.Images.Aliases, Registries: map[string]image.Registry{}, CACerts: f.Registries.CACerts,
-		DropBlobs: !f.Images.KeepBlobs,
-		Limits:    image.Limits{Bytes: f.Images.Limits.Unpacked, Entries: f.Images.Limits.Entries, Metadata: f.Images.Limits.Metadata, Ratio: int64(f.Images.Limits.Ratio)}}
-	for host, h := range f.Registries.Hosts {
-		r := image.Registry{Insecure: h.Insecure, CACerts: h.CACerts}
-		if h.Auth != nil {
-			if password := os.Getenv(h.Auth.PasswordEnv); password != "" {
-				r.Auth = &image.Auth{Username: h.Auth.Username, Password: image.Secret(password)}
-			}
-		}
-		o.Registries[host] = r
-	}
-	for host, mirrors := range f.Registries.Mirrors {
-		r := o.Registries[host]
-		r.Mirrors = mirrors
-		o.Registries[host] = r
-	}
-	return o
-}
-
-// warnOfAuth warns when the password for ref's registry is configured to be where it is not.
-func (s *images) warnOfAuth(ref string) {
-	r, err := image.ParseReference(ref, s.settings.Registries.Default)
-	if err != nil {
-		return
-	}
-	if a := s.settings.Registries.Hosts[r.Registry].Auth; a != nil && os.Getenv(a.PasswordEnv) == "" {
-		s.warn(fmt.Sprintf("the password for %s is not in %s, where config.json has it", r.Registry, a.PasswordEnv), "it is asked as if there were none")
-	}
-}
-
-// short is how a person writes a stored reference.
-func (s *images) short(ref string) string {
-	r, err := image.ParseReference(ref, "")
-	if err != nil || s.settings.Registries.Default != "" {
-		return ref
-	}
-	return r.Short()
-}
-
-// open returns the store unless ref is the image that is built in.
+// imagesFor is images unless ref is the image that is built in.
 func (b *Backend) imagesFor(op, ref string) (*images, error) {
 	if ref == sandbox.HostImage {
 		return nil, &sandbox.Error{Op: op, Kind: sandbox.InvalidArgument, Message: `the image "host" is this machine's own programs: it is always there, and its name cannot be pulled, loaded, saved or removed`}
@@ -236,47 +158,6 @@ func (b *Backend) SaveImages(ctx context.Context, w io.Writer, refs []string, fo
 		return err
 	}
 	return s.Save(ctx, w, refs, image.Format(format))
-}
-
-// Login asks the registry whether it takes the credentials, and stores them.
-func (b *Backend) Login(ctx context.Context, host string, auth backend.RegistryAuth, opt backend.PullOptions) error {
-	s, err := b.images()
-	if err != nil {
-		return err
-	}
-	return s.Login(ctx, host, image.Auth{Username: auth.Username, Password: image.Secret(auth.Password)}, image.PullOptions{Insecure: opt.Insecure, CACerts: opt.CACerts})
-}
-
-// Logout forgets what Login stored.
-func (b *Backend) Logout(_ context.Context, host string) error {
-	s, err := b.images()
-	if err != nil {
-		return err
-	}
-	return s.Logout(host)
-}
-
-// Logins returns what is stored and what is configured. What is stored comes first where both are (contract msb-0.6 §1.6).
-func (b *Backend) Logins(context.Context) ([]backend.RegistryLogin, error) {
-	s, err := b.images()
-	if err != nil {
-		return nil, err
-	}
-	stored, err := s.Store.Logins()
-	if err != nil {
-		return nil, err
-	}
-	var all []backend.RegistryLogin
-	for _, l := range stored {
-		all = append(all, backend.RegistryLogin{Host: l.Host, Username: l.Username, Source: "login"})
-	}
-	for _, host := range slices.Sorted(maps.Keys(s.settings.Registries.Hosts)) {
-		if a := s.settings.Registries.Hosts[host].Auth; a != nil {
-			all = append(all, backend.RegistryLogin{Host: host, Username: a.Username, Source: "config.json"})
-		}
-	}
-	slices.SortStableFunc(all, func(x, y backend.RegistryLogin) int { return cmp.Compare(x.Host, y.Host) })
-	return all, nil
 }
 
 // DiskUsage returns what the images take.
