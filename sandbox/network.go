@@ -106,3 +106,21 @@ func PublicPolicy() NetworkPolicy {
 func DenyAllPolicy() NetworkPolicy {
 	return NetworkPolicy{DefaultEgress: Deny, DefaultIngress: Deny}
 }
+
+// UnmarshalJSON reads a network. One that is said to be off and has no policy is off; only what is not said is the default.
+func (n *Network) UnmarshalJSON(b []byte) error {
+	type plain Network
+	said := struct {
+		*plain
+		Enabled *bool `json:"enabled"`
+	}{plain: (*plain)(n)}
+	if err := json.Unmarshal(b, &said); err != nil {
+		return fmt.Errorf("network: %w", err)
+	}
+	n.Enabled = said.Enabled == nil || *said.Enabled
+	if !n.Enabled && n.Policy == nil {
+		deny := DenyAllPolicy()
+		n.Policy = &deny
+	}
+	return nil
+}

@@ -99,7 +99,7 @@ func (a *Agent) apply(b *agentproto.Bootstrap) error {
 		}
 	}
 	if b.Files {
-		if err := a.receiveFiles(b.Scripts); err != nil {
+		if err := a.receiveFiles(b.Scripts, b.KeepProfile); err != nil {
 			return fmt.Errorf("apply files: %w", err)
 		}
 	}

@@ -72,7 +72,7 @@ func (s *fileStream) next() error {
 }
 
 // receiveFiles extracts the tar that follows the bootstrap below the guest's root, and reads its stream to the end.
-func (a *Agent) receiveFiles(scripts bool) error {
+func (a *Agent) receiveFiles(scripts, keepProfile bool) error {
 	if scripts {
 		mode := uint32(0o755)
 		if err := a.mountTmpfs(&agentproto.TmpfsMount{Path: scriptsDir, SizeMiB: scriptsMiB, Mode: &mode}); err != nil {
@@ -104,7 +104,7 @@ func (a *Agent) receiveFiles(scripts bool) error {
 			return err
 		}
 	}
-	if scripts {
+	if scripts && !keepProfile {
 		if err := scriptsInProfile(root); err != nil {
 			return err
 		}

@@ -18,6 +18,7 @@ type Bootstrap struct {
 	HandoffInit     *HandoffInit
 	Files           bool // of ours: a tar follows in x.msb.files frames
 	Scripts         bool // of ours: the tar has files below .msb/scripts, which is to be a tmpfs
+	KeepProfile     bool // of ours: /etc/profile is not ours to change
 }
 
 // Security profiles.
@@ -46,6 +47,7 @@ func (m *Bootstrap) fields(c *codec) {
 	optObject(c, "handoff_init", &m.HandoffInit, skip)
 	c.boolean("x_msb_files", &m.Files, skip)
 	c.boolean("x_msb_scripts", &m.Scripts, skip)
+	c.boolean("x_msb_keep_profile", &m.KeepProfile, skip)
 }
 
 // BlockRoot is a root on block devices: kind "disk-image" with Device and FSType, or "oci-erofs" with Lower and Upper.

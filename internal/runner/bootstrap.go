@@ -23,7 +23,7 @@ func sendBootstrap(conn io.Writer, cfg launch.Config, n rootfs.Network) error {
 	spec := cfg.Info.Spec
 	m := &agentproto.Bootstrap{
 		User: spec.Runtime.User, DefaultCwd: spec.Runtime.Workdir, SecurityProfile: spec.SecurityProfile,
-		Files: true, Scripts: len(spec.Runtime.Scripts) > 0,
+		Files: true, Scripts: len(spec.Runtime.Scripts) > 0, KeepProfile: spec.OnHost("/etc/profile"),
 	}
 	for _, e := range spec.Env {
 		m.DefaultEnv = append(m.DefaultEnv, agentproto.EnvVar{Key: e.Key, Value: e.Value})

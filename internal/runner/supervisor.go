@@ -65,9 +65,7 @@ type supervisor struct {
 func (s *supervisor) run() int {
 	stop := make(chan os.Signal, 4)
 	signal.Notify(stop, unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGQUIT)
-	if s.cfg.Attached {
-		go s.watchOwner()
-	}
+	go s.watchOwner()
 	started := make(chan error, 1)
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)

@@ -167,6 +167,9 @@ type Record struct {
 // Get reads the record of ref. Kind: NotFound.
 func (s Store) Get(ref sandbox.Ref) (Record, error) {
 	r, err := s.read(s.Path(ref))
+	if errors.Is(err, fs.ErrPermission) {
+		return r, &sandbox.Error{Ref: ref, Kind: sandbox.IO, Message: "read the sandbox's record", Err: err, Hint: "it belongs to another user"}
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return r, &sandbox.Error{Ref: ref, Kind: sandbox.NotFound, Message: string(ref.Name), Hint: "see what there is with: msb ls"}
 	}
@@ -190,6 +193,9 @@ func (s Store) List(namespace string) ([]Record, error) {
 		r, err := s.read(filepath.Join(s.run(), e.Name()))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // half made, or just removed
+		}
+		if errors.Is(err, fs.ErrPermission) {
+			continue // another user's
 		}
 		if err != nil {
 			return nil, err

@@ -24,12 +24,14 @@ const asHolder = "MSB_TEST_HOLD"
 func TestMain(m *testing.M) {
 	if home := os.Getenv(asHolder); home != "" {
 		ref := sandbox.DefaultRef("held")
-		if _, err := (Store{home}).Claim(ref, info(ref, true)); err != nil {
+		d, err := (Store{home}).Claim(ref, info(ref, true))
+		if err != nil {
 			fmt.Println(err)
 			os.Exit(1)
 		}
 		fmt.Println("held")
-		select {}
+		time.Sleep(time.Hour) // until it is killed
+		d.Lock.Close()
 	}
 	os.Exit(m.Run())
 }

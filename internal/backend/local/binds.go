@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
 
@@ -61,6 +63,10 @@ func (b *Backend) checkBind(m *sandbox.Mount) error {
 	if err != nil {
 		return &sandbox.Error{Kind: sandbox.InvalidConfig, Message: "mount " + m.Host, Err: err}
 	}
+	if err := checkFilesystem(real); err != nil {
+		return err
+	}
+	m.Host = real // where the walk led now is what is mounted, and no link on the way is followed again
 	if within(home, real) || within(real, home) {
 		return bad("mount a directory that has nothing to do with it", "the mount source %s and MSB_HOME (%s) are within each other", m.Host, b.cfg.Home)
 	}
@@ -70,4 +76,27 @@ func (b *Backend) checkBind(m *sandbox.Mount) error {
 // within reports whether path is dir or below it.
 func within(dir, path string) bool {
 	return path == dir || strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")
+}
+
+// kernelFilesystems are those that are no files: what they show is the machine itself.
+var kernelFilesystems = map[int64]string{
+	unix.PROC_SUPER_MAGIC: "proc", unix.SYSFS_MAGIC: "sysfs", unix.CGROUP_SUPER_MAGIC: "cgroup", unix.CGROUP2_SUPER_MAGIC: "cgroup2",
+	unix.DEVPTS_SUPER_MAGIC: "devpts", unix.DEBUGFS_MAGIC: "debugfs", unix.TRACEFS_MAGIC: "tracefs", unix.SECURITYFS_MAGIC: "securityfs",
+	unix.BPF_FS_MAGIC: "bpf", unix.NSFS_MAGIC: "nsfs", unix.BINFMTFS_MAGIC: "binfmt_misc",
+}
+
+func checkFilesystem(path string) error {
+	var st unix.Statfs_t
+	if err := unix.Statfs(path, &st); err != nil {
+		return &sandbox.Error{Kind: sandbox.InvalidConfig, Message: "mount " + path, Err: err}
+	}
+	name, kernel := kernelFilesystems[int64(st.Type)]
+	if within("/dev", path) && !within("/dev/shm", path) {
+		name, kernel = "devices", true
+	}
+	if kernel {
+		return &sandbox.Error{Kind: sandbox.InvalidConfig, Message: fmt.Sprintf("the mount source %s is this machine's own (%s)", path, name),
+			Hint: "a sandbox has its own /proc, /sys and /dev"}
+	}
+	return nil
 }

@@ -77,6 +77,9 @@ func (b *Backend) Create(ctx context.Context, req backend.CreateRequest) (sandbo
 	if err := spec.Validate(); err != nil {
 		return sandbox.Info{}, err
 	}
+	if err := unsupported(spec); err != nil {
+		return sandbox.Info{}, err
+	}
 	if err := b.checkBinds(spec.Mounts); err != nil {
 		return sandbox.Info{}, err
 	}
@@ -113,6 +116,12 @@ func (b *Backend) Create(ctx context.Context, req backend.CreateRequest) (sandbo
 	if err != nil {
 		c.kill()
 		return sandbox.Info{}, b.startError(req.Ref, err)
+	}
+	if !req.Attached {
+		if err := c.detach(); err != nil {
+			c.kill()
+			return sandbox.Info{}, b.startError(req.Ref, err)
+		}
 	}
 	info.Status, info.RunnerPID, info.Confinement, info.UpdatedAt = sandbox.Running, run.PID, &run.Confinement, run.StartedAt
 	return info, nil

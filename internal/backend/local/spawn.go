@@ -29,7 +29,7 @@ type child struct {
 	dir   string
 	info  sandbox.Info
 	cmd   *exec.Cmd
-	watch *os.File // closing it ends an attached sandbox
+	watch *os.File // closing it ends the sandbox, unless it was detached
 	first chan launch.Word
 	done  chan struct{} // closed when the runner is gone
 	mu    sync.Mutex
@@ -207,6 +207,14 @@ func (c *child) kill() {
 		_ = c.cmd.Process.Kill()
 		<-c.done
 	}
+}
+
+// detach lets the sandbox live on without this process.
+func (c *child) detach() error {
+	if _, err := c.watch.Write([]byte{launch.Detach}); err != nil {
+		return &sandbox.Error{Op: "start", Ref: c.info.Ref, Kind: sandbox.Runtime, Message: "let go of the sandbox", Err: err}
+	}
+	return nil
 }
 
 // result is how the sandbox ended. It is for after done.

@@ -1,5 +1,4 @@
-// Package launch holds what passes between a backend and the runner it spawns: the [Config] in, the [Ready] word and the
-// final [Status] out. It has no logic, so that msb need not link the runner.
+// Package launch holds what passes between a backend and the runner it spawns: the [Config] in, [Word]s out. It has no logic, so that msb need not link the runner.
 package launch
 
 import (
@@ -14,7 +13,7 @@ const (
 	ConfigFD = 3 // one JSON Config, then EOF
 	LockFD   = 4 // the run directory's lock, held for the runner's life
 	ReadyFD  = 5 // the runner writes its Words here
-	WatchFD  = 6 // attached: EOF ends the sandbox; the byte Detach releases it
+	WatchFD  = 6 // EOF ends the sandbox, unless the byte Detach came before
 	ImageFD  = 7 // the root's file with a lease on it (see image.Root.Lease): open for the runner's life, and nobody else's
 	// TableFD is only there to make the FD table large before the runner has threads: growing it later costs an RCU grace
 	// period, some 11 ms. The sentry, which uses numbers up to 255 at its start, inherits the size.

@@ -1,0 +1,25 @@
+package local
+
+import "github.com/microsandbox-go/microsandbox/sandbox"
+
+// unsupported refuses what a spec asks for and nobody here does yet. Each line goes when its part comes.
+func unsupported(spec sandbox.Spec) error {
+	managed := spec.Image.OCI != nil && spec.Image.OCI.RootDisk.Kind == sandbox.RootDiskManaged
+	for _, u := range []struct {
+		asked bool
+		what  string
+	}{
+		{managed, "a managed root disk: what the sandbox writes is kept in its memory only, so it must be ephemeral"},
+		{spec.Lifecycle.IdleTimeoutSecs != nil, "an idle timeout"},
+		{spec.Network.Strict, "strict hostname rules"},
+		{spec.Network.TrustHostCAs, "trusting the host's certificate authorities"},
+		{spec.DeploymentProfile == sandbox.MultiTenant, "the deployment profile multi_tenant"},
+		{spec.Resources.MaxCPUs != spec.Resources.CPUs, "max_cpus other than cpus"},
+		{spec.Resources.MaxMemoryMiB != spec.Resources.MemoryMiB, "max_memory_mib other than memory_mib"},
+	} {
+		if u.asked {
+			return &sandbox.Error{Op: "create", Kind: sandbox.Unsupported, Message: "not supported yet: " + u.what}
+		}
+	}
+	return nil
+}
