@@ -35,6 +35,7 @@ type client struct {
 
 const (
 	tries        = 5
+	maxBroken    = 50               // connections for one layer
 	headerWait   = 30 * time.Second // for the first byte of an answer
 	maxRedirects = 10
 )
@@ -165,8 +166,8 @@ func (s *Store) pause(ctx context.Context, n int) error {
 	}
 }
 
-// get requests a part of the repository, from the byte offset on. The answer is 200 or 206.
-func (c *client) get(ctx context.Context, what string, offset int64, header http.Header) (*http.Response, error) {
+// get requests a part of the repository. The answer is 200 or 206.
+func (c *client) get(ctx context.Context, what string, header http.Header) (*http.Response, error) {
 	u := fmt.Sprintf("%s://%s/v2/%s/%s", c.repo.Scheme(), c.repo.RegistryStr(), c.repo.RepositoryStr(), what)
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u, nil)
 	if err != nil {
@@ -174,9 +175,6 @@ func (c *client) get(ctx context.Context, what string, offset int64, header http
 	}
 	for k, v := range header {
 		req.Header[k] = v
-	}
-	if offset > 0 {
-		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", offset))
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
@@ -210,7 +208,7 @@ func (c *client) check(ctx context.Context) error {
 func (c *client) manifest(ctx context.Context, id string) ([]byte, Digest, error) {
 	var b []byte
 	err := c.retry(ctx, func() error {
-		resp, err := c.get(ctx, "manifests/"+id, 0, http.Header{"Accept": {acceptManifests}})
+		resp, err := c.get(ctx, "manifests/"+id, http.Header{"Accept": {acceptManifests}})
 		if err != nil {
 			return err
 		}
@@ -248,6 +246,7 @@ type blobReader struct {
 	stall  *time.Timer
 	off    int64
 	failed int // times in a row
+	broken int // times in all
 }
 
 func (b *blobReader) Read(p []byte) (int, error) {
@@ -268,7 +267,9 @@ func (b *blobReader) Read(p []byte) (int, error) {
 			err = fmt.Errorf("%w: after %d of %d bytes: %w", ErrTruncated, b.off, b.d.Size, io.ErrUnexpectedEOF)
 		}
 		b.closeBody()
-		if b.failed++; b.ctx.Err() != nil || b.failed == tries || !temporary(err) {
+		b.failed++
+		b.broken++
+		if b.ctx.Err() != nil || b.failed == tries || b.broken == maxBroken || !temporary(err) {
 			return 0, cmp.Or(context.Cause(b.ctx), err)
 		}
 		if err := b.c.store.pause(b.ctx, b.failed); err != nil {
@@ -294,7 +295,15 @@ func (b *blobReader) read(p []byte) (int, error) {
 // open requests the rest. A registry that knows no ranges sends it all again.
 func (b *blobReader) open() error {
 	ctx, cancel := context.WithCancelCause(b.ctx)
-	resp, err := b.c.get(ctx, "blobs/"+string(b.d.Digest), b.off, nil)
+	var part http.Header
+	if b.off > 0 && b.off < b.d.Size {
+		part = http.Header{"Range": {fmt.Sprintf("bytes=%d-%d", b.off, b.d.Size-1)}}
+	}
+	resp, err := b.c.get(ctx, "blobs/"+string(b.d.Digest), part)
+	var answer *transport.Error
+	if part != nil && errors.As(err, &answer) && answer.StatusCode == http.StatusRequestedRangeNotSatisfiable {
+		resp, err = b.c.get(ctx, "blobs/"+string(b.d.Digest), nil)
+	}
 	if err != nil {
 		cancel(nil)
 		return err

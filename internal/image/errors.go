@@ -44,7 +44,7 @@ func (s *Store) pullError(ref Reference, err error) error {
 	if err == nil || errors.As(err, &e) {
 		return err
 	}
-	out := &sandbox.Error{Op: "pull image", Kind: sandbox.ImagePullFailed, Message: ref.Short(), Err: err}
+	out := &sandbox.Error{Op: "pull image", Kind: sandbox.ImagePullFailed, Message: ref.Short(), Err: oneLine{err}}
 	var answer *transport.Error
 	var dns *net.DNSError
 	var op *net.OpError
@@ -54,12 +54,12 @@ func (s *Store) pullError(ref Reference, err error) error {
 		return out
 	case ofDisk(err):
 		return storeError("pull "+ref.Short(), s.home, err)
-	case errors.As(err, &answer):
-		s.answered(out, ref, answer)
-		return out
 	case strings.Contains(err.Error(), "x509:") || strings.Contains(err.Error(), "tls:"):
 		out.Message = fmt.Sprintf("%s: %s is not trusted", ref.Short(), ref.Registry)
 		out.Hint = "give its certificate authority with --ca-certs, or use --insecure on a network that you trust"
+		return out
+	case errors.As(err, &answer):
+		s.answered(out, ref, answer)
 		return out
 	case errors.As(err, &dns), errors.As(err, &op) && op.Op == "dial":
 		out.Message = fmt.Sprintf("%s: cannot reach %s", ref.Short(), ref.Registry)
@@ -73,6 +73,24 @@ func (s *Store) pullError(ref Reference, err error) error {
 		}
 	}
 	return out
+}
+
+// oneLine is an error that a registry may have had a say in, on one line of a length that can be read.
+type oneLine struct{ error }
+
+func (e oneLine) Unwrap() error { return e.error }
+
+func (e oneLine) Error() string {
+	s := strings.TrimSpace(strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return ' '
+		}
+		return r
+	}, e.error.Error()))
+	if len(s) > 400 {
+		s = strings.ToValidUTF8(s[:400], "") + "…"
+	}
+	return s
 }
 
 // answered tells what an error that the registry answered with means.

@@ -51,7 +51,7 @@ func (s *Store) Load(ctx context.Context, r io.Reader, o LoadOptions) ([]Image, 
 	case ofDisk(err):
 		return nil, s.wrap("load image", err)
 	}
-	e = &sandbox.Error{Op: "load image", Kind: sandbox.ImagePullFailed, Message: "load the archive", Err: err}
+	e = &sandbox.Error{Op: "load image", Kind: sandbox.ImagePullFailed, Message: "load the archive", Err: oneLine{err}}
 	for _, h := range hints {
 		if errors.Is(err, h.err) {
 			e.Hint = h.hint

@@ -9,7 +9,6 @@ import (
 	"io"
 	"os"
 
-	"github.com/microsandbox-go/microsandbox/internal/atomicfile"
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
 
@@ -128,8 +127,8 @@ func (p *pull) from(ctx context.Context, host string) (Digest, error) {
 	if err != nil {
 		return "", err
 	}
-	if made := (platform{cf.OS, cf.Architecture, cf.Variant}); made.Architecture != "" && !p.platform.runs(made) {
-		return "", fmt.Errorf("the image is made for %s, not for %s", made, p.platform)
+	if err := p.fits(cf); err != nil {
+		return "", err
 	}
 	img := &incoming{digest: d, manifest: raw, config: config, m: m, layers: p.sources(c, w, m, cf)}
 	err = p.s.install(ctx, w, img, p.report)
@@ -145,8 +144,21 @@ func (p *pull) from(ctx context.Context, host string) (Digest, error) {
 
 // found ends a pull of what is stored.
 func (p *pull) found(d Digest, m *manifest) error {
+	if _, cf, err := p.s.metadata(d); err != nil {
+		return err
+	} else if err := p.fits(cf); err != nil {
+		return err
+	}
 	p.report.report(Progress{Phase: Done, Digest: string(d), Layers: len(m.Layers), Total: m.size()})
 	return p.s.writeRef(p.ref, p.want, d)
+}
+
+// fits checks an image that no index chose.
+func (p *pull) fits(cf *configFile) error {
+	if made := (platform{cf.OS, cf.Architecture, cf.Variant}); made.Architecture != "" && !p.platform.runs(made) {
+		return fmt.Errorf("the image is made for %s, not for %s", made, p.platform)
+	}
+	return nil
 }
 
 // resolve returns the manifest of the image, verified, after choosing one from an index.
@@ -241,9 +253,9 @@ func (s *Store) install(ctx context.Context, w *work, img *incoming, report *rep
 		return err
 	}
 	if err := errors.Join(
-		atomicfile.Write(s.sidePath(img.digest), facts, 0o644),
-		atomicfile.Write(s.configPath(img.m.Config.Digest), img.config, 0o644),
-		atomicfile.Write(s.manifestPath(img.digest), img.manifest, 0o644),
+		w.write(s.sidePath(img.digest), facts),
+		w.write(s.configPath(img.m.Config.Digest), img.config),
+		w.write(s.manifestPath(img.digest), img.manifest),
 	); err != nil {
 		return err
 	}

@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
 
 	"github.com/microsandbox-go/microsandbox/internal/testimage"
 	"github.com/microsandbox-go/microsandbox/sandbox"
@@ -158,4 +160,13 @@ func TestLease(t *testing.T) {
 	if _, err := s.Remove(ref, true); err != nil {
 		t.Errorf("forced: %v", err)
 	}
+}
+
+func indexOf(t testing.TB, images ...v1.Image) v1.ImageIndex {
+	t.Helper()
+	var adds []mutate.IndexAddendum
+	for _, img := range images {
+		adds = append(adds, mutate.IndexAddendum{Add: img})
+	}
+	return mutate.AppendManifests(empty.Index, adds...)
 }

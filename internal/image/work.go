@@ -80,6 +80,15 @@ func (s *Store) alone() *os.File {
 
 func (w *work) path(name string) string { return filepath.Join(w.dir, name) }
 
+// write publishes a small file.
+func (w *work) write(path string, data []byte) error {
+	temp := w.path(filepath.Base(path))
+	if err := os.WriteFile(temp, data, 0o644); err != nil {
+		return err
+	}
+	return os.Rename(temp, path)
+}
+
 // lockFile locks the file at path against others, or fails with EWOULDBLOCK. The file may be removed by its owner, so
 // what was locked must still be what is at path.
 func lockFile(path string, create bool) (*os.File, error) {
