@@ -155,6 +155,9 @@ func (w *world) finish(cmd *exec.Cmd) result {
 	}
 	begin := time.Now()
 	err := cmd.Run()
+	if cmd.ProcessState == nil {
+		w.t.Fatalf("%s did not start: %v", strings.Join(cmd.Args, " "), err)
+	}
 	r := result{code: exitCode(cmd), out: out.String(), err: errs.String(), took: time.Since(begin)}
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
