@@ -175,5 +175,5 @@ func (a *app) completeImages(c *cobra.Command, _ []string, _ string) ([]string, 
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveError
 	}
-	return each(images, func(i backend.Image) string { return i.Reference }), cobra.ShellCompDirectiveNoFileComp
+	return each(images, func(i backend.Image) string { return i.Short }), cobra.ShellCompDirectiveNoFileComp
 }

@@ -45,6 +45,13 @@ msb run -d --name work host -- sleep 600`},
 	r.execFlags.declare(f)
 	f.value("", "detach-keys", "KEYS", "Keys that leave the session, e.g. ctrl-p,ctrl-q (default ctrl-])", setParsed(&r.detachKeys, sandbox.ParseDetachKeys))
 	r.sandboxFlags.declare(f)
+	c.ValidArgsFunction = func(c *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
+		if len(args) > 0 {
+			return nil, cobra.ShellCompDirectiveDefault
+		}
+		names, directive := a.completeImages(c, args, typed)
+		return append(names, sandbox.HostImage), directive &^ cobra.ShellCompDirectiveNoFileComp // or a path
+	}
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if err := f.refuseLater(); err != nil {
 			return err
