@@ -149,6 +149,9 @@ func (f *File) settings(dir string) setting {
 			"ca_certs": paths(&r.CACerts, dir),
 			"hosts": each(func(d *document, m member, name string) error {
 				var h Host
+				if err := isRegistry(d, m.at, m.key); err != nil {
+					return err
+				}
 				err := object(map[string]setting{
 					"insecure": boolean(&h.Insecure),
 					"ca_certs": paths(&h.CACerts, dir),
@@ -158,10 +161,20 @@ func (f *File) settings(dir string) setting {
 				return err
 			}),
 			"mirrors": each(func(d *document, m member, name string) error {
+				if err := isRegistry(d, m.at, m.key); err != nil {
+					return err
+				}
 				var all []string
-				err := texts(&all)(d, m.value, name)
+				if err := texts(&all)(d, m.value, name); err != nil {
+					return err
+				}
+				for i, mirror := range all {
+					if err := isRegistry(d, m.what.([]value)[i].at, mirror); err != nil {
+						return err
+					}
+				}
 				r.Mirrors[registry(m.key)] = all
-				return err
+				return nil
 			}),
 		}),
 		"images": object(map[string]setting{
@@ -181,6 +194,14 @@ func (f *File) settings(dir string) setting {
 			}),
 		}),
 	}, "home", "log_level", "deployment_profile", "database", "paths", "sandbox_defaults", "runtime", "ssh", "metrics", "active_profile", "profiles")
+}
+
+// isRegistry refuses what is clearly no host[:port], above all URLs. What else it may be, the image store says.
+func isRegistry(d *document, at int64, host string) error {
+	if host == "" || strings.ContainsAny(host, "/@ ") {
+		return d.fail(at, "%.100q is not a registry: write host or host:port", host)
+	}
+	return nil
 }
 
 // registry is how a registry's name is compared.
