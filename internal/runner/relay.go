@@ -33,7 +33,8 @@ type relay struct {
 
 	mu      sync.Mutex
 	clients [agentproto.SlotCount]*client
-	next    int // the slot to look at first
+	next    int           // the slot to look at first
+	freed   chan struct{} // closed when a slot is free again; nil while nobody waits
 	closed  bool
 	wg      sync.WaitGroup
 }
@@ -145,17 +146,47 @@ func (r *relay) departed(c *client, f *agentproto.Frame) bool {
 	defer r.mu.Unlock()
 	if c.left && f.ID == c.start && agentproto.TypeOf(f.Body()) == agentproto.TypePong {
 		r.clients[c.slot] = nil
+		if r.freed != nil {
+			close(r.freed)
+			r.freed = nil
+		}
 	}
 	return c.left
 }
 
 // serve takes over a new connection.
 func (r *relay) serve(conn net.Conn) {
-	c := r.admit(conn)
-	if c == nil {
+	c, wait := r.admit(conn)
+	if c != nil {
+		r.begin(c)
+		return
+	}
+	if wait == nil {
 		conn.Close()
 		return
 	}
+	r.wg.Go(func() {
+		late := time.NewTimer(farewell)
+		defer late.Stop()
+		for c == nil && wait != nil {
+			select {
+			case <-wait:
+				c, wait = r.admit(conn)
+			case <-late.C:
+				wait = nil
+			case <-r.ending:
+				wait = nil
+			}
+		}
+		if c == nil {
+			conn.Close()
+			return
+		}
+		r.begin(c)
+	})
+}
+
+func (r *relay) begin(c *client) {
 	go c.writeLoop(r.ready, &r.wg)
 	go func() {
 		defer r.wg.Done()
@@ -165,26 +196,35 @@ func (r *relay) serve(conn net.Conn) {
 	}()
 }
 
-// admit gives the connection a free slot, as long unused as can be; nil if there is none.
-func (r *relay) admit(conn net.Conn) *client {
+// admit gives the connection a free slot, as long unused as can be. If there is none, wait is closed when one may be, and
+// nil when none is about to be.
+func (r *relay) admit(conn net.Conn) (c *client, wait <-chan struct{}) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closed {
-		return nil
+		return nil, nil
 	}
+	leaving := false
 	for i := range r.clients {
 		slot := (r.next + i) % len(r.clients)
-		if r.clients[slot] != nil {
+		if old := r.clients[slot]; old != nil {
+			leaving = leaving || old.left
 			continue
 		}
 		r.next = slot + 1
-		c := &client{conn: conn, slot: slot, out: make(chan *agentproto.Frame, clientQueue), gone: make(chan struct{}), room: make(chan struct{}, 1), execs: map[uint32]struct{}{}}
+		c = &client{conn: conn, slot: slot, out: make(chan *agentproto.Frame, clientQueue), gone: make(chan struct{}), room: make(chan struct{}, 1), execs: map[uint32]struct{}{}}
 		c.start, c.end = agentproto.IDRange(slot)
 		r.clients[slot] = c
 		r.wg.Add(2)
-		return c
+		return c, nil
 	}
-	return nil
+	if !leaving {
+		return nil, nil
+	}
+	if r.freed == nil {
+		r.freed = make(chan struct{})
+	}
+	return nil, r.freed
 }
 
 // dismiss ends a client's sessions in the guest. Its slot is free when the agent answers to the ping behind that.
