@@ -31,12 +31,13 @@ type relay struct {
 
 	ending chan struct{} // closed by end
 
-	mu      sync.Mutex
-	clients [agentproto.SlotCount]*client
-	next    int           // the slot to look at first
-	freed   chan struct{} // closed when a slot is free again; nil while nobody waits
-	closed  bool
-	wg      sync.WaitGroup
+	mu       sync.Mutex
+	clients  [agentproto.SlotCount]*client
+	next     int           // the slot to look at first
+	freed    chan struct{} // closed when a slot is free again; nil while nobody waits
+	closed   bool
+	attended bool // there were clients when it was closed
+	wg       sync.WaitGroup
 }
 
 // client is one connection to the relay.
@@ -335,10 +336,14 @@ func (r *relay) toAgent(b []byte) error {
 	return err
 }
 
-// busy reports whether there are clients.
+// busy reports whether there are clients, or were when the agent ended.
 func (r *relay) busy() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	return r.attended || r.anyLocked()
+}
+
+func (r *relay) anyLocked() bool {
 	for _, c := range r.clients {
 		if c != nil && !c.left {
 			return true
@@ -359,7 +364,7 @@ const farewell = time.Second
 // close ends all clients once they have read what is queued for them, and waits for that. It comes after run.
 func (r *relay) close() {
 	r.mu.Lock()
-	r.closed = true
+	r.closed, r.attended = true, r.anyLocked()
 	for _, c := range r.clients {
 		if c != nil {
 			_ = c.conn.SetDeadline(time.Now().Add(farewell))
