@@ -1,13 +1,17 @@
 package main
 
 import (
+	"io"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
+	"github.com/microsandbox-go/microsandbox/internal/config"
 	"github.com/microsandbox-go/microsandbox/internal/testimage"
 )
 
@@ -88,6 +92,43 @@ func TestPullOnTerminal(t *testing.T) {
 		c.expect(`[$#] `)
 		c.write("exit 3\n")
 		c.ends(3)
+	})
+	t.Run("nobody reads what is saved", func(t *testing.T) {
+		self, err := os.Executable()
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		cmd := &exec.Cmd{Path: self, Args: []string{"msb", "save", ref}, Env: append(os.Environ(), config.HomeVar+"="+home), Stdout: w}
+		err = cmd.Start()
+		w.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		ended := make(chan struct{})
+		go func() { _ = cmd.Wait(); close(ended) }()
+		if _, err := io.ReadFull(r, make([]byte, 1000)); err != nil {
+			t.Error(err)
+		}
+		time.Sleep(300 * time.Millisecond) // the pipe is full now
+		for n := 0; ; n++ {
+			_ = cmd.Process.Signal(syscall.SIGINT)
+			select {
+			case <-ended:
+				if n > 5 {
+					t.Errorf("it took %d signals", n)
+				}
+				return
+			case <-time.After(200 * time.Millisecond):
+			}
+			if n == 50 {
+				_ = cmd.Process.Kill()
+			}
+		}
 	})
 	t.Run("prune asks", func(t *testing.T) {
 		for answer, code := range map[string]int{"\n": 0, "no\n": 0, "\x03": 130} {

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"os/signal"
 
 	"github.com/spf13/cobra"
 
@@ -66,10 +67,12 @@ func capable[T any](a *app, op string) (T, error) {
 	return none, &sandbox.Error{Op: op, Kind: sandbox.Unsupported, Message: op + " is not supported by this backend: use a local backend"}
 }
 
-// interruptible calls do with a context that ends with a signal, and makes an exit code of that.
+// interruptible calls do with a context that ends with a signal, and makes an exit code of that. A second signal ends the
+// process at once: do may wait for somebody who does not read.
 func (a *app) interruptible(c *cobra.Command, do func(ctx context.Context) error) error {
 	s := a.catchSignals(c.Context())
 	defer s.stop()
+	defer context.AfterFunc(s.ctx, func() { signal.Stop(s.ch) })()
 	return s.explain(do(s.ctx))
 }
 

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"os"
 	"strings"
 	"sync"
 	"time"
@@ -29,9 +30,9 @@ const (
 	spinnerTick  = 100 * time.Millisecond
 )
 
-// spinFor shows text on stderr if that is a terminal, until settle. It costs nothing elsewhere.
+// spinFor shows text on stderr if that is a terminal that moves its cursor, until settle. It costs nothing elsewhere.
 func (a *app) spinFor(quiet bool, text string) {
-	if quiet || !isTerminal(a.err) {
+	if quiet || !isTerminal(a.err) || os.Getenv("TERM") == "dumb" {
 		return
 	}
 	a.settle()
