@@ -165,7 +165,7 @@ const (
 	watchMinimum  = 2 * time.Millisecond  // while the sandbox grows
 	watchCalm     = 50 * time.Millisecond // while it does not
 	calmGrowth    = 1 << 20               // bytes between two looks
-	groupInterval = time.Second           // where the kernel holds the limit, and only its word for it is read
+	groupInterval = time.Second           // where the kernel holds the limit
 	watchFailures = 3                     // looks in a row that may fail
 )
 
@@ -185,10 +185,6 @@ func (l *limits) watch(m driver.Meter, done <-chan struct{}, over func(why strin
 			over("")
 			return
 		}
-		if g := l.getGroup(); g.Memory() && g.Holds() {
-			t.Reset(groupInterval)
-			continue
-		}
 		used, err := m.Memory()
 		if err != nil {
 			if failures++; failures == watchFailures { // it is ending, or nothing holds its memory any more
@@ -202,6 +198,11 @@ func (l *limits) watch(m driver.Meter, done <-chan struct{}, over func(why strin
 		if used > l.memory {
 			over("")
 			return
+		}
+		if g := l.getGroup(); g.Memory() && g.Holds() {
+			// The kernel holds what was touched since the group has the processes; what was before counts here.
+			t.Reset(groupInterval)
+			continue
 		}
 		pause := time.Duration(float64(l.memory-used) / fillRate * float64(time.Second))
 		least := watchMinimum
