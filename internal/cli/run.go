@@ -2,7 +2,9 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -205,5 +207,19 @@ func (a *app) create(ctx context.Context, b backend.Backend, req backend.CreateR
 	info, err := b.Create(ctx, req)
 	a.settle()
 	a.log.Debug("create", "sandbox", req.Ref.Name, "took", time.Since(begin), "err", err)
-	return info, err
+	return info, suggestPath(err, req.Spec.Image)
+}
+
+// suggestPath says how to name a directory that was taken for an image of a registry.
+func suggestPath(err error, i sandbox.Image) error {
+	var e *sandbox.Error
+	if i.OCI == nil || !errors.As(err, &e) || e.Kind != sandbox.ImageNotFound && e.Kind != sandbox.ImagePullFailed {
+		return err
+	}
+	if _, missing := os.Stat(i.OCI.Reference); missing != nil {
+		return err
+	}
+	hinted := *e
+	hinted.Hint = "the directory or file of that name is: ./" + i.OCI.Reference
+	return &hinted
 }
