@@ -125,7 +125,7 @@ func registryHost(s string) (string, error) {
 	case "index.docker.io", "registry-1.docker.io", "hub.docker.com":
 		h = dockerHub
 	}
-	if !isRegistry(h) || !registryPattern.MatchString(h) || !portIsRight(h) {
+	if !isRegistry(h) || !registryPattern().MatchString(h) || !portIsRight(h) {
 		return "", &sandbox.Error{Op: "parse registry", Kind: sandbox.InvalidArgument,
 			Message: fmt.Sprintf("%.100q is not a registry", s), Hint: "write host or host:port, for example ghcr.io"}
 	}

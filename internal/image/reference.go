@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
@@ -30,11 +31,16 @@ const (
 )
 
 var (
-	registryPattern   = regexp.MustCompile(`^[a-z0-9]+(-+[a-z0-9]+)*(\.[a-z0-9]+(-+[a-z0-9]+)*)*(:[0-9]{1,5})?$`)
-	repositoryPattern = regexp.MustCompile(`^[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*$`)
-	tagPattern        = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$`)
-	digestPattern     = regexp.MustCompile(`^(sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})$`)
+	registryPattern   = lazily(`^[a-z0-9]+(-+[a-z0-9]+)*(\.[a-z0-9]+(-+[a-z0-9]+)*)*(:[0-9]{1,5})?$`)
+	repositoryPattern = lazily(`^[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*$`)
+	tagPattern        = lazily(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$`)
+	digestPattern     = lazily(`^(sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})$`)
 )
+
+// lazily compiles a pattern when it is first used: most starts of msb use none.
+func lazily(pattern string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(pattern) })
+}
 
 // ParseReference reads [registry/]repository[:tag][@digest]. The first element is a registry when it has a dot or a colon or is
 // "localhost". Otherwise the registry is defaultRegistry, or Docker Hub when that is empty. The tag is "latest" by default.
@@ -48,7 +54,7 @@ func ParseReference(s, defaultRegistry string) (Reference, error) {
 			Hint:    "write [registry/]name[:tag][@sha256:…], for example python:3.12 or ghcr.io/owner/name"}
 	}
 	rest, digest, pinned := strings.Cut(s, "@")
-	if pinned && !digestPattern.MatchString(digest) {
+	if pinned && !digestPattern().MatchString(digest) {
 		return bad("the digest after @ is not sha256: and 64 (or sha512: and 128) lower-case hexadecimal digits")
 	}
 	r := Reference{Registry: defaultRegistry, Tag: defaultTag, Digest: Digest(digest)}
@@ -60,17 +66,17 @@ func ParseReference(s, defaultRegistry string) (Reference, error) {
 	if r.Registry == "" || r.Registry == "index.docker.io" {
 		r.Registry = dockerHub
 	}
-	if !isRegistry(r.Registry) || len(r.Registry) > maxRegistry || !registryPattern.MatchString(r.Registry) || !portIsRight(r.Registry) {
+	if !isRegistry(r.Registry) || len(r.Registry) > maxRegistry || !registryPattern().MatchString(r.Registry) || !portIsRight(r.Registry) {
 		return bad("the registry %.100q is not localhost, a host with a dot, or host:port", r.Registry)
 	}
 	// A colon behind the last slash begins the tag: the registry's is gone.
 	name, tag, tagged := strings.Cut(rest, ":")
 	if tagged {
-		if r.Tag = tag; !tagPattern.MatchString(tag) {
+		if r.Tag = tag; !tagPattern().MatchString(tag) {
 			return bad("the tag %.150q is not made of 1 to 128 letters, digits, _ . -", tag)
 		}
 	}
-	if !repositoryPattern.MatchString(name) {
+	if !repositoryPattern().MatchString(name) {
 		return bad("the name %.150q is not made of lower-case letters and digits, joined by / . _ -", name)
 	}
 	if (official || r.Registry == dockerHub) && !strings.Contains(name, "/") {

@@ -80,5 +80,5 @@ func (s *Store) refs() (map[string]refRecord, error) {
 }
 
 func isSHA256(d Digest) bool {
-	return strings.HasPrefix(string(d), "sha256:") && digestPattern.MatchString(string(d))
+	return strings.HasPrefix(string(d), "sha256:") && digestPattern().MatchString(string(d))
 }

@@ -175,7 +175,7 @@ func (s *Store) parse(ref string) (Reference, error) {
 // Root returns the root that the image with this digest gives, or an ImageNotFound error. The digest is that of a manifest.
 func (s *Store) Root(digest string) (*Root, error) {
 	d := Digest(digest)
-	if !digestPattern.MatchString(digest) {
+	if !digestPattern().MatchString(digest) {
 		return nil, notFound(digest)
 	}
 	_, c, err := s.metadata(d)
