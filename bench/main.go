@@ -14,6 +14,7 @@ import (
 
 var benches = map[string]func(options) error{
 	"coldstart": coldstart,
+	"images":    images,
 }
 
 type options struct {
@@ -30,7 +31,7 @@ func main() {
 	name := strings.TrimSpace(strings.Join(flag.Args(), " "))
 	run, ok := benches[name]
 	if !ok {
-		fmt.Fprintf(os.Stderr, "error: no benchmark %q\n  → there is: coldstart\n", name)
+		fmt.Fprintf(os.Stderr, "error: no benchmark %q\n  → there are: coldstart, images\n", name)
 		os.Exit(2)
 	}
 	var err error

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -39,26 +40,47 @@ func TestMain(m *testing.M) {
 }
 
 // puller returns a process that pulls ref into the store.
-func puller(s *Store, ref string) (*exec.Cmd, *strings.Builder) {
+func puller(s *Store, ref string) (*exec.Cmd, *output) {
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), "IMAGE_TEST_PULL="+ref, "IMAGE_TEST_PULL_HOME="+s.home)
-	var out strings.Builder
-	cmd.Stdout, cmd.Stderr = &out, &out
-	return cmd, &out
+	out := &output{}
+	cmd.Stdout, cmd.Stderr = out, out
+	return cmd, out
+}
+
+// output is what a process has printed so far.
+type output struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (o *output) Write(b []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.Write(b)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.String()
 }
 
 // blobCount counts the layers that are asked for, and can hold the answers back.
 type blobCount struct {
 	n    atomic.Int64
-	hold func(n int64)
+	hold atomic.Pointer[func(n int64)]
 }
+
+func (b *blobCount) holdBack(f func(n int64)) { b.hold.Store(&f) }
+
 
 func (b *blobCount) wrap(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/blobs/") {
 			n := b.n.Add(1)
-			if b.hold != nil {
-				b.hold(n)
+			if hold := b.hold.Load(); hold != nil {
+				(*hold)(n)
 			}
 		}
 		next.ServeHTTP(w, r)
@@ -78,7 +100,7 @@ func TestTwoProcesses(t *testing.T) {
 	var count blobCount
 	started := make(chan struct{}, 100)
 	release := make(chan struct{})
-	count.hold = func(int64) { started <- struct{}{}; <-release }
+	count.holdBack(func(int64) { started <- struct{}{}; <-release })
 	reg := testimage.Serve(t, testimage.Options{Wrap: count.wrap})
 	ref := reg.Push(t, "shared", layered(t, 3))
 	s := Open(t.TempDir(), Options{})
@@ -116,13 +138,19 @@ func TestKilled(t *testing.T) {
 	ref := reg.Push(t, "killed", img)
 	s := Open(t.TempDir(), Options{})
 	cmd, out := puller(s, ref)
-	count.hold = func(n int64) {
+	started := make(chan struct{})
+	count.holdBack(func(n int64) {
 		if n == 4 { // the configuration and two layers are there
+			<-started
 			_ = cmd.Process.Kill()
 			time.Sleep(50 * time.Millisecond)
 		}
+	})
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
 	}
-	if err := cmd.Run(); err == nil {
+	close(started)
+	if err := cmd.Wait(); err == nil {
 		t.Fatalf("it was not killed: %s", out)
 	}
 	if _, err := s.Resolve(ref); !errors.Is(err, sandbox.ImageNotFound) {
@@ -131,7 +159,7 @@ func TestKilled(t *testing.T) {
 	if left, _ := os.ReadDir(filepath.Join(s.dir, "tmp")); len(left) == 0 {
 		t.Error("the killed process left nothing to sweep: it was not in the middle")
 	}
-	count.hold = nil
+	count.hold.Store(nil)
 	count.n.Store(0)
 	root := mustPull(t, s, ref, PullOptions{})
 	if n := count.n.Load(); n != 3 {
