@@ -20,6 +20,7 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+	"go.uber.org/goleak"
 
 	"github.com/microsandbox-go/microsandbox/internal/testimage"
 	"github.com/microsandbox-go/microsandbox/sandbox"
@@ -140,6 +141,11 @@ func TestFaults(t *testing.T) {
 	img := testimage.Image(t, v1.Config{}, testimage.Layer(t, testimage.Tar(t, noise("a", 200_000)), testimage.Plain),
 		testimage.Layer(t, testimage.Tar(t, noise("b", 900_000)), testimage.Gzip))
 	ref := reg.Push(t, "faulty", img)
+	before := goleak.IgnoreCurrent()
+	defer func() {
+		reg.Close()
+		goleak.VerifyNone(t, before)
+	}()
 	for _, c := range []struct {
 		mode  string
 		times int64

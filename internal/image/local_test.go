@@ -1,12 +1,14 @@
 package image
 
 import (
+	"archive/tar"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -14,8 +16,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"archive/tar"
 
 	"github.com/microsandbox-go/microsandbox/internal/testimage"
 	"github.com/microsandbox-go/microsandbox/sandbox"
@@ -143,5 +143,46 @@ func TestTarRoot(t *testing.T) {
 	write(t, path, string(bytes.Repeat([]byte("no tar "), 1000)), 0o600)
 	if _, err := s.DirRoot(context.Background(), path); !errors.Is(err, sandbox.ImagePullFailed) || !errors.Is(err, ErrFormat) {
 		t.Errorf("no tar: %v", err)
+	}
+}
+
+// TestForeignTars reads what GNU tar writes: sparse files, long names, links, in both of its formats.
+func TestForeignTars(t *testing.T) {
+	gnu, err := exec.LookPath("tar")
+	if err != nil {
+		t.Skip(err)
+	}
+	long := strings.Repeat("long-name-", 20)
+	top := machine(t, "a/"+long+"/"+long+" = x", "b = hard", "sym -> "+long+long, "empty/")
+	sparse, err := os.Create(filepath.Join(top, "sparse"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = sparse.WriteAt([]byte("in the middle"), 3<<20+5)
+	if err := errors.Join(err, sparse.Truncate(9<<20+1), sparse.Close(), os.Link(filepath.Join(top, "b"), filepath.Join(top, "c"))); err != nil {
+		t.Fatal(err)
+	}
+	s := Open(t.TempDir(), Options{})
+	for _, format := range []string{"gnu", "posix"} {
+		if format == "gnu" { // whole seconds only
+			_ = filepath.WalkDir(top, func(p string, _ fs.DirEntry, _ error) error {
+				ts := []unix.Timespec{{Sec: 1_600_000_000}, {Sec: 1_600_000_000}}
+				return unix.UtimesNanoAt(unix.AT_FDCWD, p, ts, unix.AT_SYMLINK_NOFOLLOW)
+			})
+		} else if err := os.Chtimes(filepath.Join(top, "b"), time.Time{}, time.Unix(1_600_000_000, 123_456_789)); err != nil {
+			t.Fatal(err)
+		}
+		file := filepath.Join(t.TempDir(), "x.tar.zst")
+		if out, err := exec.Command(gnu, "--format="+format, "-S", "-cf", file, "-C", top, ".").CombinedOutput(); err != nil {
+			t.Fatalf("%v %s", err, out)
+		}
+		root, err := s.DirRoot(context.Background(), file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		same(t, format, ofImage(t, root.Path), ofDir(t, top))
+		if info, err := os.Stat(root.Path); err != nil || allocated(info) > 1<<20 {
+			t.Errorf("%s: the sparse file takes %d bytes", format, allocated(info))
+		}
 	}
 }

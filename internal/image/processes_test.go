@@ -74,7 +74,6 @@ type blobCount struct {
 
 func (b *blobCount) holdBack(f func(n int64)) { b.hold.Store(&f) }
 
-
 func (b *blobCount) wrap(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/blobs/") {

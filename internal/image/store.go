@@ -28,8 +28,7 @@ type Options struct {
 	Backoff         time.Duration // before the second try of a request, doubled for each further one; default 250 ms
 	Stall           time.Duration // for which a registry may send nothing; default 1 minute
 
-	// Users names the sandboxes, running or not, that need the image with this digest, and Users("") tells whether the
-	// question can be answered now. Nil means that only leases keep an image.
+	// Users names the sandboxes, running or not, that need the image with this digest. Nil means that only leases keep one.
 	Users func(digest string) ([]string, error)
 }
 

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -39,7 +40,11 @@ type Registry struct {
 
 	auth      authn.Authenticator
 	transport http.RoundTripper
+	close     func()
 }
+
+// Close ends the registry before the test does.
+func (r *Registry) Close() { r.close() }
 
 // Serve starts a registry in this process.
 func Serve(t testing.TB, o Options) *Registry {
@@ -65,10 +70,11 @@ func Serve(t testing.TB, o Options) *Registry {
 	} else {
 		srv.Start()
 	}
-	t.Cleanup(func() {
+	r.close = sync.OnceFunc(func() {
 		srv.CloseClientConnections()
 		srv.Close()
 	})
+	t.Cleanup(r.close)
 	r.Host = srv.Listener.Addr().String()
 	if o.Username != "" {
 		r.auth = &authn.Basic{Username: o.Username, Password: o.Password}
@@ -155,11 +161,12 @@ func ServeDebian(t testing.TB) *Registry {
 	}
 	done := make(chan struct{})
 	go func() { _ = cmd.Wait(); close(done) }()
-	t.Cleanup(func() { _ = cmd.Process.Kill(); <-done })
+	end := func() { _ = cmd.Process.Kill(); <-done }
+	t.Cleanup(end)
 	for range 200 {
 		if c, err := net.Dial("tcp", addr); err == nil {
 			c.Close()
-			return &Registry{Host: addr, auth: authn.Anonymous, transport: http.DefaultTransport}
+			return &Registry{Host: addr, auth: authn.Anonymous, transport: http.DefaultTransport, close: end}
 		}
 		select {
 		case <-done:
