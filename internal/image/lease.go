@@ -52,3 +52,13 @@ func removeUnleased(path string, force bool) error {
 	}
 	return os.Remove(path)
 }
+
+// leased reports whether somebody has a lease on the file at path.
+func leased(path string) bool {
+	f, err := os.Open(path)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	return errors.Is(flock(f, syscall.LOCK_EX|syscall.LOCK_NB), syscall.EWOULDBLOCK)
+}

@@ -163,6 +163,7 @@ func (s *Store) find(ref string) (string, refRecord, error) {
 // Usage is what a kind of files takes of the disk (`msb system df`).
 type Usage struct {
 	Count            int
+	Active           int // of them, those that a sandbox needs
 	SizeBytes        int64
 	ReclaimableBytes int64 // what Prune would free
 }
@@ -177,9 +178,9 @@ type DiskUsage struct {
 // DiskUsage measures the Store.
 func (s *Store) DiskUsage() (DiskUsage, error) {
 	var u DiskUsage
-	keep, err := s.kept()
+	keep, err := s.kept(s.inUse)
 	if err != nil {
-		return u, err
+		return u, s.wrap("measure the image store", err)
 	}
 	err = filepath.WalkDir(s.dir, func(p string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
@@ -201,7 +202,10 @@ func (s *Store) DiskUsage() (DiskUsage, error) {
 		}
 		to.Count++
 		to.SizeBytes += allocated(info)
-		if to != &u.Other && !keep[p] {
+		switch {
+		case keep[p]:
+			to.Active++
+		case to != &u.Other:
 			to.ReclaimableBytes += allocated(info)
 		}
 		return nil
@@ -210,6 +214,12 @@ func (s *Store) DiskUsage() (DiskUsage, error) {
 		err = nil
 	}
 	return u, s.wrap("measure the image store", err)
+}
+
+// inUse reports whether a sandbox needs the image, or somebody has a lease on it.
+func (s *Store) inUse(d Digest) (bool, error) {
+	names, err := s.users(d)
+	return len(names) > 0 || leased(s.erofsPath(d)), err
 }
 
 // users returns the sandboxes that need an image, as far as anybody says so.

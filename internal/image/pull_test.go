@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -132,6 +133,9 @@ func TestLease(t *testing.T) {
 	if _, err := s.Remove(ref, false); !errors.Is(err, sandbox.ImageInUse) || sandbox.HintOf(err) == "" {
 		t.Errorf("remove: %v", err)
 	}
+	if u, err := s.DiskUsage(); err != nil || u.Images.Active != 1 || u.Images.ReclaimableBytes != 0 || u.Blobs.ReclaimableBytes != 0 {
+		t.Errorf("disk usage %+v, %v", u, err)
+	}
 	if gone, err := s.Prune(); err != nil || len(gone.References) > 0 || gone.Bytes > 0 {
 		t.Errorf("prune took %+v, %v", gone, err)
 	}
@@ -139,6 +143,17 @@ func TestLease(t *testing.T) {
 		t.Errorf("the leased image: %v", err)
 	}
 	lease.Close()
+	if u, err := s.DiskUsage(); err != nil || u.Images.Active != 0 || u.Images.ReclaimableBytes != u.Images.SizeBytes || u.Blobs.ReclaimableBytes == 0 {
+		t.Errorf("disk usage %+v, %v", u, err)
+	}
+	// A sandbox that does not run keeps its image, too.
+	o := Options{Users: func(string) ([]string, error) { return []string{"one", "two"}, nil }}
+	if _, err := Open(s.home, o).Remove(ref, false); !errors.Is(err, sandbox.ImageInUse) || !strings.Contains(err.Error(), "one, two") {
+		t.Errorf("remove: %v", err)
+	}
+	if gone, err := Open(s.home, o).Prune(); err != nil || len(gone.References) > 0 {
+		t.Errorf("prune took %+v, %v", gone, err)
+	}
 	if gone, err := s.Prune(); err != nil || len(gone.References) != 1 {
 		t.Errorf("prune took %+v, %v", gone, err)
 	}

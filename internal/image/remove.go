@@ -130,8 +130,8 @@ func (s *Store) Prune() (*Removed, error) {
 	return gone, s.collect(gone)
 }
 
-// kept returns the files that belong to images that are there.
-func (s *Store) kept() (map[string]bool, error) {
+// kept returns the files that belong to the images that are there and wanted.
+func (s *Store) kept(wanted func(Digest) (bool, error)) (map[string]bool, error) {
 	keep := map[string]bool{}
 	images, err := filepath.Glob(filepath.Join(s.dir, "erofs", "*.erofs"))
 	if err != nil {
@@ -141,6 +141,11 @@ func (s *Store) kept() (map[string]bool, error) {
 		d := Digest("sha256:" + strings.TrimSuffix(filepath.Base(p), ".erofs"))
 		m, _, err := s.metadata(d)
 		if err != nil {
+			continue
+		}
+		if ok, err := wanted(d); err != nil {
+			return nil, err
+		} else if !ok {
 			continue
 		}
 		for _, p := range []string{s.erofsPath(d), s.sidePath(d), s.manifestPath(d), s.configPath(m.Config.Digest)} {
@@ -155,7 +160,7 @@ func (s *Store) kept() (map[string]bool, error) {
 
 // collect removes the manifests, configurations and layers that belong to no image. Nobody may be making one.
 func (s *Store) collect(gone *Removed) error {
-	keep, err := s.kept()
+	keep, err := s.kept(func(Digest) (bool, error) { return true, nil })
 	if err != nil {
 		return s.wrap("remove unused layers", err)
 	}
