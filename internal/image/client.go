@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"net/netip"
 	"os"
@@ -35,7 +36,8 @@ type client struct {
 
 const (
 	tries        = 5
-	maxBroken    = 50               // connections for one layer
+	maxBroken    = 50 // connections for one layer
+	dialWait     = 10 * time.Second
 	headerWait   = 30 * time.Second // for the first byte of an answer
 	maxRedirects = 10
 )
@@ -60,6 +62,7 @@ func (s *Store) newClient(ctx context.Context, ref Reference, host string, o Pul
 		return nil, &sandbox.Error{Op: "pull image", Kind: sandbox.InvalidArgument, Message: ref.Short(), Err: err}
 	}
 	base := http.DefaultTransport.(*http.Transport).Clone()
+	base.DialContext = (&net.Dialer{Timeout: dialWait}).DialContext
 	base.ResponseHeaderTimeout = headerWait
 	base.MaxIdleConnsPerHost = s.cfg.Parallel
 	if base.TLSClientConfig, err = s.tls(insecure, s.cfg.CACerts, configured.CACerts, o.CACerts); err != nil {
@@ -208,12 +211,16 @@ func (c *client) check(ctx context.Context) error {
 func (c *client) manifest(ctx context.Context, id string) ([]byte, Digest, error) {
 	var b []byte
 	err := c.retry(ctx, func() error {
-		resp, err := c.get(ctx, "manifests/"+id, http.Header{"Accept": {acceptManifests}})
+		whole, cancel := context.WithTimeoutCause(ctx, headerWait+c.store.cfg.Stall, errStalled)
+		defer cancel()
+		resp, err := c.get(whole, "manifests/"+id, http.Header{"Accept": {acceptManifests}})
 		if err != nil {
 			return err
 		}
 		defer resp.Body.Close()
-		b, err = io.ReadAll(io.LimitReader(resp.Body, maxManifest+1))
+		if b, err = io.ReadAll(io.LimitReader(resp.Body, maxManifest+1)); err != nil && ctx.Err() == nil && whole.Err() != nil {
+			err = errStalled
+		}
 		return err
 	})
 	if err != nil {
