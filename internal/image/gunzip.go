@@ -2,6 +2,7 @@ package image
 
 import (
 	"errors"
+	"hash/crc32"
 	"io"
 )
 
@@ -10,9 +11,17 @@ const gzipHeader = 10
 
 // header reads what comes before the blocks of a member. At the end of the input, after a member, there is none.
 func (z *gunzip) header() error {
+	sum := uint32(0)
+	next := func() (byte, error) {
+		v, err := z.take(8)
+		if err == nil {
+			sum = crc32.Update(sum, crc32.IEEETable, []byte{byte(v)})
+		}
+		return byte(v), err
+	}
 	var h [gzipHeader]byte
 	for i := range h {
-		b, err := z.take(8)
+		b, err := next()
 		if err != nil {
 			if i == 0 && z.members > 0 && errors.Is(err, io.ErrUnexpectedEOF) {
 				z.stage = nil
@@ -20,32 +29,39 @@ func (z *gunzip) header() error {
 			}
 			return err
 		}
-		h[i] = byte(b)
+		h[i] = b
 	}
-	if h[0] != 0x1f || h[1] != 0x8b || h[2] != 8 || h[3]&0xe0 != 0 {
+	if h[0] != 0x1f || h[1] != 0x8b || h[2] != 8 {
 		return errors.New("not a gzip header")
 	}
 	if h[3]&4 != 0 { // extra field
-		n, err := z.take(16)
+		low, err := next()
 		if err != nil {
 			return err
 		}
-		for range n {
-			if _, err := z.take(8); err != nil {
+		high, err := next()
+		if err != nil {
+			return err
+		}
+		for range int(high)<<8 | int(low) {
+			if _, err := next(); err != nil {
 				return err
 			}
 		}
 	}
 	for _, flag := range []byte{8, 16} { // file name, comment
-		for b, err := uint32(1), error(nil); h[3]&flag != 0 && b != 0; {
-			if b, err = z.take(8); err != nil {
+		for b, err := byte(1), error(nil); h[3]&flag != 0 && b != 0; {
+			if b, err = next(); err != nil {
 				return err
 			}
 		}
 	}
 	if h[3]&2 != 0 { // CRC of the header
-		if _, err := z.take(16); err != nil {
+		want := sum & 0xffff
+		if got, err := z.take(16); err != nil {
 			return err
+		} else if got != want {
+			return errors.New("the checksum of a gzip header is wrong")
 		}
 	}
 	z.size, z.crc = 0, 0

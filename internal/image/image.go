@@ -1,6 +1,9 @@
 // Package image turns what the user names as an image into the read-only root of a sandbox: one EROFS file, a few read-only
 // binds beside it, and the defaults of its processes.
 //
+// [Host] is this machine's own programs. A [Store] keeps all other images: it pulls them from registries, loads and saves
+// archives, makes them of directories, and removes what nobody needs. What it gives is a [Root], and a [Root.Lease] keeps that.
+//
 // Files are made once, under a name that stands for their contents, and are never changed: they are published whole by
 // rename, shared by all sandboxes, and may be removed while they are in use, for an open file outlives its name.
 package image

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -131,31 +132,44 @@ func (s *Store) side(d Digest) side {
 	return facts
 }
 
-// find returns the record of an image, and where it is, by a reference for the Store's platform, or for any platform if
-// only one is there, or by the digest of the manifest or at least 6 digits of it.
+// find returns the record of an image, and where it is: by a reference for the Store's platform, or for any platform that is
+// there, or by the digest of the manifest or at least 6 digits of it that only one image has.
 func (s *Store) find(ref string) (string, refRecord, error) {
 	refs, err := s.refs()
 	if err != nil {
 		return "", refRecord{}, s.wrap("find image", err)
 	}
-	if digits := strings.TrimPrefix(ref, "sha256:"); len(digits) >= 6 && strings.Trim(digits, "0123456789abcdef") == "" {
+	r, bad := s.parse(ref)
+	if bad == nil {
+		if path := s.refPath(r, s.cfg.Platform); refs[path].Digest != "" {
+			return path, refs[path], nil
+		}
 		for path, rec := range refs {
-			if strings.HasPrefix(rec.Digest.hex(), digits) {
+			if path == s.refPath(r, rec.Platform) {
 				return path, rec, nil
 			}
 		}
 	}
-	r, err := s.parse(ref)
-	if err != nil {
-		return "", refRecord{}, err
-	}
-	if rec, ok := refs[s.refPath(r, s.cfg.Platform)]; ok {
-		return s.refPath(r, s.cfg.Platform), rec, nil
-	}
-	for path, rec := range refs {
-		if path == s.refPath(r, rec.Platform) {
-			return path, rec, nil
+	var at string
+	if digits := strings.TrimPrefix(ref, "sha256:"); len(digits) >= 6 && strings.Trim(digits, "0123456789abcdef") == "" {
+		for path, rec := range refs {
+			if !strings.HasPrefix(rec.Digest.hex(), digits) {
+				continue
+			}
+			if at != "" && refs[at].Digest != rec.Digest {
+				return "", refRecord{}, &sandbox.Error{Op: "find image", Kind: sandbox.InvalidArgument,
+					Message: fmt.Sprintf("more than one image has a digest that begins with %s", digits), Hint: "give more of its digits"}
+			}
+			if at == "" || path < at {
+				at = path
+			}
 		}
+	}
+	switch {
+	case at != "":
+		return at, refs[at], nil
+	case bad != nil:
+		return "", refRecord{}, bad
 	}
 	return "", refRecord{}, notFound(r.Short())
 }

@@ -110,6 +110,16 @@ func TestPull(t *testing.T) {
 	if err != nil || d.Digest != root.Digest || len(d.LayerList) != 1 || d.LayerList[0].ErofsSize == 0 || !d.BlobsKept {
 		t.Errorf("inspect %+v, %v", d, err)
 	}
+	for _, name := range []string{root.Digest, root.Digest[:13], root.Digest[7:30]} {
+		if d, err := s.Inspect(name); err != nil || d.Reference != ref {
+			t.Errorf("by %s: %+v, %v", name, d, err)
+		}
+	}
+	for _, name := range []string{root.Digest[:12], "ffffff", "no-such"} {
+		if _, err := s.Inspect(name); !errors.Is(err, sandbox.ImageNotFound) {
+			t.Errorf("by %s: %v", name, err)
+		}
+	}
 	gone, err := s.Remove(ref, false)
 	if err != nil || gone.Layers != 1 || len(gone.Digests) != 1 {
 		t.Errorf("remove: %+v, %v", gone, err)
