@@ -230,6 +230,10 @@ func TestResume(t *testing.T) {
 	if !slices.Contains(phases, Cached) {
 		t.Errorf("phases %v", phases)
 	}
+	f.asked.Store(0)
+	if mustPull(t, s, ref, PullOptions{Force: true}); f.asked.Load() != 4 {
+		t.Errorf("forced, it asked for %d layers, want all 4", f.asked.Load())
+	}
 	// A stored layer that went bad is noticed and replaced.
 	d, err := s.Inspect(ref)
 	if err != nil {

@@ -25,7 +25,7 @@ const (
 // PullOptions are the options of one pull. The zero value works.
 type PullOptions struct {
 	Policy   Policy
-	Force    bool     // get all of it again, whatever is stored
+	Force    bool     // get all of it again, whatever is stored, unless the policy is Never
 	Platform string   // default that of the Store
 	Insecure bool     // as Registry.Insecure
 	CACerts  []string // PEM files, besides those that are configured
@@ -47,11 +47,15 @@ func (s *Store) Pull(ctx context.Context, ref string, o PullOptions) (*Root, err
 	if err != nil {
 		return nil, err
 	}
-	switch o.Policy {
+	policy := o.Policy
+	if o.Force && policy != Never {
+		policy = Always
+	}
+	switch policy {
 	case Always:
 	case IfMissing, Never, "":
 		root, err := s.resolve(ref, want)
-		if err == nil || o.Policy == Never || !errors.Is(err, sandbox.ImageNotFound) {
+		if err == nil || policy == Never || !errors.Is(err, sandbox.ImageNotFound) {
 			return root, err
 		}
 	default:
