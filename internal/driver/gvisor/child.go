@@ -2,6 +2,7 @@ package gvisor
 
 import (
 	"encoding/json"
+	"fmt"
 	"io"
 	"math"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/runsc/cli"
 	"gvisor.dev/gvisor/runsc/cmd"
@@ -47,7 +49,8 @@ func Child() {
 	})
 	usePrecompiled()
 	if os.Args[0] == sentryProcess {
-		os.Args = withMachineSize(os.Args)
+		spec := readSpec(os.Args)
+		os.Args = sealed(withMachineSize(os.Args, spec), spec)
 	}
 	cli.Run(nil, map[util.SubCommand]string{
 		new(sentrycmd.Boot):   "",
@@ -74,28 +77,43 @@ const (
 	cpusAnnotation   = "dev.microsandbox.cpus"
 )
 
+// childSpec is what we read of the OCI spec in a child.
+type childSpec struct {
+	Annotations map[string]string `json:"annotations"`
+	Mounts      []specs.Mount     `json:"mounts"`
+}
+
+// maxSpec is the longest OCI spec, in bytes: so many mounts of the longest paths as a sandbox may have.
+const maxSpec = 8 << 20
+
+// readSpec reads the spec that the child was given, without moving the file's offset.
+func readSpec(args []string) childSpec {
+	for _, a := range args {
+		v, ok := strings.CutPrefix(a, "--spec-fd=")
+		if !ok {
+			continue
+		}
+		fd, err := strconv.Atoi(v)
+		if err != nil {
+			fatal("find the sandbox's spec", err)
+		}
+		b, err := io.ReadAll(io.NewSectionReader(fdReader(fd), 0, maxSpec))
+		var spec childSpec
+		if err == nil {
+			err = json.Unmarshal(b, &spec)
+		}
+		if err != nil {
+			fatal("read the sandbox's spec", err)
+		}
+		return spec
+	}
+	fatal("find the sandbox's spec", fmt.Errorf("no --spec-fd in %q", args))
+	return childSpec{}
+}
+
 // withMachineSize returns the sentry's arguments with the memory and CPUs that the guest shall see. The last value of a
 // flag counts, and the last argument is the container's id.
-func withMachineSize(args []string) []string {
-	var fd int
-	for _, a := range args {
-		if v, ok := strings.CutPrefix(a, "--spec-fd="); ok {
-			fd, _ = strconv.Atoi(v)
-		}
-	}
-	if fd == 0 {
-		return args
-	}
-	b, err := io.ReadAll(io.NewSectionReader(fdReader(fd), 0, 1<<20))
-	if err != nil {
-		return args
-	}
-	var spec struct {
-		Annotations map[string]string `json:"annotations"`
-	}
-	if json.Unmarshal(b, &spec) != nil {
-		return args
-	}
+func withMachineSize(args []string, spec childSpec) []string {
 	id := args[len(args)-1]
 	args = slices.Clone(args[:len(args)-1])
 	for _, f := range []struct{ flag, annotation string }{{"--total-memory", memoryAnnotation}, {"--cpu-num", cpusAnnotation}} {
