@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
 	"github.com/microsandbox-go/microsandbox/internal/backend"
@@ -96,9 +97,8 @@ func (a *app) credentials(ctx context.Context, host string, stdin bool, auth *ba
 			}
 			auth.Username = strings.TrimSpace(line)
 		}
-		fmt.Fprintf(a.err, "Password or token for %s at %s: ", auth.Username, host)
 		var err error
-		if password, err = a.readPassword(ctx); err != nil {
+		if password, err = a.readPassword(ctx, fmt.Sprintf("Password or token for %s at %s: ", auth.Username, host)); err != nil {
 			return err
 		}
 	}
@@ -110,13 +110,24 @@ func (a *app) credentials(ctx context.Context, host string, stdin bool, auth *ba
 }
 
 // readPassword reads a line from the terminal without showing it. The terminal is as before when it returns, however that is.
-func (a *app) readPassword(ctx context.Context) (string, error) {
+func (a *app) readPassword(ctx context.Context, prompt string) (string, error) {
 	fd := int(a.in.Fd())
 	before, err := term.GetState(fd)
 	if err != nil {
 		return "", ioError("registry login", "read the password", err)
 	}
 	defer fmt.Fprintln(a.err)
+	defer term.Restore(fd, before)
+	// Nothing is shown from before the question on: a quick typist, or a program, may answer at once.
+	quiet, err := unix.IoctlGetTermios(fd, unix.TCGETS)
+	if err == nil {
+		quiet.Lflag &^= unix.ECHO
+		err = unix.IoctlSetTermios(fd, unix.TCSETS, quiet)
+	}
+	if err != nil {
+		return "", ioError("registry login", "read the password", err)
+	}
+	fmt.Fprint(a.err, prompt)
 	type result struct {
 		line []byte
 		err  error
@@ -133,7 +144,6 @@ func (a *app) readPassword(ctx context.Context) (string, error) {
 		}
 		return string(r.line), nil
 	case <-ctx.Done():
-		_ = term.Restore(fd, before)
 		return "", ctx.Err()
 	}
 }
