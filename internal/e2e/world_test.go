@@ -73,7 +73,7 @@ func (w *world) check(home string) {
 	leakcheck.Check(w.t, leakcheck.Home(home, kept...), leakcheck.Binaries(bin), leakcheck.Cgroups(cgroup.Name(home, "")))
 }
 
-// kept is what may be left in a home: what the next sandbox needs again. Of images from registries there is none here.
+// kept is what may be left in a home: what the next sandbox needs again.
 var kept = []string{"bin/agent-*.erofs", "images/host/*.erofs", "images/[^h]*", "run/.lock"}
 
 // own gives a file to the world's user.
