@@ -66,7 +66,7 @@ func Main(env Env, args []string) int {
 	return a.report(cmd, err)
 }
 
-// backend returns the backend and notes who asked.
+// backend returns the backend, and logs why there is none.
 func (a *app) backend(use Use) (backend.Backend, error) {
 	b, err := a.env.Backend(use, a.warn)
 	if err != nil {

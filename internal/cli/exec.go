@@ -46,15 +46,7 @@ msb exec -t work`},
 		if err := sandbox.ValidateUser(user); err != nil {
 			return err
 		}
-		ref, err := refOf(names[0])
-		if err != nil {
-			return err
-		}
-		b, err := a.backend(UseManage)
-		if err != nil {
-			return err
-		}
-		info, err := b.Get(c.Context(), ref)
+		b, info, err := a.get(c.Context(), names[0])
 		if err != nil {
 			return err
 		}

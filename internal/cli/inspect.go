@@ -1,11 +1,13 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/microsandbox-go/microsandbox/internal/backend"
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
 
@@ -18,15 +20,7 @@ func (a *app) inspectCommand() *cobra.Command {
 	f.format(&format)
 	c.ValidArgsFunction = a.completeNames
 	c.RunE = func(c *cobra.Command, args []string) error {
-		ref, err := refOf(args[0])
-		if err != nil {
-			return err
-		}
-		b, err := a.backend(UseManage)
-		if err != nil {
-			return err
-		}
-		info, err := b.Get(c.Context(), ref)
+		_, info, err := a.get(c.Context(), args[0])
 		if err != nil {
 			return err
 		}
@@ -37,6 +31,20 @@ func (a *app) inspectCommand() *cobra.Command {
 		return err
 	}
 	return c
+}
+
+// get looks a sandbox up by its name.
+func (a *app) get(ctx context.Context, name string) (backend.Backend, sandbox.Info, error) {
+	ref, err := refOf(name)
+	if err != nil {
+		return nil, sandbox.Info{}, err
+	}
+	b, err := a.backend(UseManage)
+	if err != nil {
+		return nil, sandbox.Info{}, err
+	}
+	info, err := b.Get(ctx, ref)
+	return b, info, err
 }
 
 // refOf is the sandbox of that name in the namespace of the command line.
