@@ -3,10 +3,8 @@ package image
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -229,8 +227,7 @@ func (c *client) manifest(ctx context.Context, id string) ([]byte, Digest, error
 	if len(b) > maxManifest {
 		return nil, "", fmt.Errorf("manifest: %w of %d bytes", ErrTooLarge, maxManifest)
 	}
-	sum := sha256.Sum256(b)
-	d := Digest("sha256:" + hex.EncodeToString(sum[:]))
+	d := digestOfBytes(b)
 	if strings.Contains(id, ":") && id != string(d) {
 		return nil, "", fmt.Errorf("manifest %s: %w: it is %s", id, ErrDigest, d)
 	}

@@ -186,7 +186,7 @@ type Usage struct {
 type DiskUsage struct {
 	Images Usage // EROFS files
 	Blobs  Usage // compressed layers
-	Other  Usage // roots of this machine, agents, manifests, what is being made
+	Other  Usage // roots of this machine, manifests, what is being made
 }
 
 // DiskUsage measures the Store.

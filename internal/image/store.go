@@ -187,7 +187,7 @@ func (s *Store) Root(digest string) (*Root, error) {
 	return &Root{Path: s.erofsPath(d), Config: c.root(), Digest: digest}, nil
 }
 
-// Resolve returns the root of an image that was pulled before, for the Store's platform. It reads four small files and
+// Resolve returns the root of an image that was pulled before, for the Store's platform. It reads three small files and
 // nothing of the network.
 func (s *Store) Resolve(ref string) (*Root, error) { return s.resolve(ref, s.cfg.Platform) }
 

@@ -173,7 +173,7 @@ func (s *supervisor) start(ctx context.Context) error {
 		if why := context.Cause(ctx); why != nil {
 			return why
 		}
-		return &sandbox.Error{Kind: sandbox.BootFailed, Message: err.Error(), Err: nil}
+		return &sandbox.Error{Kind: sandbox.BootFailed, Message: err.Error(), Hint: "see what this machine lacks with: msb doctor"}
 	}
 	s.mark("driver started")
 	go func() {

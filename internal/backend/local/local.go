@@ -68,6 +68,9 @@ func (b *Backend) Create(ctx context.Context, req backend.CreateRequest) (sandbo
 
 	spec := req.Spec
 	spec.Name = req.Ref.Name
+	if err := unsupported(spec.WithDefaults()); err != nil { // before anything is pulled for it
+		return sandbox.Info{}, err
+	}
 	root, err := b.root(ctx, &spec, req.Progress)
 	if err != nil {
 		return sandbox.Info{}, err
@@ -75,9 +78,6 @@ func (b *Backend) Create(ctx context.Context, req backend.CreateRequest) (sandbo
 	defer root.lease.Close() // the runner has its own
 	spec = spec.WithDefaults()
 	if err := spec.Validate(); err != nil {
-		return sandbox.Info{}, err
-	}
-	if err := unsupported(spec); err != nil {
 		return sandbox.Info{}, err
 	}
 	if err := b.checkBinds(spec.Mounts); err != nil {

@@ -120,7 +120,7 @@ func configFile(cfg launch.Config) (*os.File, error) {
 		return nil, fmt.Errorf("make the launch config: %w", err)
 	}
 	f := os.NewFile(uintptr(fd), "launch config")
-	if _, err := f.Write(b); err == nil {
+	if _, err = f.Write(b); err == nil {
 		_, err = f.Seek(0, io.SeekStart)
 	}
 	if err != nil {
@@ -134,9 +134,9 @@ func (b *Backend) spawnError(err error, userNS bool) error {
 	e := &sandbox.Error{Op: "start", Kind: sandbox.Runtime, Message: "start the runner", Err: err}
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		*e = sandbox.Error{Op: "start", Kind: sandbox.LibraryNotLoaded, Message: "msb-runner is missing: " + b.cfg.Runner, Hint: "build it with: make build"}
+		*e = sandbox.Error{Op: "start", Kind: sandbox.LibraryNotLoaded, Message: "msb-runner is missing: " + b.cfg.Runner, Hint: "build it with: make build, or set MSB_RUNNER to where it is"}
 	case errors.Is(err, unix.ENOEXEC) || errors.Is(err, unix.EACCES) && unix.Access(b.cfg.Runner, unix.X_OK) != nil:
-		*e = sandbox.Error{Op: "start", Kind: sandbox.LibraryNotLoaded, Message: "msb-runner cannot be run: " + b.cfg.Runner, Hint: "build it anew with: make build"}
+		*e = sandbox.Error{Op: "start", Kind: sandbox.LibraryNotLoaded, Message: "msb-runner cannot be run: " + b.cfg.Runner, Hint: "build it anew with: make build, or set MSB_RUNNER to one that can"}
 	case userNS && (errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EUSERS)): // what clone(2) says for it
 		e.Message, e.Err = "this machine has no more user namespaces for you (user.max_user_namespaces)", nil
 		e.Hint = "see what to change with: msb doctor"

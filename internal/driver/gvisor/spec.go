@@ -13,7 +13,7 @@ import (
 	"github.com/microsandbox-go/microsandbox/internal/driver"
 )
 
-// AgentDir is where the agent's image is mounted in the guest.
+// agentDir is where the agent's image is mounted in the guest.
 const agentDir = "/.msb"
 
 // controlFD is the guest's end of the control connection in the agent.
