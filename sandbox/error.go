@@ -20,6 +20,7 @@ const (
 	StillRunning     Kind = "SandboxStillRunning"
 	VolumeNotFound   Kind = "VolumeNotFound"
 	VolumeExists     Kind = "VolumeAlreadyExists"
+	VolumeInUse      Kind = "VolumeInUse"
 	ExecTimeout      Kind = "ExecTimeout"
 	ExecFailed       Kind = "ExecFailed"
 	Filesystem       Kind = "Filesystem"
@@ -49,6 +50,7 @@ var kinds = map[Kind]string{
 	StillRunning:     "sandbox still running",
 	VolumeNotFound:   "volume not found",
 	VolumeExists:     "volume already exists",
+	VolumeInUse:      "volume in use by sandbox(es)",
 	ExecTimeout:      "",
 	ExecFailed:       "exec failed",
 	Filesystem:       "sandbox fs error",

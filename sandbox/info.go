@@ -5,7 +5,8 @@ import "time"
 // Info is what is recorded of a sandbox.
 type Info struct {
 	Ref       Ref       `json:"ref"`
-	ID        string    `json:"id"` // opaque, never used twice
+	ID        string    `json:"id"`            // opaque, never used twice
+	Seq       int64     `json:"seq,omitempty"` // order of creation; 0 of ephemeral ones
 	Status    Status    `json:"status"`
 	Spec      Spec      `json:"spec"`
 	CreatedAt time.Time `json:"created_at"`
