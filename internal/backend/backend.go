@@ -16,15 +16,21 @@ import (
 
 // Backend is where sandboxes live.
 type Backend interface {
-	// Create makes a sandbox and starts it; it returns when the guest agent answers. Kinds: AlreadyExists, InvalidConfig,
-	// ImageNotFound, LibraryNotLoaded (the runner is missing), BootFailed, IO.
+	// Create makes a sandbox and starts it, unless the request says otherwise; it returns when the guest agent answers. Of a
+	// sandbox that is kept and whose start failed the record stays, for its logs; making it anew replaces that. Kinds:
+	// AlreadyExists, InvalidConfig, ImageNotFound, LibraryNotLoaded (the runner is missing), BootFailed, IO.
 	Create(ctx context.Context, req CreateRequest) (sandbox.Info, error)
+	// Start starts a sandbox that was stopped, with its files; one that runs it returns as it is, and one that somebody else is
+	// just starting when it runs. Kinds: NotFound, BootFailed, LibraryNotLoaded, IO.
+	Start(ctx context.Context, ref sandbox.Ref, opt StartOptions) (sandbox.Info, error)
 	// Get returns what is recorded of one sandbox, after looking whether it still runs. Kind: NotFound.
 	Get(ctx context.Context, ref sandbox.Ref) (sandbox.Info, error)
 	// List returns the sandboxes of a namespace, newest first.
 	List(ctx context.Context, namespace string) ([]sandbox.Info, error)
 	// Stop ends a running sandbox and returns when it has ended. Kinds: NotFound, NotRunning.
 	Stop(ctx context.Context, ref sandbox.Ref, opt StopOptions) error
+	// Remove forgets a sandbox and its files. Kinds: NotFound; StillRunning, unless force is set, which kills it first.
+	Remove(ctx context.Context, ref sandbox.Ref, force bool) error
 	// Dial connects to the guest agent's relay (contract msb-0.6 §4.3). Kinds: NotFound, NotRunning.
 	Dial(ctx context.Context, ref sandbox.Ref) (net.Conn, error)
 }
@@ -35,10 +41,27 @@ type CreateRequest struct {
 	Spec sandbox.Spec
 	// Attached sandboxes end with the process that created them.
 	Attached bool
-	// Startup has the command of Spec, which the image may have completed, run in the guest once it is ready (msb run -d); its
-	// end ends the sandbox. Where there is no command, and of the image host none that was not asked for, nothing is run.
+	// Startup has the command of Spec, which the image may have completed, run in the guest once it is ready (msb run -d), and
+	// at each start; its end ends the sandbox. Where there is no command, and of the image host none that was not asked for,
+	// nothing is run.
 	Startup bool
+	// Prepare leaves the sandbox where it can be started. One that is ephemeral cannot be left so.
+	Prepare bool
+	// Replace removes what has the name, which is given Grace to end if it runs; 0 kills it at once.
+	Replace bool
+	Grace   time.Duration
+	// Generated says that the name is a new one of sandbox.GenerateName, which nobody can have.
+	Generated bool
 	// Progress is called with what is being done, from one goroutine at a time; nil is silence.
+	Progress func(Event)
+}
+
+// StartOptions say how to start a sandbox that is there.
+type StartOptions struct {
+	// Attached sandboxes end with the process that started them.
+	Attached bool
+	// Quiet leaves out the command that the sandbox was made to run by itself (CreateRequest.Startup).
+	Quiet    bool
 	Progress func(Event)
 }
 

@@ -32,10 +32,13 @@ func (s *supervisor) finish(e sandbox.End) {
 	s.forget()
 }
 
-// fail undoes a start that did not succeed and says why.
+// fail undoes a start that did not succeed and says why. The directory of a sandbox that is kept is its creator's to remove,
+// who first records the failure.
 func (s *supervisor) fail(err error) int {
 	s.release()
-	s.forget()
+	if s.cfg.Info.Spec.Lifecycle.Ephemeral {
+		s.forget()
+	}
 	if err := s.words.Encode(launch.Word{Failure: launch.FailureOf(err)}); err != nil {
 		s.log.Debug("the creator has gone", "err", err)
 	}

@@ -1,5 +1,6 @@
-// Package state is what a machine remembers of its sandboxes. For now that is their run directories: one per sandbox,
-// claimed by a lock that its runner holds for its life, so that whoever reads it knows the truth whatever was killed.
+// Package state is what a machine remembers of its sandboxes. What runs is in run directories: one per sandbox, claimed by a
+// lock that its runner holds for its life, so that whoever reads it knows the truth whatever was killed ([Store]). What is
+// kept is in one SQLite file ([DB]), which ephemeral sandboxes are never written to.
 package state
 
 import (
@@ -10,7 +11,6 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -23,6 +23,7 @@ import (
 type Dir struct {
 	Path string
 	Lock *os.File
+	gone bool
 }
 
 // Store is the run directories below one MSB_HOME.
@@ -153,15 +154,20 @@ func held(dir string) (bool, error) {
 	return lk.Type != unix.F_UNLCK, nil
 }
 
-// Remove forgets the sandbox and lets go of the directory.
+// Remove removes the directory and lets go of it. It may be called again: by then it can be another's.
 func (d *Dir) Remove() error {
+	if d.gone {
+		return nil
+	}
+	d.gone = true
 	return errors.Join(atomicfile.Discard(d.Path), d.Lock.Close())
 }
 
 // Record is what the store knows of one sandbox.
 type Record struct {
 	sandbox.Info
-	Live bool // a runner holds it
+	Live  bool // a runner holds it
+	Ended bool // its runner has recorded how it ended
 }
 
 // Get reads the record of ref. Kind: NotFound.
@@ -253,14 +259,17 @@ func (s Store) Live(id string) bool {
 	return live && err == nil
 }
 
-// Sweep removes what dead sandboxes left: the directories of those that nobody will ask for, and in the others all but the
-// record. It is cheap where there is nothing to do.
-func (s Store) Sweep() error {
+// Sweep removes what dead ephemeral sandboxes left, and returns the dead kept ones, whose last run is still to be recorded. It
+// is cheap where there is nothing to do.
+func (s Store) Sweep() ([]sandbox.Ref, error) {
 	entries, err := os.ReadDir(s.run())
 	if err != nil {
-		return nil // nothing has run here
+		return nil, nil // nothing has run here
 	}
-	var errs []error
+	var (
+		dead []sandbox.Ref
+		errs []error
+	)
 	for _, e := range entries {
 		dir := filepath.Join(s.run(), e.Name())
 		if !e.IsDir() {
@@ -270,19 +279,17 @@ func (s Store) Sweep() error {
 			errs = append(errs, os.RemoveAll(dir))
 			continue
 		}
-		if live, err := held(dir); live && err == nil || isEnded(dir) {
+		if live, err := held(dir); live && err == nil {
+			continue
+		}
+		var info sandbox.Info
+		if err := readJSON(filepath.Join(dir, launch.InfoFile), &info); err == nil && !info.Spec.Lifecycle.Ephemeral {
+			dead = append(dead, info.Ref)
 			continue
 		}
 		errs = append(errs, s.sweepOne(dir))
 	}
-	return errors.Join(errs...)
-}
-
-// isEnded reports whether the directory holds the record of a sandbox that ended in order and is kept.
-func isEnded(dir string) bool {
-	var info sandbox.Info
-	_, err := os.Stat(filepath.Join(dir, launch.EndFile))
-	return err == nil && readJSON(filepath.Join(dir, launch.InfoFile), &info) == nil && !info.Spec.Lifecycle.Ephemeral
+	return dead, errors.Join(errs...)
 }
 
 func (s Store) sweepOne(dir string) error {
@@ -295,29 +302,50 @@ func (s Store) sweepOne(dir string) error {
 	if err != nil {
 		return nil // alive after all, or not ours
 	}
-	return d.sweep()
+	var info sandbox.Info
+	if err := readJSON(filepath.Join(dir, launch.InfoFile), &info); err == nil && !info.Spec.Lifecycle.Ephemeral {
+		return d.Lock.Close() // another one of that name, meanwhile
+	}
+	return d.Remove()
 }
 
-func (d *Dir) sweep() error {
-	var info sandbox.Info
-	if err := readJSON(filepath.Join(d.Path, launch.InfoFile), &info); err != nil || info.Spec.Lifecycle.Ephemeral {
-		return d.Remove()
+// Hold takes the run directory of a sandbox that does not run, so that nobody starts it meanwhile, and reads what its last
+// run left there; the record is empty if that is nothing. Kind: StillRunning.
+func (s Store) Hold(ref sandbox.Ref) (*Dir, Record, error) {
+	if err := os.MkdirAll(s.run(), 0o700); err != nil {
+		return nil, Record{}, ioError("make the run directory", err)
 	}
-	defer d.Lock.Close()
-	var errs []error
-	if _, err := os.Stat(filepath.Join(d.Path, launch.EndFile)); errors.Is(err, fs.ErrNotExist) {
-		b, err := json.Marshal(sandbox.End{Reason: sandbox.ReasonLost, Message: "its runner was killed", At: time.Now().UTC()})
-		if err == nil {
-			err = atomicfile.Write(filepath.Join(d.Path, launch.EndFile), b, 0o600)
+	d, err := s.hold(s.Path(ref))
+	if errors.Is(err, errHeld) {
+		return nil, Record{}, &sandbox.Error{Ref: ref, Kind: sandbox.StillRunning}
+	}
+	if err != nil {
+		return nil, Record{}, ioError("hold the run directory", err)
+	}
+	r, err := s.read(d.Path)
+	if err != nil {
+		r = Record{}
+	} else if _, err := os.Stat(filepath.Join(d.Path, launch.EndFile)); err == nil {
+		r.Ended = true
+	}
+	return d, r, nil
+}
+
+func (s Store) hold(dir string) (*Dir, error) {
+	unlock, err := s.exclude()
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	for {
+		if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return nil, err
 		}
-		errs = append(errs, err)
-	}
-	for _, name := range []string{launch.SocketFile, launch.RunningFile} {
-		if err := os.Remove(filepath.Join(d.Path, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			errs = append(errs, err)
+		d, err := take(dir, os.O_CREATE)
+		if !errors.Is(err, fs.ErrNotExist) { // its runner has just removed it
+			return d, err
 		}
 	}
-	return errors.Join(errs...)
 }
 
 // ioError tells the user what a failure on MSB_HOME means.

@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -88,7 +87,7 @@ func TestRecordFollowsTheLock(t *testing.T) {
 	if _, err := s.Claim(ref, info(ref, false)); !errors.Is(err, sandbox.AlreadyExists) {
 		t.Errorf("claimed twice: %v", err)
 	}
-	if err := s.Sweep(); err != nil {
+	if _, err := s.Sweep(); err != nil {
 		t.Error(err)
 	}
 	want(sandbox.Running, "") // it was not swept
@@ -112,13 +111,9 @@ func TestRecordFollowsTheLock(t *testing.T) {
 
 func TestSweep(t *testing.T) {
 	s := Store{t.TempDir()}
-	for _, c := range []struct {
-		name      string
-		ephemeral bool
-		left      []string
-	}{{"gone", true, nil}, {"kept", false, []string{launch.EndFile, launch.InfoFile, launch.LockFile}}} {
-		ref := sandbox.DefaultRef(c.name)
-		d, err := s.Claim(ref, info(ref, c.ephemeral))
+	for name, ephemeral := range map[string]bool{"gone": true, "kept": false} {
+		ref := sandbox.DefaultRef(name)
+		d, err := s.Claim(ref, info(ref, ephemeral))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -129,29 +124,54 @@ func TestSweep(t *testing.T) {
 	if err := os.Mkdir(filepath.Join(s.run(), "half-made"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Sweep(); err != nil {
-		t.Fatal(err)
+	dead, err := s.Sweep()
+	if err != nil || len(dead) != 1 || dead[0] != sandbox.DefaultRef("kept") {
+		t.Fatalf("swept: %v, %v", dead, err)
 	}
-	got := map[string][]string{}
+	var got []string
 	dirs, err := os.ReadDir(s.run())
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, d := range dirs {
-		if !d.IsDir() {
-			continue
-		}
-		files, err := os.ReadDir(filepath.Join(s.run(), d.Name()))
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, f := range files {
-			got[d.Name()] = append(got[d.Name()], f.Name())
+		if d.IsDir() {
+			got = append(got, d.Name())
 		}
 	}
-	kept := sandbox.DefaultRef("kept").ShortID()
-	if len(got) != 1 || strings.Join(got[kept], " ") != strings.Join([]string{launch.EndFile, launch.InfoFile, launch.LockFile}, " ") {
+	if len(got) != 1 || got[0] != dead[0].ShortID() {
 		t.Errorf("left: %v", got)
+	}
+}
+
+// TestHold looks that nobody can start a sandbox whose end is being recorded, and that the end is found.
+func TestHold(t *testing.T) {
+	s := Store{t.TempDir()}
+	ref := sandbox.DefaultRef("one")
+	d, r, err := s.Hold(ref) // nothing has run
+	if err != nil || r.ID != "" {
+		t.Fatalf("hold nothing: %+v, %v", r, err)
+	}
+	if _, err := s.Claim(ref, info(ref, false)); !errors.Is(err, sandbox.AlreadyExists) {
+		t.Fatalf("claim what is held: %v", err)
+	}
+	if err := d.Remove(); err != nil {
+		t.Fatal(err)
+	}
+	d, err = s.Claim(ref, info(ref, false))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := s.Hold(ref); !errors.Is(err, sandbox.StillRunning) {
+		t.Fatalf("hold what runs: %v, want StillRunning", err)
+	}
+	put(t, d, launch.EndFile, sandbox.End{Reason: sandbox.ReasonOOM})
+	d.Lock.Close()
+	d, r, err = s.Hold(ref)
+	if err != nil || !r.Ended || r.End.Reason != sandbox.ReasonOOM {
+		t.Fatalf("hold what ended: %+v, %v", r, err)
+	}
+	if err := d.Remove(); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -175,7 +195,7 @@ func TestOneWins(t *testing.T) {
 				}
 			})
 			wg.Go(func() {
-				if err := s.Sweep(); err != nil {
+				if _, err := s.Sweep(); err != nil {
 					t.Error(err)
 				}
 			})
@@ -222,7 +242,7 @@ func TestKilledHolderLetsGo(t *testing.T) {
 	if s.Live(ref.ShortID()) {
 		t.Error("it is seen as alive after its end")
 	}
-	if err := s.Sweep(); err != nil {
+	if _, err := s.Sweep(); err != nil {
 		t.Error(err)
 	}
 	if _, err := os.Stat(s.Path(ref)); !errors.Is(err, os.ErrNotExist) {
@@ -266,7 +286,7 @@ func TestClaimWhileOthersEnd(t *testing.T) {
 	for range 2 {
 		wg.Go(func() {
 			for range 300 {
-				if err := s.Sweep(); err != nil {
+				if _, err := s.Sweep(); err != nil {
 					t.Error(err)
 				}
 				if r, err := s.Get(ref); err == nil && r.Status == sandbox.Running {

@@ -1,5 +1,9 @@
 // Package local keeps sandboxes on this machine: a runner process each, found again by their run directories. There is no
 // daemon; any process with the same MSB_HOME sees the same sandboxes.
+//
+// A sandbox that is ephemeral is its run directory and nothing else. One that is kept has a record besides (state.DB) and a
+// directory with its disk and logs. This package is the only writer of both; what the record says of a run is true while the
+// lock of the run directory is held, and brought up to date by who finds it free (see settle).
 package local
 
 import (
@@ -11,12 +15,10 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
-	"time"
 
 	"github.com/microsandbox-go/microsandbox/internal/backend"
 	"github.com/microsandbox-go/microsandbox/internal/cgroup"
 	"github.com/microsandbox-go/microsandbox/internal/config"
-	"github.com/microsandbox-go/microsandbox/internal/image"
 	"github.com/microsandbox-go/microsandbox/internal/runner/launch"
 	"github.com/microsandbox-go/microsandbox/internal/state"
 	"github.com/microsandbox-go/microsandbox/sandbox"
@@ -42,6 +44,9 @@ type Backend struct {
 	// images opens the image store at its first call.
 	images func() (*images, error)
 
+	dbMu sync.Mutex
+	db   *state.DB // nil until it is needed
+
 	mu   sync.Mutex
 	mine map[sandbox.Ref]*child // the runners that this process started and that still run
 	// ends are the last sandboxes that ended under this process's eyes, the oldest first: ephemeral ones leave no record.
@@ -57,78 +62,28 @@ func New(cfg Config) *Backend {
 
 var _ backend.Backend = (*Backend)(nil)
 
-// Create makes a sandbox and starts it.
-func (b *Backend) Create(ctx context.Context, req backend.CreateRequest) (sandbox.Info, error) {
-	if err := req.Ref.Validate(); err != nil {
-		return sandbox.Info{}, err
+// Close gives back what the backend holds. Sandboxes are not touched by it.
+func (b *Backend) Close() error {
+	b.dbMu.Lock()
+	defer b.dbMu.Unlock()
+	if b.db == nil {
+		return nil
 	}
-	swept := make(chan struct{})
-	go func() { b.Sweep(); close(swept) }()
-	defer func() { <-swept }()
-
-	spec := req.Spec
-	spec.Name = req.Ref.Name
-	if err := unsupported(spec.WithDefaults()); err != nil { // before anything is pulled for it
-		return sandbox.Info{}, err
-	}
-	root, err := b.root(ctx, &spec, req.Progress)
-	if err != nil {
-		return sandbox.Info{}, err
-	}
-	defer root.lease.Close() // the runner has its own
-	spec = spec.WithDefaults()
-	if err := spec.Validate(); err != nil {
-		return sandbox.Info{}, err
-	}
-	if err := b.checkBinds(spec.Mounts); err != nil {
-		return sandbox.Info{}, err
-	}
-	agent, err := image.AgentImage(b.cfg.Home, b.cfg.Agent)
-	if err != nil {
-		return sandbox.Info{}, err
-	}
-	now := time.Now().UTC()
-	info := sandbox.Info{Ref: req.Ref, ID: newID(), Status: sandbox.Starting, Spec: spec, CreatedAt: now, UpdatedAt: now}
-	dir, err := b.store.Claim(req.Ref, info)
-	if err != nil {
-		return sandbox.Info{}, err
-	}
-	if req.Progress != nil {
-		req.Progress(backend.Event{Step: "boot", Text: "Starting " + string(req.Ref.Name)})
-	}
-	start := launch.Config{Info: info, RunDir: dir.Path, Root: root.launch(), Agent: agent, Group: cgroup.Name(b.cfg.Home, req.Ref.ShortID()), Attached: req.Attached}
-	if req.Startup {
-		start.Startup = startup(req.Spec, spec)
-	}
-	c, err := b.spawn(dir, root.lease, start)
-	if err != nil {
-		dir.Remove()
-		return sandbox.Info{}, err
-	}
-	b.mu.Lock()
-	b.mine[req.Ref] = c
-	b.mu.Unlock()
-	go func() {
-		<-c.done
-		b.ended(c)
-	}()
-	run, err := c.ready(ctx)
-	if err != nil {
-		c.kill()
-		return sandbox.Info{}, b.startError(req.Ref, err)
-	}
-	if !req.Attached {
-		if err := c.detach(); err != nil {
-			c.kill()
-			return sandbox.Info{}, b.startError(req.Ref, err)
-		}
-	}
-	info.Status, info.RunnerPID, info.Confinement, info.UpdatedAt = sandbox.Running, run.PID, &run.Confinement, run.StartedAt
-	return info, nil
+	err := b.db.Close()
+	b.db = nil
+	return err
 }
 
 // Get returns what is recorded of one sandbox.
 func (b *Backend) Get(ctx context.Context, ref sandbox.Ref) (sandbox.Info, error) {
+	row, err := b.row(ref)
+	if sandbox.KindOf(err) != sandbox.NotFound {
+		return row.Info, err
+	}
+	return b.getEphemeral(ctx, ref)
+}
+
+func (b *Backend) getEphemeral(ctx context.Context, ref sandbox.Ref) (sandbox.Info, error) {
 	r, err := b.store.Get(ref)
 	if sandbox.KindOf(err) != sandbox.NotFound && (err != nil || r.Status != sandbox.Crashed) {
 		return r.Info, err
@@ -159,10 +114,17 @@ const keptEnds = 256
 
 // ended notes how one of our runners ended.
 func (b *Backend) ended(c *child) {
+	if c.recorded.Load() {
+		_ = b.settle(c.info.Ref) // or the next reader does it
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.mine[c.info.Ref] == c {
 		delete(b.mine, c.info.Ref)
+	}
+	close(c.settled)
+	if !c.info.Spec.Lifecycle.Ephemeral {
+		return
 	}
 	if len(b.ends) == keptEnds {
 		b.ends = slices.Delete(b.ends, 0, 1)
@@ -178,9 +140,14 @@ func (b *Backend) List(_ context.Context, namespace string) ([]sandbox.Info, err
 	if err != nil {
 		return nil, err
 	}
-	infos := make([]sandbox.Info, 0, len(records))
+	infos, err := b.keptInfos(namespace)
+	if err != nil {
+		return nil, err
+	}
 	for _, r := range records {
-		infos = append(infos, r.Info)
+		if r.Spec.Lifecycle.Ephemeral {
+			infos = append(infos, r.Info)
+		}
 	}
 	slices.SortFunc(infos, func(x, y sandbox.Info) int {
 		return cmp.Or(y.CreatedAt.Compare(x.CreatedAt), cmp.Compare(x.Ref.Name, y.Ref.Name))
@@ -211,11 +178,15 @@ func notRunning(ref sandbox.Ref, s sandbox.Status) error {
 	return &sandbox.Error{Ref: ref, Kind: sandbox.NotRunning, Message: fmt.Sprintf("sandbox '%s' is not running (status: %s)", ref.Name, s.Title())}
 }
 
-// Sweep removes what dead sandboxes left on this machine. It is done once per process; every command does it.
+// Sweep removes what dead sandboxes left on this machine, and records how kept ones ended. It is done once per process;
+// every command does it.
 func (b *Backend) Sweep() {
 	b.sweep.Do(func() {
-		_ = b.store.Sweep()
+		dead, _ := b.store.Sweep()
 		_ = cgroup.Sweep(b.cfg.Home, b.store.Live)
+		for _, ref := range dead {
+			_ = b.settle(ref)
+		}
 	})
 }
 

@@ -1,7 +1,6 @@
 package local
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"os"
@@ -99,20 +98,15 @@ func startup(asked, merged sandbox.Spec) []string {
 
 // users names the sandboxes that run from the image with this digest, or will again.
 func (b *Backend) users(digest string) ([]string, error) {
-	records, err := b.store.List("")
+	infos, err := b.List(context.Background(), "")
 	if err != nil {
 		return nil, err
 	}
 	var names []string
-	for _, r := range records {
-		if digest == "" || r.Spec.ManifestDigest != digest || !r.Live && r.Spec.Lifecycle.Ephemeral {
-			continue
+	for _, i := range infos {
+		if digest != "" && i.Spec.ManifestDigest == digest && !(i.Status.Terminal() && i.Spec.Lifecycle.Ephemeral) {
+			names = append(names, i.Ref.String())
 		}
-		name := string(r.Ref.Name)
-		if ns := cmp.Or(r.Ref.Namespace, sandbox.DefaultNamespace); ns != sandbox.DefaultNamespace {
-			name = ns + "/" + name
-		}
-		names = append(names, name)
 	}
 	return names, nil
 }

@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -34,10 +35,13 @@ type child struct {
 	done  chan struct{} // closed when the runner is gone
 	mu    sync.Mutex
 	end   *sandbox.End
+
+	recorded atomic.Bool   // its run is in the records, and so its end has to be
+	settled  chan struct{} // closed when its end is noted
 }
 
-// spawn starts a runner in its own session, mount namespace and, for anyone but root, user namespace. The runner takes
-// over the directory's lock, and holds the lease on the image from now on.
+// spawn starts a runner in its own session, mount namespace and, for anyone but root, user namespace. The runner shares
+// the directory's lock, and holds the lease on the image from now on.
 func (b *Backend) spawn(dir *state.Dir, lease *os.File, cfg launch.Config) (_ *child, err error) {
 	var open []*os.File
 	defer func() {
@@ -90,8 +94,7 @@ func (b *Backend) spawn(dir *state.Dir, lease *os.File, cfg launch.Config) (_ *c
 	if err := cmd.Start(); err != nil {
 		return nil, errors.Join(b.spawnError(err, cfg.UserNS), wordsR.Close(), watchW.Close())
 	}
-	dir.Lock.Close() // the runner has it
-	c := &child{dir: dir.Path, info: cfg.Info, cmd: cmd, watch: watchW, first: make(chan launch.Word, 1), done: make(chan struct{})}
+	c := &child{dir: dir.Path, info: cfg.Info, cmd: cmd, watch: watchW, first: make(chan launch.Word, 1), done: make(chan struct{}), settled: make(chan struct{})}
 	go c.listen(wordsR)
 	return c, nil
 }

@@ -23,11 +23,15 @@ const (
 // Stop ends a running sandbox and returns when its runner is gone.
 func (b *Backend) Stop(ctx context.Context, ref sandbox.Ref, opt backend.StopOptions) error {
 	r, err := b.store.Get(ref)
-	if err != nil {
+	if err != nil && sandbox.KindOf(err) != sandbox.NotFound {
 		return err
 	}
-	if !r.Live || r.End != nil {
-		return notRunning(ref, r.Status)
+	if err != nil || !r.Live || r.End != nil {
+		info, err := b.Get(ctx, ref)
+		if err != nil {
+			return err
+		}
+		return notRunning(ref, info.Status)
 	}
 	runner, err := b.find(ctx, ref)
 	if err != nil {
@@ -57,7 +61,7 @@ func (b *Backend) Stop(ctx context.Context, ref sandbox.Ref, opt backend.StopOpt
 	if !gone(context.WithoutCancel(ctx), runner, killTimeout) {
 		_ = unix.PidfdSendSignal(runner, unix.SIGKILL, nil, 0)
 		gone(context.WithoutCancel(ctx), runner, killTimeout)
-		_ = b.store.Sweep()
+		_, _ = b.store.Sweep()
 	}
 	return b.reap(ref)
 }
@@ -128,13 +132,17 @@ func (b *Backend) ask(ctx context.Context, ref sandbox.Ref, timeout time.Duratio
 	return conn, nil
 }
 
-// reap waits for the runner if it is our child.
+// reap notes how the sandbox ended. If the runner is our child, that is done when it is gone.
 func (b *Backend) reap(ref sandbox.Ref) error {
 	b.mu.Lock()
 	c := b.mine[ref]
 	b.mu.Unlock()
 	if c != nil {
-		<-c.done
+		<-c.settled
+		return nil
+	}
+	if err := b.settle(ref); err != nil && sandbox.KindOf(err) != sandbox.StillRunning {
+		return err
 	}
 	return nil
 }
