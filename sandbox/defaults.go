@@ -38,19 +38,17 @@ const (
 // WithDefaults returns s with every default filled in, guest paths cleaned and mounts in the order they are made:
 // parents first. s itself and what it points to is not changed.
 func (s Spec) WithDefaults() Spec {
-	if s.Image.OCI != nil {
-		oci := *s.Image.OCI
-		if oci.RootDisk.Kind == "" {
-			oci.RootDisk.Kind = RootDiskManaged
-			if s.Lifecycle.Ephemeral {
-				oci.RootDisk.Kind = RootDiskTmpfs
-			}
+	disk := s.Image.Disk()
+	if disk.Kind == "" {
+		disk.Kind = RootDiskManaged
+		if s.Lifecycle.Ephemeral {
+			disk.Kind = RootDiskTmpfs
 		}
-		if oci.RootDisk.Kind == RootDiskManaged {
-			oci.RootDisk.SizeMiB = cmp.Or(oci.RootDisk.SizeMiB, DefaultRootDiskMiB)
-		}
-		s.Image.OCI = &oci
 	}
+	if disk.Kind == RootDiskManaged {
+		disk.SizeMiB = cmp.Or(disk.SizeMiB, DefaultRootDiskMiB)
+	}
+	s.Image = s.Image.WithDisk(disk)
 
 	r := &s.Resources
 	r.CPUs = cmp.Or(r.CPUs, DefaultCPUs)

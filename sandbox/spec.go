@@ -53,7 +53,32 @@ type OCIImage struct {
 
 // BindImage is a directory of the backend's machine, or a tar of one: the sandbox sees it as it was at the start.
 type BindImage struct {
-	Path string `json:"path"` // absolute
+	Path     string   `json:"path"` // absolute
+	RootDisk RootDisk `json:"root_disk"`
+}
+
+// Disk is the writable layer upon the image; the zero RootDisk for an image of no kind.
+func (i Image) Disk() RootDisk {
+	switch {
+	case i.OCI != nil:
+		return i.OCI.RootDisk
+	case i.Bind != nil:
+		return i.Bind.RootDisk
+	}
+	return RootDisk{}
+}
+
+// WithDisk returns the image with another writable layer.
+func (i Image) WithDisk(d RootDisk) Image {
+	if i.OCI != nil {
+		oci := *i.OCI
+		oci.RootDisk, i.OCI = d, &oci
+	}
+	if i.Bind != nil {
+		bind := *i.Bind
+		bind.RootDisk, i.Bind = d, &bind
+	}
+	return i
 }
 
 // RootDisk is the writable layer: kind "managed" (kept on the host) or "tmpfs" (in the sandbox's memory).

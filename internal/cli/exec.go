@@ -13,9 +13,9 @@ func (a *app) execCommand() *cobra.Command {
 		workdir, user string
 		quiet, stream bool
 	)
-	c := a.command(&cobra.Command{Use: "exec", Short: "Run a command in a running sandbox",
+	c := a.command(&cobra.Command{Use: "exec", Short: "Run a command in a sandbox",
 		Long: `Input and output are always streamed. The command ends with this process; ctrl-] ends the session (exit code 255).
-The exit code is as that of msb run.`,
+A sandbox that was stopped is started for the command, and stopped again after it. The exit code is as that of msb run.`,
 		Example: `msb exec work -- ps aux
 msb exec -e DEBUG=1 -w /tmp work -- sh -c 'env; pwd'
 msb exec -t work`},
@@ -46,7 +46,7 @@ msb exec -t work`},
 		if err := sandbox.ValidateUser(user); err != nil {
 			return err
 		}
-		b, info, err := a.get(c.Context(), names[0])
+		b, info, err := a.getFor(c.Context(), UseCreate, names[0])
 		if err != nil {
 			return err
 		}
@@ -59,7 +59,7 @@ msb exec -t work`},
 		}
 		s := a.catchSignals(c.Context())
 		defer s.stop()
-		return a.execIn(s, b, info, job)
+		return a.execStarted(s, b, info, quiet, job)
 	}
 	return c
 }

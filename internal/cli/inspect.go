@@ -35,11 +35,15 @@ func (a *app) inspectCommand() *cobra.Command {
 
 // get looks a sandbox up by its name.
 func (a *app) get(ctx context.Context, name string) (backend.Backend, sandbox.Info, error) {
+	return a.getFor(ctx, UseManage, name)
+}
+
+func (a *app) getFor(ctx context.Context, use Use, name string) (backend.Backend, sandbox.Info, error) {
 	ref, err := refOf(name)
 	if err != nil {
 		return nil, sandbox.Info{}, err
 	}
-	b, err := a.backend(UseManage)
+	b, err := a.backend(use)
 	if err != nil {
 		return nil, sandbox.Info{}, err
 	}

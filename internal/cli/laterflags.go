@@ -23,7 +23,6 @@ func declareLater(f *flags) {
 		{"", "init", "PATH|auto", "Let another program be PID 1"},
 		{"", "init-arg", "ARG", "Argument of that program"},
 		{"", "init-env", "KEY=VALUE", "Environment of that program"},
-		{"", "root-disk", "SPEC", "Where and how large the writable layer is"},
 		{"", "idle-timeout", "DURATION", "Stop it when nothing happened for this time"},
 		{"", "vsock", "SOCKET:PORT[/KIND]", "Offer a host socket to the guest"},
 		{"p", "port", "[BIND:]HOST:GUEST", "Publish a port of the guest"},
@@ -54,11 +53,9 @@ func declareLater(f *flags) {
 		{"", "tls-no-verify-upstream-for", "PATTERN", "Trust these servers without proof"},
 		{"", "secret", "ENV@HOST[,HOST...]", "Secret that only these hosts get to see"},
 		{"", "on-secret-violation", "ACTION", "What happens when another host would"},
-		{"", "oci-upper-size", "SIZE", "Size of the writable layer; now --root-disk"},
 		{"", "from-snap", "SNAPSHOT", "Start from a snapshot; now --from-snapshot"},
 	} {
 		f.notYet(l.short, l.name, l.value, l.help)
 	}
-	f.hide("oci-upper-size")
 	f.hide("from-snap")
 }

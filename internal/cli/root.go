@@ -25,7 +25,7 @@ var groups = [...]string{groupSandboxes, groupImages, groupStorage, groupInstall
 
 // later are the commands of contract msb-0.6 §1.2 that are not there yet.
 var later = map[string]bool{
-	"context": true, "ctx": true, "create": true, "modify": true, "mod": true, "start": true, "restart": true, "ping": true, "touch": true,
+	"context": true, "ctx": true, "modify": true, "mod": true, "ping": true, "touch": true,
 	"metrics": true, "copy": true, "cp": true, "logs": true, "ssh": true, "volume": true, "vol": true, "volumes": true, "vols": true,
 	"snapshot": true, "snap": true, "snapshots": true, "snaps": true, "install": true, "uninstall": true, "update": true, "upgrade": true,
 	"downgrade": true, "self": true,
@@ -111,7 +111,10 @@ type entry struct {
 func (a *app) commands() []entry {
 	return []entry{
 		{groupSandboxes, a.runCommand, []string{"run"}},
+		{groupSandboxes, a.createCommand, []string{"create"}},
+		{groupSandboxes, a.startCommand, []string{"start"}},
 		{groupSandboxes, a.stopCommand, []string{"stop"}},
+		{groupSandboxes, a.restartCommand, []string{"restart"}},
 		{groupSandboxes, a.listCommand, []string{"list", "ls"}},
 		{groupSandboxes, a.statusCommand, []string{"status", "ps"}},
 		{groupSandboxes, a.removeCommand, []string{"remove", "rm"}},

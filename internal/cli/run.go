@@ -31,7 +31,7 @@ func (a *app) runCommand() *cobra.Command {
 	c := a.command(&cobra.Command{Use: "run", Short: "Make a sandbox and run a command in it",
 		Long: `The image "host" is this machine's own programs, read-only; any other is pulled when it is not here; a directory or a tar
 (./rootfs) is taken as it is now, and stays as it is. The sandbox ends with the command, and nothing of it is
-left; one that is there already (--name) is used as it is and stays. The exit code is the command's, 128 and the
+left unless it has a name (--name): then its files stay, and the next run of that name has them, as it is. The exit code is the command's, 128 and the
 number of the signal that killed it, 127 or 126 if it could not be run, 1 after any other error, and 255 when the
 session was left with --detach-keys, which ends the sandbox, too, if this command made it.`,
 		Example: `msb run host -- python3 -c 'print(1 + 1)'
@@ -47,13 +47,7 @@ msb run -d --name work host -- sleep 600`},
 	r.execFlags.declare(f)
 	f.value("", "detach-keys", "KEYS", "Keys that leave the session, e.g. ctrl-p,ctrl-q (default ctrl-])", setParsed(&r.detachKeys, sandbox.ParseDetachKeys))
 	r.sandboxFlags.declare(f)
-	c.ValidArgsFunction = func(c *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
-		if len(args) > 0 {
-			return nil, cobra.ShellCompDirectiveDefault
-		}
-		names, directive := a.completeImages(c, args, typed)
-		return append(names, sandbox.HostImage), directive &^ cobra.ShellCompDirectiveNoFileComp // or a path
-	}
+	c.ValidArgsFunction = a.completeRoots
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if err := f.refuseLater(); err != nil {
 			return err
@@ -83,15 +77,13 @@ func (a *app) run(c *cobra.Command, r *runFlags, image, command []string) error 
 	if err := r.check(image); err != nil {
 		return err
 	}
-	ref := sandbox.Ref{Namespace: sandbox.DefaultNamespace, Name: sandbox.Name(r.name)}
-	if r.name == "" {
-		ref.Name = sandbox.GenerateName()
-	} else if err := ref.Validate(); err != nil {
+	ref, generated, err := r.ref()
+	if err != nil {
 		return err
 	}
+	r.ephemeral = generated
 	var spec sandbox.Spec
 	if len(image) > 0 {
-		var err error
 		if spec, err = r.spec(ref.Name, image[0]); err != nil {
 			return err
 		}
@@ -103,53 +95,41 @@ func (a *app) run(c *cobra.Command, r *runFlags, image, command []string) error 
 	}
 	s := a.catchSignals(c.Context())
 	defer s.stop()
-	if r.name != "" {
-		info, err := a.existing(s.ctx, b, ref, r)
+	req := backend.CreateRequest{Ref: ref, Spec: spec, Attached: !r.detach, Startup: r.detach, Replace: r.replace, Grace: r.grace(), Generated: generated}
+	if !generated && !r.replace {
+		info, err := b.Get(s.ctx, ref)
 		switch {
-		case err != nil:
+		case err == nil && !gone(info):
+			return s.explain(a.reuse(s, b, r, info, command))
+		case err != nil && sandbox.KindOf(err) != sandbox.NotFound:
 			return s.explain(err)
-		case info != nil:
-			return a.reuse(s, b, r, *info, command)
 		case len(image) == 0:
 			return &sandbox.Error{Op: "run", Kind: sandbox.NotFound, Message: r.name, Hint: "to make it, name an image: msb run --name " + r.name + " host -- COMMAND"}
 		}
 	}
 	if r.detach {
-		return s.explain(a.runDetached(s.ctx, b, r, ref, spec))
+		return s.explain(a.runDetached(s.ctx, b, r, req))
 	}
-	return a.runAttached(s, b, r, ref, spec)
+	return a.runAttached(s, b, r, req)
 }
 
-// existing returns the running sandbox of that name, or nil if there is none, or none any more because of --replace.
-func (a *app) existing(ctx context.Context, b backend.Backend, ref sandbox.Ref, r *runFlags) (*sandbox.Info, error) {
-	info, err := b.Get(ctx, ref)
-	switch {
-	case sandbox.KindOf(err) == sandbox.NotFound:
-		return nil, nil
-	case err != nil:
-		return nil, err
-	case r.replace && !info.Status.Terminal():
-		opt := backend.StopOptions{Timeout: r.replaceGrace, Force: r.graceGiven && r.replaceGrace == 0}
-		a.spinFor(r.quiet, "Stopping "+string(ref.Name))
-		if err := b.Stop(ctx, ref, opt); err != nil && !slices.Contains([]sandbox.Kind{sandbox.NotFound, sandbox.NotRunning}, sandbox.KindOf(err)) {
-			return nil, err
-		}
-		return nil, nil
-	case info.Status.Terminal():
-		return nil, nil
-	case r.detach:
-		return nil, &sandbox.Error{Op: "run", Ref: ref, Kind: sandbox.AlreadyExists, Hint: "run a command in it with: msb exec " + string(ref.Name) + " -- COMMAND"}
-	case info.Status != sandbox.Running:
-		return nil, &sandbox.Error{Op: "run", Ref: ref, Kind: sandbox.NotRunning,
-			Message: fmt.Sprintf("sandbox '%s' is not running (status: %s)", ref.Name, info.Status.Title())}
-	}
-	return &info, nil
+// gone reports whether nothing is left of a sandbox but its record: it was ephemeral, or never became ready.
+func gone(i sandbox.Info) bool {
+	return i.Status.Terminal() && (i.Spec.Lifecycle.Ephemeral || i.End != nil && i.End.Reason == sandbox.ReasonFailed)
 }
 
-// reuse runs the command in a sandbox that is there already; it stays.
+// reuse runs the command in a sandbox that is there already, and leaves it as it was: started if it was stopped, for the time
+// of the command.
 func (a *app) reuse(s *signals, b backend.Backend, r *runFlags, info sandbox.Info, command []string) error {
+	if r.detach {
+		hint := "run a command in it with: msb exec " + string(info.Ref.Name) + " -- COMMAND"
+		if info.Status.Terminal() {
+			hint = "start it with: msb start " + string(info.Ref.Name) + ", or make it anew with --replace"
+		}
+		return &sandbox.Error{Op: "run", Ref: info.Ref, Kind: sandbox.AlreadyExists, Hint: hint}
+	}
 	if given := r.given(); len(given) > 0 {
-		a.warn(fmt.Sprintf("sandbox %q is running already: %s ignored", info.Ref.Name, strings.Join(given, ", ")),
+		a.warn(fmt.Sprintf("sandbox %q is there already: %s ignored", info.Ref.Name, strings.Join(given, ", ")),
 			"to make it anew, add --replace")
 	}
 	if len(command) == 0 {
@@ -157,37 +137,58 @@ func (a *app) reuse(s *signals, b backend.Backend, r *runFlags, info sandbox.Inf
 	} else {
 		command = append(slices.Clone(info.Spec.Runtime.Entrypoint), command...)
 	}
-	return a.execIn(s, b, info, a.jobOf(&r.execFlags, r.detachKeys, command, r.env, r.workdir, r.user))
+	return a.execStarted(s, b, info, r.quiet, a.jobOf(&r.execFlags, r.detachKeys, command, r.env, r.workdir, r.user))
+}
+
+// execStarted runs the job in a sandbox that may have to be started for it, and is stopped again then.
+func (a *app) execStarted(s *signals, b backend.Backend, info sandbox.Info, quiet bool, j job) error {
+	if info.Status != sandbox.Stopped && info.Status != sandbox.Crashed {
+		if info.Status != sandbox.Running {
+			return &sandbox.Error{Op: "exec", Ref: info.Ref, Kind: sandbox.NotRunning,
+				Message: fmt.Sprintf("sandbox '%s' is not running (status: %s)", info.Ref.Name, info.Status.Title())}
+		}
+		return a.execIn(s, b, info, j)
+	}
+	a.spinFor(quiet, "Starting "+string(info.Ref.Name))
+	info, err := b.Start(s.ctx, info.Ref, backend.StartOptions{Attached: true, Quiet: true})
+	a.settle()
+	if err != nil {
+		return s.explain(err)
+	}
+	defer a.stopAfter(b, info)
+	return a.execIn(s, b, info, j)
+}
+
+// stopAfter ends the sandbox of a command that has ended. One that is kept is asked to, so that it syncs its disks.
+func (a *app) stopAfter(b backend.Backend, info sandbox.Info) {
+	ctx, cancel := context.WithTimeout(context.Background(), teardown)
+	defer cancel()
+	begin := time.Now()
+	err := b.Stop(ctx, info.Ref, backend.StopOptions{Force: info.Spec.Lifecycle.Ephemeral, Timeout: teardown - 5*time.Second})
+	if k := sandbox.KindOf(err); err != nil && k != sandbox.NotFound && k != sandbox.NotRunning {
+		a.warn(fmt.Sprintf("sandbox %q may still be running: %v", info.Ref.Name, err), "stop it with: msb stop -f "+string(info.Ref.Name))
+	}
+	a.log.Debug("stop", "sandbox", info.Ref.Name, "took", time.Since(begin))
 }
 
 // runDetached starts a sandbox that outlives this process and prints its name.
-func (a *app) runDetached(ctx context.Context, b backend.Backend, r *runFlags, ref sandbox.Ref, spec sandbox.Spec) error {
-	spec.Rlimits = r.rlimits
-	req := backend.CreateRequest{Ref: ref, Spec: spec, Startup: true}
+func (a *app) runDetached(ctx context.Context, b backend.Backend, r *runFlags, req backend.CreateRequest) error {
+	req.Spec.Rlimits = r.rlimits
 	if _, err := a.create(ctx, b, req, r.quiet); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintln(a.out, ref.Name)
+	_, err := fmt.Fprintln(a.out, req.Ref.Name)
 	return err
 }
 
 // runAttached makes a sandbox, runs its command in it and ends it.
-func (a *app) runAttached(s *signals, b backend.Backend, r *runFlags, ref sandbox.Ref, spec sandbox.Spec) error {
-	info, err := a.create(s.ctx, b, backend.CreateRequest{Ref: ref, Spec: spec, Attached: true}, r.quiet)
+func (a *app) runAttached(s *signals, b backend.Backend, r *runFlags, req backend.CreateRequest) error {
+	info, err := a.create(s.ctx, b, req, r.quiet)
 	if err != nil {
 		return s.explain(err)
 	}
-	err = a.execIn(s, b, info, a.jobOf(&r.execFlags, r.detachKeys, commandOf(info.Spec), nil, "", ""))
-	ctx, cancel := context.WithTimeout(context.Background(), teardown)
-	defer cancel()
-	begin := time.Now()
-	defer func() { a.log.Debug("stop", "sandbox", ref.Name, "took", time.Since(begin)) }()
-	if stop := b.Stop(ctx, ref, backend.StopOptions{Force: true}); stop != nil {
-		if k := sandbox.KindOf(stop); k != sandbox.NotFound && k != sandbox.NotRunning {
-			a.warn(fmt.Sprintf("sandbox %q may still be running: %v", ref.Name, stop), "stop it with: msb stop -f "+string(ref.Name))
-		}
-	}
-	return err
+	defer a.stopAfter(b, info)
+	return a.execIn(s, b, info, a.jobOf(&r.execFlags, r.detachKeys, commandOf(info.Spec), nil, "", ""))
 }
 
 // teardown is how long the end of a sandbox may take before it is said that it did not end.

@@ -38,6 +38,8 @@ type sandboxFlags struct {
 	logLevel      string
 	maxDuration   time.Duration
 	root          rootFlags
+	rootDisk      sandbox.RootDisk
+	ephemeral     bool // nobody will ask for it again
 	net           netFlags
 	replace       bool
 	replaceGrace  time.Duration
@@ -57,7 +59,7 @@ func (s *sandboxFlags) declare(f *flags) {
 	f.value("n", "name", "NAME", "Name; without it, one is made up", setString(&s.name))
 	from := s.names(f)
 	f.value("", "label", "KEY[=VALUE]", "Label to find it by; repeatable", setLabel(&s.labels))
-	f.toggle("", "replace", "Stop the running sandbox of that name first (10s to end)", &s.replace)
+	f.toggle("", "replace", "Remove the sandbox of that name first (10s to end)", &s.replace)
 	f.value("", "replace-with-timeout", "DURATION", "The same, with another time to end; 0 kills at once", func(v string) (err error) {
 		s.replaceGrace, err = sandbox.ParseDuration(v)
 		s.replace, s.graceGiven = true, true
@@ -101,6 +103,16 @@ func (s *sandboxFlags) declare(f *flags) {
 	f.value("", "tmpfs", "PATH[:SIZE][:OPTIONS]", "File system in memory; OPTIONS of ro, noexec, nosuid, nodev; repeatable",
 		setAppend(&s.tmpfs, sandbox.ParseTmpfs))
 	s.root.declare(f)
+	f.value("", "root-disk", "SPEC", "Writable layer: a size such as 8G (kept; default 4G), or tmpfs[:SIZE] (in memory)", setParsed(&s.rootDisk, sandbox.ParseRootDisk))
+	f.value("", "oci-upper-size", "SIZE", "Size of the writable layer; now --root-disk", func(v string) error {
+		if s.rootDisk.Kind != "" {
+			return usageErrorf("leave --oci-upper-size out", "--oci-upper-size and --root-disk exclude each other")
+		}
+		size, err := sandbox.ParseSize(v)
+		s.rootDisk = sandbox.RootDisk{Kind: sandbox.RootDiskManaged, SizeMiB: size}
+		return err
+	})
+	f.hide("oci-upper-size")
 
 	f.group("Network")
 	s.net.declare(f)
@@ -110,6 +122,17 @@ func (s *sandboxFlags) declare(f *flags) {
 	f.group("Session")
 	f.quiet(&s.quiet)
 }
+
+// grace is how long a sandbox that is replaced may take to end.
+func (s *sandboxFlags) grace() time.Duration {
+	if s.graceGiven {
+		return s.replaceGrace
+	}
+	return replaceGrace
+}
+
+// replaceGrace is the default of --replace-with-timeout (contract msb-0.6 §2.1).
+const replaceGrace = 10 * time.Second
 
 // names returns the names of the flags declared so far.
 func (s *sandboxFlags) names(f *flags) (names []string) {
@@ -159,8 +182,10 @@ func (s *sandboxFlags) spec(name sandbox.Name, arg string) (sandbox.Spec, error)
 		Mounts:          append(slices.Clone(s.tmpfs), s.root.mounts...),
 		Patches:         s.root.patches,
 		SecurityProfile: s.security,
-		// What a sandbox writes is kept once there is a place to keep it.
-		Lifecycle: sandbox.Lifecycle{Ephemeral: true},
+		Lifecycle:       sandbox.Lifecycle{Ephemeral: s.ephemeral},
+	}
+	if s.rootDisk.Kind != "" {
+		spec.Image = spec.Image.WithDisk(s.rootDisk)
 	}
 	switch s.pull {
 	case "always":

@@ -10,29 +10,39 @@ import (
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
 
+// stopFlags are the flags of what stops sandboxes.
+type stopFlags struct {
+	force, quiet bool
+	seconds      int
+	labels       map[string]string
+}
+
+func (s *stopFlags) declare(f *flags) {
+	s.seconds = 10
+	f.labels(&s.labels, "Those with this label, too")
+	f.toggle("f", "force", "Kill at once; what was not synced may be lost", &s.force)
+	f.value("t", "timeout", "SECONDS", "How long they may take before they are killed (default 10)", setInt(&s.seconds, 0, 1<<20))
+	f.quiet(&s.quiet)
+}
+
+func (s *stopFlags) options() backend.StopOptions {
+	return backend.StopOptions{Force: s.force || s.seconds == 0, Timeout: time.Duration(s.seconds) * time.Second}
+}
+
 func (a *app) stopCommand() *cobra.Command {
-	var (
-		force, quiet bool
-		seconds      = 10
-		labels       map[string]string
-	)
+	var s stopFlags
 	c := a.command(&cobra.Command{Use: "stop", Short: "Stop sandboxes",
 		Example: "msb stop work\nmsb stop --label team=ml -t 30"},
 		positional{"[NAMES...]", "Sandboxes to stop; needed unless --label is given"})
-	f := flagsOf(c, false)
-	f.labels(&labels, "Those with this label, too")
-	f.toggle("f", "force", "Kill at once; what was not synced may be lost", &force)
-	f.value("t", "timeout", "SECONDS", "How long they may take before they are killed (default 10)", setInt(&seconds, 0, 1<<20))
-	f.quiet(&quiet)
+	s.declare(flagsOf(c, false))
 	c.ValidArgsFunction = a.completeNames
 	c.RunE = func(c *cobra.Command, args []string) error {
-		opt := backend.StopOptions{Force: force || seconds == 0, Timeout: time.Duration(seconds) * time.Second}
-		return a.forEach(c, args, labels, func(ctx context.Context, b backend.Backend, ref sandbox.Ref) error {
-			a.spinFor(quiet, "Stopping "+string(ref.Name))
-			if err := b.Stop(ctx, ref, opt); err != nil {
+		return a.forEach(c, UseManage, args, s.labels, func(ctx context.Context, b backend.Backend, ref sandbox.Ref) error {
+			a.spinFor(s.quiet, "Stopping "+string(ref.Name))
+			if err := b.Stop(ctx, ref, s.options()); err != nil {
 				return err
 			}
-			a.did(quiet, "Stopped", string(ref.Name))
+			a.did(s.quiet, "Stopped", string(ref.Name))
 			return nil
 		})
 	}
@@ -40,11 +50,11 @@ func (a *app) stopCommand() *cobra.Command {
 }
 
 // forEach does something to each sandbox that is named or has all the labels. It goes on after a failure and then exits 1.
-func (a *app) forEach(c *cobra.Command, names []string, labels map[string]string, do func(context.Context, backend.Backend, sandbox.Ref) error) error {
+func (a *app) forEach(c *cobra.Command, use Use, names []string, labels map[string]string, do func(context.Context, backend.Backend, sandbox.Ref) error) error {
 	if len(names) == 0 && len(labels) == 0 {
 		return usageErrorf(c.CommandPath()+" --help", "%s needs NAMES or --label", c.CommandPath())
 	}
-	b, err := a.backend(UseManage)
+	b, err := a.backend(use)
 	if err != nil {
 		return err
 	}

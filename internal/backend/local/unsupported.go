@@ -4,7 +4,7 @@ import "github.com/microsandbox-go/microsandbox/sandbox"
 
 // unsupported refuses what a spec asks for and nobody here does yet. Each line goes when its part comes.
 func unsupported(spec sandbox.Spec) error {
-	managed := spec.Image.OCI != nil && spec.Image.OCI.RootDisk.Kind == sandbox.RootDiskManaged
+	managed := spec.Image.Disk().Kind == sandbox.RootDiskManaged
 	for _, u := range []struct {
 		asked bool
 		what  string
