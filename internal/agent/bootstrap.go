@@ -81,12 +81,17 @@ func (a *Agent) expect(t agentproto.Type, p agentproto.Payload) error {
 // apply makes the guest what the bootstrap says. The network is configured by who made it: inside gVisor by the sentry.
 func (a *Agent) apply(b *agentproto.Bootstrap) error {
 	switch {
-	case b.BlockRoot != nil || len(b.DiskMounts) > 0:
+	case len(b.DiskMounts) > 0:
 		return errors.New("this guest has no block devices")
 	case len(b.DirMounts) > 0 || len(b.FileMounts) > 0:
 		return errors.New("this guest has no shared directories")
 	case b.HandoffInit != nil:
 		return errors.New("this guest cannot hand its init over")
+	}
+	if b.BlockRoot != nil {
+		if err := a.enterRoot(b.BlockRoot); err != nil {
+			return fmt.Errorf("mount the root: %w", err)
+		}
 	}
 	for i := range b.TmpfsMounts {
 		if err := a.mountTmpfs(&b.TmpfsMounts[i]); err != nil {

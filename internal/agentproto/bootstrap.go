@@ -50,6 +50,15 @@ func (m *Bootstrap) fields(c *codec) {
 	c.boolean("x_msb_keep_profile", &m.KeepProfile, skip)
 }
 
+// Kinds of a BlockRoot and of its upper layer. [UpperDirectory] is ours: Device is a directory of the guest.
+const (
+	RootDiskImage  = "disk-image"
+	RootOCI        = "oci-erofs"
+	UpperDevice    = "device"
+	UpperTmpfs     = "tmpfs"
+	UpperDirectory = "directory"
+)
+
 // BlockRoot is a root on block devices: kind "disk-image" with Device and FSType, or "oci-erofs" with Lower and Upper.
 type BlockRoot struct {
 	Kind   string
@@ -67,7 +76,8 @@ func (m *BlockRoot) fields(c *codec) {
 	optObject(c, "upper", &m.Upper, skip)
 }
 
-// BlockUpper is the writable layer of a BlockRoot: kind "device" with Device and FSType, or "tmpfs".
+// BlockUpper is the writable layer of a BlockRoot: kind "device" with Device and FSType, "directory" with Device, or "tmpfs",
+// in memory and as large as SizeMiB.
 type BlockUpper struct {
 	Kind    string
 	Device  string

@@ -7,6 +7,7 @@ package driver
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -55,6 +56,25 @@ type Meter interface {
 	CPU() (uint64, error)
 }
 
+// Disks is an instance that counts what its disk and its binds with a [Files] hold.
+type Disks interface {
+	// Disks lists the disk, if there is one, and the binds in the order of Config.Binds. It asks nobody: it is a look at
+	// memory.
+	Disks() []DiskUsage
+}
+
+// DiskUsage is what a mount holds: the sum of the sizes of its files, whatever they take on the host, and their number.
+type DiskUsage struct {
+	Target      string // in the guest; [DiskTarget] is the sandbox's disk
+	Bytes       uint64
+	Inodes      uint64
+	LimitBytes  uint64 // 0 is none
+	LimitInodes uint64
+}
+
+// ErrDiskInUse is a disk that another sandbox has.
+var ErrDiskInUse = errors.New("another sandbox is using the disk")
+
 // Processes is an instance that can list the host processes it consists of, for placing them in cgroups.
 type Processes interface {
 	PIDs() []int
@@ -72,6 +92,7 @@ type Exit struct {
 type Config struct {
 	ID        string // names the sandbox in process titles; letters and digits
 	RootImage string // EROFS file
+	Disk      *Disk  // nil: what the guest writes is in memory
 	Binds     []Bind
 	Tmpfs     []Tmpfs
 	Agent     string // EROFS file, mounted read-only at /.msb; holds "agent"
@@ -96,6 +117,32 @@ type Bind struct {
 	NoDev          bool
 	// Shared is set where others may change what is there while the sandbox runs; else names and sizes are remembered.
 	Shared bool
+	// Files says how the guest sees owners and modes, and how much there may be. With nil it sees what the host has.
+	Files *Files
+}
+
+// Disk is the writable layer of a sandbox's root, kept in a directory of the host. The driver only shows it to the agent,
+// at [DiskTarget]; core.bootstrap tells the agent to make it the upper layer of the root.
+type Disk struct {
+	Source     string // an empty directory, or one that was a disk before
+	LimitBytes uint64 // 0 is none
+	// LimitInodes bounds the number of files and directories; 0 is none.
+	LimitInodes uint64
+}
+
+// DiskTarget is where the guest's agent finds the disk.
+const DiskTarget = "/dev/.msb/upper"
+
+// Files says how the files of a bind are to the guest (contract msb-0.6 §1.4).
+type Files struct {
+	// Stat is where owners and modes are kept: "strict" in an extended attribute of the host's file, or it fails; "relaxed"
+	// there if it can be, else nowhere; "off" in the host's file itself.
+	Stat string
+	// Mirror makes host permissions follow the guest's ("host-perms=mirror"); else what the guest makes is 0600 or 0700.
+	Mirror      bool
+	UID, GID    uint32 // in the guest, of what has no attribute
+	LimitBytes  uint64 // 0 is none
+	LimitInodes uint64
 }
 
 // Tmpfs is an in-memory file system in the guest.

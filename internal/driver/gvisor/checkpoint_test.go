@@ -121,6 +121,7 @@ type guestKit struct {
 	root   *image.Root
 	agent  string
 	server net.Listener
+	edit   func(*driver.Config) // of each guest to come; may be nil
 }
 
 func newGuestKit(t *testing.T, home string) *guestKit {
@@ -206,6 +207,9 @@ func (g *guestKit) start(t *testing.T, start func(driver.Config) (driver.Instanc
 	for _, b := range g.root.Binds {
 		cfg.Binds = append(cfg.Binds, driver.Bind{Source: b.Source, Target: b.Target, ReadOnly: true})
 	}
+	if g.edit != nil {
+		g.edit(&cfg)
+	}
 	inst, err := start(cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -243,11 +247,20 @@ func (g *guest) next(t *testing.T) (uint32, agentproto.Message) {
 
 func (g *guest) bringUp(t *testing.T) {
 	t.Helper()
-	g.send(t, 0, agentproto.TypeBootstrap, &agentproto.Bootstrap{DefaultEnv: []agentproto.EnvVar{{Key: "PATH", Value: "/usr/bin:/bin"}}})
+	g.bringUpWith(t, agentproto.Bootstrap{})
+}
+
+func (g *guest) bringUpWith(t *testing.T, b agentproto.Bootstrap) {
+	t.Helper()
+	b.DefaultEnv = []agentproto.EnvVar{{Key: "PATH", Value: "/usr/bin:/bin:/usr/sbin:/sbin"}}
+	g.send(t, 0, agentproto.TypeBootstrap, &b)
 	g.send(t, 0, agentproto.TypeInitAck, nil)
 	for {
-		if _, m := g.next(t); m.Type == agentproto.TypeReady {
+		switch _, m := g.next(t); m.Type {
+		case agentproto.TypeReady:
 			return
+		case agentproto.TypeError:
+			t.Fatalf("the agent refuses: %q", m.Payload)
 		}
 	}
 }

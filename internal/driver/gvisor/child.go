@@ -18,6 +18,8 @@ import (
 	"gvisor.dev/gvisor/runsc/cmd"
 	"gvisor.dev/gvisor/runsc/cmd/sentry/sentrycmd"
 	"gvisor.dev/gvisor/runsc/cmd/util"
+
+	"github.com/microsandbox-go/microsandbox/internal/driver/gvisor/gofer"
 )
 
 // Roles of gVisor that a process of ours may be started in; gVisor names its children in argv[0].
@@ -51,6 +53,11 @@ func Child() {
 	if os.Args[0] == sentryProcess {
 		spec := readSpec(os.Args)
 		os.Args = sealed(withMachineSize(os.Args, spec), spec)
+	}
+	if os.Args[0] == goferProcess && gofer.Wanted(readSpec(os.Args).Annotations) {
+		if err := gofer.Register(); err != nil {
+			fatal("serve the sandbox's disk", err)
+		}
 	}
 	cli.Run(nil, map[util.SubCommand]string{
 		new(sentrycmd.Boot):   "",

@@ -5,6 +5,7 @@ package gvisor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/microsandbox-go/microsandbox/internal/cleanup"
 	"github.com/microsandbox-go/microsandbox/internal/driver"
+	"github.com/microsandbox-go/microsandbox/internal/driver/gvisor/gofer"
 )
 
 // Driver starts sandboxes with gVisor. The process must have CAP_SYS_ADMIN in its user namespace and a mount namespace
@@ -75,7 +77,17 @@ func (Driver) create(ctx context.Context, cfg driver.Config, start func(*instanc
 		return nil, err
 	}
 	bundle := filepath.Join(dir, "bundle")
-	spec := ociSpec(cfg, "/")
+	if cfg.Disk != nil {
+		if err := gofer.Check(cfg.Disk.Source); errors.Is(err, gofer.ErrInUse) {
+			return nil, fmt.Errorf("%w: %s", driver.ErrDiskInUse, cfg.Disk.Source)
+		} else if err != nil {
+			return nil, err
+		}
+	}
+	spec, err := ociSpec(cfg, "/")
+	if err != nil {
+		return nil, fmt.Errorf("describe the sandbox: %w", err)
+	}
 	if err := writeBundle(bundle, spec); err != nil {
 		return nil, err
 	}
@@ -94,7 +106,7 @@ func (Driver) create(ctx context.Context, cfg driver.Config, start func(*instanc
 	if err != nil {
 		return nil, fmt.Errorf("boot gVisor: %w", err)
 	}
-	i := &instance{id: cfg.ID, conf: conf, c: c, state: state, sentry: c.Sandbox.Getpid(), gofer: c.GoferPid.Load(), goferfd: -1, done: make(chan struct{})}
+	i := &instance{id: cfg.ID, conf: conf, c: c, state: state, sentry: c.Sandbox.Getpid(), gofer: c.GoferPid.Load(), goferfd: -1, served: servedMounts(cfg), done: make(chan struct{})}
 	if err := i.watch(); err != nil {
 		return nil, err
 	}
@@ -117,6 +129,11 @@ func (Driver) create(ctx context.Context, cfg driver.Config, start func(*instanc
 		return nil, fmt.Errorf("the guest's memory was not found among the sentry's files: it could not be limited%s", undoError(i.Destroy()))
 	}
 	mark("memory found")
+	if len(i.served) > 0 {
+		if i.usage, err = gofer.OpenUsage(i.gofer); err != nil {
+			return nil, fmt.Errorf("%w%s", err, undoError(i.Destroy()))
+		}
+	}
 	return i, nil
 }
 

@@ -14,6 +14,7 @@ import (
 	"gvisor.dev/gvisor/runsc/container"
 
 	"github.com/microsandbox-go/microsandbox/internal/driver"
+	"github.com/microsandbox-go/microsandbox/internal/driver/gvisor/gofer"
 )
 
 // instance is one running gVisor sandbox: a sentry process and, if it has binds, a gofer process.
@@ -27,6 +28,8 @@ type instance struct {
 	pidfd   int      // of the sentry
 	goferfd int      // of the gofer; -1 if there is none
 	memfile *os.File // the guest's memory, for metering; nil if it was not found
+	served  []gofer.Mount
+	usage   *gofer.Usage // of served; nil if there are none
 
 	mu     sync.Mutex
 	waited bool
@@ -117,6 +120,12 @@ func (i *instance) reap() {
 	} else {
 		select {
 		case ws = <-sentry:
+			if len(i.served) > 0 { // it ends by itself when it sees that, and writes down what the disk holds
+				select {
+				case <-gofer:
+				case <-time.After(goferGrace):
+				}
+			}
 			_ = unix.PidfdSendSignal(i.goferfd, unix.SIGKILL, nil, 0)
 		case <-gofer:
 			// The gofer outlives its sentry but for an accident; at an ordinary end both go at about the same time.
@@ -151,7 +160,7 @@ func (i *instance) reapOne(pidfd, pid int) unix.WaitStatus {
 	return wait(pid)
 }
 
-// goferGrace is how long a sentry may live on without its gofer.
+// goferGrace is how long a sentry may live on without its gofer, and a gofer without its sentry.
 const goferGrace = 100 * time.Millisecond
 
 // wait waits for a child's end.
@@ -188,6 +197,9 @@ func (i *instance) Destroy() error {
 	}
 	if i.memfile != nil {
 		errs = append(errs, i.memfile.Close())
+	}
+	if i.usage != nil {
+		errs = append(errs, i.usage.Close())
 	}
 	errs = append(errs, i.state.Close()) // gVisor's sockets, locks and state files go with it
 	return errors.Join(errs...)

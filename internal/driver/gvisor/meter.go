@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/microsandbox-go/microsandbox/internal/driver"
 )
 
 // openMemory finds the file that holds the guest's memory among the sentry's descriptors and opens it, so that its size
@@ -102,4 +104,19 @@ func (i *instance) CPU() (uint64, error) {
 		}
 	}
 	return ticks * clockTick, nil
+}
+
+// Disks reads the gofer's counters.
+func (i *instance) Disks() []driver.DiskUsage {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.usage == nil || i.waited {
+		return nil
+	}
+	var all []driver.DiskUsage
+	for n, m := range i.served {
+		bytes, inodes := i.usage.Of(n)
+		all = append(all, driver.DiskUsage{Target: m.Target, Bytes: bytes, Inodes: inodes, LimitBytes: m.Bytes, LimitInodes: m.Inodes})
+	}
+	return all
 }

@@ -11,6 +11,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/microsandbox-go/microsandbox/internal/driver"
+	"github.com/microsandbox-go/microsandbox/internal/driver/gvisor/gofer"
 )
 
 // agentDir is where the agent's image is mounted in the guest.
@@ -32,9 +33,24 @@ var guestCaps = []string{
 // which costs a third of a start and more of every system call; how much CPU time the guest gets is limited elsewhere.
 const minCPUs = 2
 
+// servedMounts lists the mounts that our own file server serves: the disk, and binds that say how.
+func servedMounts(cfg driver.Config) []gofer.Mount {
+	var served []gofer.Mount
+	if d := cfg.Disk; d != nil {
+		served = append(served, gofer.Mount{Target: driver.DiskTarget, Stat: gofer.Store, Bytes: d.LimitBytes, Inodes: d.LimitInodes})
+	}
+	for _, b := range cfg.Binds {
+		if f := b.Files; f != nil {
+			served = append(served, gofer.Mount{Target: b.Target, Stat: gofer.Stat(f.Stat), Mirror: f.Mirror, UID: f.UID, GID: f.GID,
+				Bytes: f.LimitBytes, Inodes: f.LimitInodes})
+		}
+	}
+	return served
+}
+
 // ociSpec describes the sandbox in the words of the OCI runtime specification, which gVisor takes. emptyDir is an
 // existing empty directory: with an EROFS root gVisor ignores what is there.
-func ociSpec(cfg driver.Config, emptyDir string) *specs.Spec {
+func ociSpec(cfg driver.Config, emptyDir string) (*specs.Spec, error) {
 	mounts := []specs.Mount{
 		{Destination: "/proc", Type: "proc", Source: "proc"},
 		{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", "ro"}},
@@ -45,6 +61,9 @@ func ociSpec(cfg driver.Config, emptyDir string) *specs.Spec {
 	}
 	for _, t := range cfg.Tmpfs {
 		mounts = append(mounts, tmpfsMount(t, cfg.MemoryBytes))
+	}
+	if cfg.Disk != nil {
+		mounts = append(mounts, specs.Mount{Destination: driver.DiskTarget, Type: "bind", Source: cfg.Disk.Source, Options: []string{"bind"}})
 	}
 	for _, b := range cfg.Binds {
 		opts := append([]string{"bind"}, flags(b.ReadOnly, b.NoExec, b.NoSUID, b.NoDev)...)
@@ -66,6 +85,9 @@ func ociSpec(cfg driver.Config, emptyDir string) *specs.Spec {
 	if cfg.CPUs > 0 {
 		annotations[cpusAnnotation] = strconv.Itoa(min(max(cfg.CPUs, minCPUs), runtime.NumCPU()))
 	}
+	if err := gofer.Annotate(annotations, servedMounts(cfg)); err != nil {
+		return nil, err
+	}
 	return &specs.Spec{
 		Version: specs.Version,
 		Root:    &specs.Root{Path: emptyDir},
@@ -79,7 +101,7 @@ func ociSpec(cfg driver.Config, emptyDir string) *specs.Spec {
 		Mounts:      mounts,
 		Annotations: annotations,
 		Linux:       &specs.Linux{},
-	}
+	}, nil
 }
 
 func tmpfsMount(t driver.Tmpfs, memory uint64) specs.Mount {

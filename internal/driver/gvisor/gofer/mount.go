@@ -1,0 +1,251 @@
+package gofer
+
+import (
+	"strconv"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/abi/linux"
+	"gvisor.dev/gvisor/pkg/lisafs"
+)
+
+// mount is one open mount; it implements lisafs.ConnectionImpl.
+type mount struct {
+	conf      Mount
+	server    *server
+	tree      int  // the mount itself; it lasts as long as this is open
+	root      int  // its root
+	rootStore bool // Stat is Store
+	quota     quota
+	noTmpfile atomic.Bool // the host's file system has no O_TMPFILE
+	node      *lisafs.Node
+	seq       atomic.Uint64 // of nodes
+	open      atomic.Int64  // controls
+
+	mu     sync.Mutex
+	inodes map[inodeKey]*inode
+}
+
+type inodeKey struct {
+	major, minor uint32
+	ino          uint64
+}
+
+// inode is a file or directory that the client has, by whatever names.
+type inode struct {
+	key  inodeKey
+	refs int // guarded by mount.mu
+
+	mu   sync.Mutex // one change of attribute, size or links at a time
+	attr attr       // of a store, where nobody else changes it
+	size uint64     // bytes that are charged
+	gone bool       // it has no name; it is charged until the last descriptor is closed
+	// home is a directory with an entry for the inode that may not be on the disk yet.
+	home *handle
+}
+
+// handle is an open file or directory of the host that several have.
+type handle struct {
+	fd   int
+	path bool // opened for its path only
+	in   *inode
+	refs atomic.Int32
+}
+
+func (h *handle) hold() *handle { h.refs.Add(1); return h }
+
+func (m *mount) drop(h *handle) {
+	if h == nil || h.refs.Add(-1) > 0 {
+		return
+	}
+	unix.Close(h.fd)
+	m.release(h.in)
+}
+
+// acquire returns the inode of a file, of which the caller has a descriptor.
+func (m *mount) acquire(st *unix.Statx_t) *inode {
+	key := keyOf(st)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	in := m.inodes[key]
+	if in == nil {
+		in = &inode{key: key}
+		if st.Mode&unix.S_IFMT == unix.S_IFREG {
+			in.size = st.Size
+		}
+		m.inodes[key] = in
+	}
+	in.refs++
+	return in
+}
+
+// release is the reverse of acquire. The last one gives back what the inode was charged for, if it has no name any more.
+func (m *mount) release(in *inode) {
+	m.mu.Lock()
+	in.refs--
+	last := in.refs == 0
+	if last {
+		delete(m.inodes, in.key)
+	}
+	m.mu.Unlock()
+	if !last {
+		return
+	}
+	in.mu.Lock()
+	gone, size, home := in.gone, in.size, in.home
+	in.home = nil
+	in.mu.Unlock()
+	if gone {
+		m.quota.give(size)
+		m.quota.giveInode()
+	}
+	m.drop(home)
+}
+
+func keyOf(st *unix.Statx_t) inodeKey { return inodeKey{st.Dev_major, st.Dev_minor, st.Ino} }
+
+// openFlags are those of all files that we open.
+const openFlags = unix.O_CLOEXEC | unix.O_NOFOLLOW
+
+// openBeneath opens a name in a directory: not what a link of any kind stands for, nor another mount.
+func openBeneath(dir int, name string, flags int) (int, error) {
+	how := unix.OpenHow{Flags: uint64(flags | openFlags),
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV | unix.RESOLVE_NO_MAGICLINKS}
+	for {
+		fd, err := unix.Openat2(dir, name, &how)
+		if err != unix.EINTR && err != unix.EAGAIN {
+			return fd, err
+		}
+	}
+}
+
+func statOf(fd int) (unix.Statx_t, error) {
+	var st unix.Statx_t
+	err := unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_BASIC_STATS|unix.STATX_BTIME, &st)
+	return st, err
+}
+
+func itoa(n int) string { return strconv.Itoa(n) }
+
+// Mount implements lisafs.ConnectionImpl.
+func (m *mount) Mount(c *lisafs.Connection, node *lisafs.Node) (*lisafs.ControlFD, lisafs.Statx, int, error) {
+	fd, err := unix.Dup(m.root) // the filter knows no other way to copy one
+	if err != nil {
+		return nil, lisafs.Statx{}, -1, err
+	}
+	m.node = node
+	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
+	if err != nil {
+		unix.Close(fd)
+		return nil, lisafs.Statx{}, -1, err
+	}
+	root, st, err := m.newControl(c, fd, flags&unix.O_PATH != 0, true)
+	if err != nil {
+		return nil, lisafs.Statx{}, -1, err
+	}
+	return root.FD(), st, -1, nil
+}
+
+// SupportedMessages implements lisafs.ConnectionImpl.
+func (*mount) SupportedMessages() []lisafs.MID {
+	return []lisafs.MID{
+		lisafs.Mount, lisafs.Channel, lisafs.FStat, lisafs.SetStat, lisafs.Walk, lisafs.WalkStat, lisafs.OpenAt,
+		lisafs.OpenCreateAt, lisafs.Close, lisafs.FSync, lisafs.PWrite, lisafs.PRead, lisafs.MkdirAt, lisafs.MknodAt,
+		lisafs.SymlinkAt, lisafs.LinkAt, lisafs.FStatFS, lisafs.FAllocate, lisafs.ReadLinkAt, lisafs.UnlinkAt,
+		lisafs.RenameAt, lisafs.RenameAt2, lisafs.Getdents64, lisafs.FGetXattr, lisafs.FSetXattr, lisafs.FListXattr,
+		lisafs.FRemoveXattr, lisafs.BindAt, lisafs.Connect,
+	}
+}
+
+// MaxMessageSize implements lisafs.ConnectionImpl.
+func (*mount) MaxMessageSize() uint32 { return lisafs.MaxMessageSize() }
+
+// newControl makes what the client knows a file by, of an open file, which it takes ownership of.
+//
+// Each gets a node of its own below the mount's, under a name that no file can have. gVisor's library keeps a tree of
+// nodes by name for servers that open files by path; it takes nodes out under the wrong name after a rename over a hard
+// link, and marks an inode as deleted when one of its names is. This server needs no paths.
+func (m *mount) newControl(c *lisafs.Connection, fd int, path, root bool) (*control, lisafs.Statx, error) {
+	st, err := statOf(fd)
+	if err != nil {
+		unix.Close(fd)
+		return nil, lisafs.Statx{}, err
+	}
+	in := m.acquire(&st)
+	h := &handle{fd: fd, path: path, in: in}
+	h.refs.Store(1)
+	in.mu.Lock()
+	a, err := m.attrOf(h, &st)
+	in.mu.Unlock()
+	if err != nil {
+		m.drop(h)
+		return nil, lisafs.Statx{}, err
+	}
+	return m.controlOf(c, h, a, root), statx(&st, a), nil
+}
+
+func (m *mount) controlOf(c *lisafs.Connection, h *handle, a attr, root bool) *control {
+	fd := &control{m: m, h: h}
+	m.open.Add(1)
+	node := m.node
+	if root {
+		fd.root = true
+		node.IncRef()
+	} else {
+		node = &lisafs.Node{}
+		name := "/" + strconv.FormatUint(m.seq.Add(1), 36)
+		m.node.WithChildrenMu(func() { node.InitLocked(name, m.node) })
+	}
+	fd.ControlFD.Init(c, node, linux.FileMode(a.mode), fd)
+	return fd
+}
+
+// attrOf returns what the guest sees of a file. Its inode is locked, which in a store saves reading it each time.
+func (m *mount) attrOf(h *handle, st *unix.Statx_t) (attr, error) {
+	if m.rootStore && h.in.attr.mode != 0 {
+		return h.in.attr, nil
+	}
+	a := m.hostAttr(st)
+	if kind := st.Mode & unix.S_IFMT; m.conf.virtual() && !h.path && (kind == unix.S_IFREG || kind == unix.S_IFDIR) {
+		own, have, err := readAttr(h.fd, uint32(st.Mode))
+		if err != nil {
+			return attr{}, err
+		}
+		if have {
+			a = own
+		}
+	}
+	if m.rootStore {
+		h.in.attr = a
+	}
+	return a, nil
+}
+
+// hostAttr returns what the guest sees of a file that has no attribute.
+func (m *mount) hostAttr(st *unix.Statx_t) attr {
+	a := attr{mode: uint32(st.Mode), uid: st.Uid, gid: st.Gid, major: st.Rdev_major, minor: st.Rdev_minor}
+	if m.conf.virtual() {
+		a.uid, a.gid = m.conf.UID, m.conf.GID
+	}
+	return a
+}
+
+// statx returns a host file's status as the guest sees it.
+func statx(st *unix.Statx_t, a attr) lisafs.Statx {
+	s := lisafs.Statx{
+		Mask: st.Mask, Mode: uint16(a.mode), UID: a.uid, GID: a.gid, RdevMajor: a.major, RdevMinor: a.minor,
+		DevMajor: st.Dev_major, DevMinor: st.Dev_minor, Ino: st.Ino, Nlink: st.Nlink, Size: st.Size, Blksize: st.Blksize, Blocks: st.Blocks,
+		Atime: lisafs.StatxTimestamp{Sec: st.Atime.Sec, Nsec: st.Atime.Nsec}, Btime: lisafs.StatxTimestamp{Sec: st.Btime.Sec, Nsec: st.Btime.Nsec},
+		Ctime: lisafs.StatxTimestamp{Sec: st.Ctime.Sec, Nsec: st.Ctime.Nsec}, Mtime: lisafs.StatxTimestamp{Sec: st.Mtime.Sec, Nsec: st.Mtime.Nsec},
+	}
+	return s
+}
+
+// close is the end of the connection: nothing is open any more.
+func (m *mount) close() {
+	if m.rootStore {
+		mark := cleanMark{boot: m.server.boot, bytes: m.quota.used.bytes.Load(), inodes: m.quota.used.inodes.Load()}
+		_ = unix.Fsetxattr(m.root, cleanName, mark.encode(), 0) // without it the next start counts
+	}
+}

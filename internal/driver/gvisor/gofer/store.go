@@ -1,0 +1,219 @@
+package gofer
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/fsutil"
+)
+
+// ErrInUse is a store that another sandbox has.
+var ErrInUse = errors.New("another sandbox is using it")
+
+// Check makes sure, in the process that starts a sandbox, that a directory can be a store, and makes it one if it is
+// empty: its file system keeps extended attributes of users, its format is known, nobody else has it.
+func Check(dir string) error {
+	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return fmt.Errorf("open the sandbox's disk %s: %w", dir, err)
+	}
+	defer unix.Close(fd)
+	err = lockStore(fd, lockTime)
+	if err == nil {
+		err = openStore(fd)
+	}
+	if err != nil {
+		return fmt.Errorf("use %s as the sandbox's disk: %w", dir, err)
+	}
+	return nil
+}
+
+// lockStore makes the store this open file's alone, until it is closed.
+func lockStore(fd int, patience time.Duration) error {
+	for end := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
+		err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil || err == unix.EINTR {
+			if err == nil {
+				return nil
+			}
+			continue
+		}
+		if err != unix.EWOULDBLOCK {
+			return fmt.Errorf("lock it: %w", err)
+		}
+		if time.Now().After(end) {
+			return ErrInUse
+		}
+	}
+}
+
+// openStore checks the format of a store, or gives one to an empty directory.
+func openStore(fd int) error {
+	var b [64]byte
+	n, err := unix.Fgetxattr(fd, storeName, b[:])
+	if err == nil {
+		_, err := decodeStore(b[:n])
+		return err
+	}
+	switch err {
+	case unix.ERANGE:
+		_, err := decodeStore(make([]byte, len(b)+1))
+		return err
+	case unix.EOPNOTSUPP:
+		return errNoAttributes
+	case unix.ENODATA:
+	default:
+		return fmt.Errorf("read its format: %w", err)
+	}
+	empty, err := isEmpty(fd)
+	if err != nil {
+		return err
+	}
+	if !empty {
+		return errors.New("the directory is not empty and not a disk of ours")
+	}
+	var id [storeIDSize]byte
+	_, _ = rand.Read(id[:])
+	// The root looks to the guest as a root does. Its format comes last: what has none is begun again.
+	if err = writeAttr(fd, attr{mode: unix.S_IFDIR | 0o755}); err == nil {
+		err = unix.Fsetxattr(fd, storeName, encodeStore(id), 0)
+	}
+	if err == unix.EOPNOTSUPP {
+		return errNoAttributes
+	}
+	if err != nil {
+		return fmt.Errorf("write its format: %w", err)
+	}
+	return nil
+}
+
+var errNoAttributes = errors.New("its file system keeps no extended attributes of users (user.*), " +
+	"which hold the guest's owners and modes: put it on ext4, xfs, btrfs, or tmpfs since Linux 6.6")
+
+func isEmpty(fd int) (bool, error) {
+	empty := true
+	err := each(fd, func(string, uint8) error { empty = false; return nil })
+	return empty, err
+}
+
+// each calls f with the name and type of all in a directory, whose descriptor is left at its end.
+func each(fd int, f func(name string, kind uint8) error) error {
+	if _, err := unix.Seek(fd, 0, unix.SEEK_SET); err != nil {
+		return err
+	}
+	var buf [16 << 10]byte
+	for {
+		n, err := unix.Getdents(fd, buf[:])
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil || n <= 0 {
+			return err
+		}
+		var failed error
+		fsutil.ParseDirents(buf[:n], func(_ uint64, _ int64, kind uint8, name string, _ uint16) {
+			if failed == nil {
+				failed = f(name, kind)
+			}
+		})
+		if failed != nil {
+			return failed
+		}
+	}
+}
+
+// count walks all that is below a directory and returns the sum of the sizes of regular files and the number of files and
+// directories, without whiteouts. In a store it removes what was being made when a gofer was killed: a thing gets its
+// attribute before anything else, so that one without it is empty.
+func count(root int, store bool) (bytes, inodes uint64, err error) {
+	seen := map[inodeKey]bool{} // files with several names
+	var walk func(dir, depth int) error
+	walk = func(dir, depth int) error {
+		return each(dir, func(name string, _ uint8) error {
+			fd, err := openBeneath(dir, name, unix.O_PATH)
+			if err != nil {
+				if err == unix.ENOENT || !store {
+					return nil // of somebody who is at work there, or a mount
+				}
+				return fmt.Errorf("open %q: %w", name, err)
+			}
+			defer unix.Close(fd)
+			st, err := statOf(fd)
+			if err != nil {
+				return err
+			}
+			kind := st.Mode & unix.S_IFMT
+			if kind == unix.S_IFDIR {
+				sub, err := openBeneath(dir, name, unix.O_RDONLY|unix.O_DIRECTORY)
+				if err != nil {
+					if !store {
+						return nil
+					}
+					return fmt.Errorf("open %q: %w", name, err)
+				}
+				defer unix.Close(sub)
+				if store {
+					if _, have, err := readAttr(sub, uint32(st.Mode)); err == nil && !have && unix.Unlinkat(dir, name, unix.AT_REMOVEDIR) == nil {
+						return nil
+					}
+				}
+				inodes++
+				if depth >= maxDepth {
+					return unix.ELOOP
+				}
+				return walk(sub, depth+1)
+			}
+			if st.Nlink > 1 {
+				key := keyOf(&st)
+				if seen[key] {
+					return nil
+				}
+				seen[key] = true
+			}
+			if kind == unix.S_IFREG && (st.Mode&unix.S_ISVTX != 0 || store && st.Size == 0) {
+				a, have, err := attrOfName(dir, name, uint32(st.Mode))
+				if err != nil && store {
+					return err
+				}
+				if have && a.isWhiteout() {
+					return nil
+				}
+				if store && !have && st.Size == 0 && unix.Unlinkat(dir, name, 0) == nil {
+					return nil
+				}
+			}
+			inodes++
+			if kind == unix.S_IFREG {
+				bytes += st.Size
+			}
+			return nil
+		})
+	}
+	err = walk(root, 0)
+	return bytes, inodes, err
+}
+
+// maxDepth bounds how deep count goes: each step has two files open.
+const maxDepth = 4096
+
+func attrOfName(dir int, name string, mode uint32) (attr, bool, error) {
+	fd, err := openBeneath(dir, name, unix.O_RDONLY|unix.O_NONBLOCK)
+	if err != nil {
+		return attr{}, false, err
+	}
+	defer unix.Close(fd)
+	return readAttr(fd, mode)
+}
+
+// takeClean takes the mark of an ordered end away, and returns it.
+func takeClean(fd int) (cleanMark, bool) {
+	var b [128]byte
+	n, err := unix.Fgetxattr(fd, cleanName, b[:])
+	if err != nil || unix.Fremovexattr(fd, cleanName) != nil {
+		return cleanMark{}, false
+	}
+	return decodeClean(b[:n])
+}
