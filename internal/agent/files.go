@@ -87,6 +87,7 @@ func (a *Agent) receiveFiles(scripts, keepProfile bool) error {
 	defer syscall.Umask(syscall.Umask(0))
 	into := &tree{root: root}
 	defer into.close()
+	image := &devices{root: root}
 	stream := &fileStream{agent: a}
 	archive := tar.NewReader(stream)
 	for n := 0; ; n++ {
@@ -100,9 +101,17 @@ func (a *Agent) receiveFiles(scripts, keepProfile bool) error {
 		if n == maxFileCount {
 			return fmt.Errorf("more than %d files", maxFileCount)
 		}
-		if err := into.extract(h, archive); err != nil {
+		if h.Typeflag == tar.TypeChar || h.Typeflag == tar.TypeBlock {
+			err = image.add(h)
+		} else if err = image.settle(); err == nil {
+			err = into.extract(h, archive)
+		}
+		if err != nil {
 			return err
 		}
+	}
+	if err := image.settle(); err != nil {
+		return err
 	}
 	if scripts && !keepProfile {
 		if err := scriptsInProfile(root); err != nil {

@@ -6,14 +6,18 @@ import (
 	"compress/gzip"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"testing"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/klauspost/compress/zstd"
 
+	"github.com/microsandbox-go/microsandbox/internal/image/erofs"
 	"github.com/microsandbox-go/microsandbox/internal/testimage"
+	"github.com/microsandbox-go/microsandbox/sandbox"
 )
 
 type zeroReader struct{}
@@ -77,4 +81,23 @@ func TestWindow(t *testing.T) {
 	if _, err := convertBytes(t, Open(t.TempDir(), Options{}), b.Bytes()); !errors.Is(err, ErrFormat) {
 		t.Errorf("a window of %d bytes: %v", 2*maxWindow, err)
 	}
+}
+
+// TestDeviceFlood is about devices outside of /dev, each of which costs a start.
+func TestDeviceFlood(t *testing.T) {
+	reg := testimage.Serve(t, testimage.Options{})
+	flood := func(dir string) v1.Image {
+		var entries []testimage.Entry
+		for i := range int64(5000) {
+			entries = append(entries, testimage.Entry{Header: tar.Header{Typeflag: tar.TypeChar, Name: fmt.Sprint(dir, i), Devmajor: 1, Devminor: i}})
+		}
+		return testimage.Image(t, v1.Config{}, testimage.Layer(t, testimage.Tar(t, entries...), testimage.Gzip))
+	}
+	s := Open(t.TempDir(), Options{})
+	_, err := s.Pull(context.Background(), reg.Push(t, "flood", flood("d/")), PullOptions{})
+	if !errors.Is(err, sandbox.ImagePullFailed) || !errors.Is(err, erofs.ErrDevices) || sandbox.HintOf(err) == "" {
+		t.Errorf("%v, hint %q", err, sandbox.HintOf(err))
+	}
+	unpublished(t, "flood", s)
+	mustPull(t, s, reg.Push(t, "dev", flood("dev/")), PullOptions{})
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 
+	"github.com/microsandbox-go/microsandbox/internal/image/erofs"
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
 
@@ -35,6 +36,7 @@ var hints = []struct {
 	{ErrDiffID, "the image was built wrongly: build or push it again"},
 	{ErrTooLarge, "if you trust the image, raise the limit in config.json"},
 	{ErrUnsafe, "do not use this image: it looks made to do harm"},
+	{erofs.ErrDevices, "do not use this image: it looks made to do harm"},
 	{ErrFormat, "the image was built wrongly: build or push it again"},
 }
 

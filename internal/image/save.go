@@ -192,7 +192,7 @@ func writeLayer(ctx context.Context, w io.Writer, image io.ReaderAt, xattrs map[
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		h := &tar.Header{Name: e.Path, Mode: tarMode(e.Attr.Mode), Uid: int(e.Attr.UID), Gid: int(e.Attr.GID), ModTime: e.Attr.ModTime,
+		h := &tar.Header{Name: e.Path, Mode: int64(e.Attr.Unix()), Uid: int(e.Attr.UID), Gid: int(e.Attr.GID), ModTime: e.Attr.ModTime,
 			Format: tar.FormatPAX}
 		for name, value := range xattrs[e.Path] {
 			if h.PAXRecords == nil {
@@ -231,14 +231,4 @@ func writeLayer(ctx context.Context, w io.Writer, image io.ReaderAt, xattrs map[
 		return err
 	})
 	return errors.Join(err, tw.Close())
-}
-
-func tarMode(m fs.FileMode) int64 {
-	mode := int64(m.Perm())
-	for bit, b := range map[int64]fs.FileMode{0o4000: fs.ModeSetuid, 0o2000: fs.ModeSetgid, 0o1000: fs.ModeSticky} {
-		if m&b != 0 {
-			mode |= bit
-		}
-	}
-	return mode
 }

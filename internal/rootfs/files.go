@@ -1,5 +1,5 @@
-// Package rootfs decides what one sandbox's root holds beyond its image: the files that name the machine and its
-// network, the user's scripts and patches. They travel as one tar on the control connection, made as it is sent, and are
+// Package rootfs decides what one sandbox's root holds beyond what the guest sees of its image: the image's devices, the files
+// that name the machine and its network, the user's scripts and patches. They travel as one tar on the control connection, made as it is sent, and are
 // unpacked by the agent before it says that it is ready.
 package rootfs
 
@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/microsandbox-go/microsandbox/internal/agentproto"
+	"github.com/microsandbox-go/microsandbox/internal/image/erofs"
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
 
@@ -26,9 +27,12 @@ type Network struct {
 	Gateway    netip.Addr // host.microsandbox.internal
 }
 
-// Write writes the tar for spec. A patch that cannot be made is a PatchFailed error.
-func Write(w io.Writer, spec sandbox.Spec, n Network) error {
+// Write writes the tar for spec and the devices of its image. A patch that cannot be made is a PatchFailed error.
+func Write(w io.Writer, devices []*erofs.Entry, spec sandbox.Spec, n Network) error {
 	t := &writer{tar: tar.NewWriter(&bounded{w: w, left: agentproto.MaxFiles})}
+	if err := t.devices(devices); err != nil {
+		return err
+	}
 	host := spec.Runtime.Hostname
 	for _, f := range [][2]string{{"etc/hostname", host + "\n"}, {"etc/hosts", hosts(host, n)}, {"etc/resolv.conf", resolvConf(n)}} {
 		if spec.OnHost("/" + f[0]) {

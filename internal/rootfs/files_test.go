@@ -5,13 +5,16 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/microsandbox-go/microsandbox/internal/agentproto"
+	"github.com/microsandbox-go/microsandbox/internal/image/erofs"
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
 
@@ -33,7 +36,7 @@ func read(t *testing.T, b []byte) []entry {
 		if err != nil {
 			t.Fatal(err)
 		}
-		kind := map[byte]string{tar.TypeReg: "file", tar.TypeDir: "dir", tar.TypeSymlink: "link"}[h.Typeflag]
+		kind := map[byte]string{tar.TypeReg: "file", tar.TypeDir: "dir", tar.TypeSymlink: "link", tar.TypeChar: "char", tar.TypeBlock: "block"}[h.Typeflag]
 		all = append(all, entry{h.Name, kind, h.PAXRecords[agentproto.FilesOpRecord], string(body) + h.Linkname})
 	}
 }
@@ -62,12 +65,33 @@ func TestWrite(t *testing.T) {
 			{Type: sandbox.PatchCopyDir, Src: filepath.Join(dir, "tree"), Dst: "/tree"},
 		},
 	}
+	at := time.Unix(1_600_000_000, 123_456_789)
+	device := func(p string, inode uint64, mode fs.FileMode) *erofs.Entry {
+		return &erofs.Entry{Path: p, Inode: inode, Mode: mode, Major: 4095, Minor: 1<<20 - 1,
+			Attr: erofs.Attr{Mode: 0o640 | fs.ModeSticky, UID: 1<<32 - 2, GID: 7, ModTime: at}}
+	}
+	devices := []*erofs.Entry{
+		device("c/null-\xff", 5, fs.ModeDevice|fs.ModeCharDevice), device("d", 6, fs.ModeDevice),
+		device("e/other", 5, fs.ModeDevice|fs.ModeCharDevice),
+	}
 	var b bytes.Buffer
-	if err := Write(&b, spec, Network{}); err != nil {
+	if err := Write(&b, devices, spec, Network{}); err != nil {
 		t.Fatal(err)
 	}
-	got := read(t, b.Bytes())[3:] // behind hostname, hosts and resolv.conf
+	r := tar.NewReader(bytes.NewReader(b.Bytes()))
+	for range devices {
+		h, err := r.Next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if h.Mode != 0o1640 || h.Uid != 1<<32-2 || h.Gid != 7 || !h.ModTime.Equal(at) || h.Devmajor != 4095 || h.Devminor != 1<<20-1 {
+			t.Errorf("a device is %+v", h)
+		}
+	}
+	got := read(t, b.Bytes())
+	got = slices.Delete(got, 3, 6) // hostname, hosts and resolv.conf
 	want := []entry{
+		{"c/null-\xff", "char", "", ""}, {"d", "block", "", ""}, {"e/other", "char", "", "c/null-\xff"},
 		{"m", "dir", "", ""}, {"t", "file", "new", "text"}, {"r", "file", "", "again"}, {"t", "file", "append", "more"},
 		{"gone", "file", "remove", ""}, {"l", "link", "new", "m"}, {"one", "file", "new", "1"},
 		{"tree", "dir", "new", ""}, {"tree/a", "file", "", "A"}, {"tree/evil", "link", "", "/etc/shadow"},
@@ -89,7 +113,7 @@ func TestWriteRefuses(t *testing.T) {
 		{Type: sandbox.PatchCopyFile, Src: "/dev/null", Dst: "/x"},
 		{Type: sandbox.PatchCopyDir, Src: filepath.Join(dir, "missing"), Dst: "/x"},
 	} {
-		err := Write(io.Discard, sandbox.Spec{Patches: []sandbox.Patch{p}}, Network{})
+		err := Write(io.Discard, nil, sandbox.Spec{Patches: []sandbox.Patch{p}}, Network{})
 		if !errors.Is(err, sandbox.PatchFailed) {
 			t.Errorf("%s of %s: %v, want PatchFailed", p.Type, p.Src, err)
 		}
@@ -102,7 +126,7 @@ func TestWriteRefuses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = Write(io.Discard, sandbox.Spec{Patches: []sandbox.Patch{{Type: sandbox.PatchCopyFile, Src: huge, Dst: "/x"}}}, Network{})
+	err = Write(io.Discard, nil, sandbox.Spec{Patches: []sandbox.Patch{{Type: sandbox.PatchCopyFile, Src: huge, Dst: "/x"}}}, Network{})
 	if !errors.Is(err, sandbox.PatchFailed) || sandbox.HintOf(err) == "" {
 		t.Errorf("a copy of %d bytes: %v", agentproto.MaxFiles, err)
 	}

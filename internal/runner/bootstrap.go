@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"strings"
 	"time"
 
 	"github.com/microsandbox-go/microsandbox/internal/agentproto"
+	"github.com/microsandbox-go/microsandbox/internal/image/erofs"
 	"github.com/microsandbox-go/microsandbox/internal/rootfs"
 	"github.com/microsandbox-go/microsandbox/internal/runner/launch"
 	"github.com/microsandbox-go/microsandbox/sandbox"
@@ -32,14 +34,32 @@ func sendBootstrap(conn io.Writer, cfg launch.Config, n rootfs.Network) error {
 		m.Rlimits = append(m.Rlimits, agentproto.Rlimit{Resource: l.Resource, Soft: l.Soft, Hard: l.Hard})
 	}
 	w := &framer{conn: conn, frames: agentproto.Append(make([]byte, 0, 16<<10), 0, agentproto.TypeBootstrap, m)}
-	if err := rootfs.Write(w, spec, n); err != nil {
+	devices, err := imageDevices(cfg.Root.Image)
+	if err != nil {
+		return err
+	}
+	if err := rootfs.Write(w, devices, spec, n); err != nil {
 		return err
 	}
 	w.pack()
 	w.frames = agentproto.AppendData(w.frames, 0, agentproto.TypeFiles, nil)
 	w.frames = agentproto.Append(w.frames, 0, agentproto.TypeInitAck, nil)
-	_, err := conn.Write(w.frames)
+	_, err = conn.Write(w.frames)
 	return err
+}
+
+// imageDevices returns the devices of the image that its guest sees only when they are made for it.
+func imageDevices(path string) ([]*erofs.Entry, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("open the image: %w", err)
+	}
+	defer f.Close()
+	devices, err := erofs.Devices(f)
+	if err != nil {
+		return nil, fmt.Errorf("read the image %s: %w", path, err)
+	}
+	return devices, nil
 }
 
 // framer packs a tar into frames, and sends them when there are many.

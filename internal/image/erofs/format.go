@@ -3,7 +3,6 @@ package erofs
 import (
 	"encoding/binary"
 	"hash/crc32"
-	"io/fs"
 )
 
 // The on-disk format, as far as it is used. All numbers are little endian.
@@ -134,19 +133,4 @@ func fileType(mode uint16) byte {
 	default:
 		return 7 // a symbolic link
 	}
-}
-
-// unixMode returns the twelve bits that chmod sets.
-func unixMode(m fs.FileMode) uint16 {
-	u := uint16(m.Perm())
-	if m&fs.ModeSetuid != 0 {
-		u |= 0o4000
-	}
-	if m&fs.ModeSetgid != 0 {
-		u |= 0o2000
-	}
-	if m&fs.ModeSticky != 0 {
-		u |= 0o1000
-	}
-	return u
 }

@@ -6,10 +6,18 @@ import (
 )
 
 // finish lays out and writes everything but the data of regular files, which is there already:
-// the blocks of directories, the table of inodes with what is inline in it, the superblock.
+// the list of devices, the blocks of directories, the table of inodes with what is inline in it, the superblock.
 func (w *Writer) finish() error {
 	inodes := w.order()
 	end := number(inodes)
+	list, err := w.deviceList(inodes)
+	if err != nil {
+		return err
+	}
+	head, err := w.writeList(list)
+	if err != nil {
+		return err
+	}
 	for _, n := range inodes {
 		if err := w.writeBlocks(n); err != nil {
 			return err
@@ -40,7 +48,9 @@ func (w *Writer) finish() error {
 	if err := w.out.flush(); err != nil {
 		return err
 	}
-	_, err = w.out.w.WriteAt(superblock(table, blocks, len(inodes)), 0)
+	first := superblock(table, blocks, len(inodes))
+	copy(first, head)
+	_, err = w.out.w.WriteAt(first, 0)
 	return err
 }
 

@@ -188,6 +188,7 @@ func checkAll(t rapid.TB, m *model, image string) {
 	if !maps.Equal(oursDevices, devices) {
 		t.Errorf("devices %v, want %v", oursDevices, devices)
 	}
+	checkDevices(t, image)
 	for p := range want {
 		if !utf8.ValidString(p) {
 			return // an fs.FS has no such names

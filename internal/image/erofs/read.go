@@ -18,7 +18,7 @@ type Entry struct {
 	Path         string // "." is the root
 	Mode         fs.FileMode
 	Attr         Attr
-	Size         int64  // of a regular file
+	Size         int64  // of a regular file; of a directory, bytes of its entries
 	Target       string // of a symbolic link
 	Major, Minor uint32 // of a device
 	Inode        uint64 // the same for all names of a file
@@ -33,21 +33,36 @@ func (e *Entry) Open() io.Reader { return e.data }
 // Walk calls visit for every name in an image, a directory before what is in it, in the order of the names.
 // It reads what a [Writer] writes, and refuses other images rather than to follow them wherever they lead.
 func Walk(r io.ReaderAt, visit func(*Entry) error) error {
+	img, err := open(r)
+	if err != nil {
+		return err
+	}
+	w := walker{image: img, left: uint64(img.blocks)*(blockSize/direntSize) + 1, visit: visit}
+	return w.walk(".", img.root, 0)
+}
+
+// image is an image that is read.
+type image struct {
+	r      io.ReaderAt
+	root   uint64 // nid
+	blocks uint32
+	table  int64 // where the inodes begin
+}
+
+func open(r io.ReaderAt) (image, error) {
 	s := make([]byte, superSize)
 	if _, err := r.ReadAt(s, superOffset); err != nil {
-		return fmt.Errorf("%w: %w", ErrFormat, err)
+		return image{}, fmt.Errorf("%w: %w", ErrFormat, err)
 	}
 	le := binary.LittleEndian
 	if le.Uint32(s) != superMagic || s[12] != blockBits || le.Uint32(s[80:]) != 0 {
-		return ErrFormat
+		return image{}, ErrFormat
 	}
-	w := walker{r: r, table: int64(le.Uint32(s[40:])) * blockSize, left: uint64(le.Uint32(s[36:]))*(blockSize/direntSize) + 1, visit: visit}
-	return w.walk(".", uint64(le.Uint16(s[14:])), 0)
+	return image{r: r, root: uint64(le.Uint16(s[14:])), blocks: le.Uint32(s[36:]), table: int64(le.Uint32(s[40:])) * blockSize}, nil
 }
 
 type walker struct {
-	r     io.ReaderAt
-	table int64
+	image
 	left  uint64 // names that may still come: more than that must be a circle
 	visit func(*Entry) error
 }
@@ -58,15 +73,27 @@ func (w *walker) walk(p string, nid uint64, depth int) error {
 	if w.left--; w.left == 0 || depth > maxDepth {
 		return fmt.Errorf("%w: it goes round in circles", ErrFormat)
 	}
+	e, dirents, err := w.entry(p, nid)
+	if err == nil {
+		err = w.visit(e)
+	}
+	if err != nil || dirents == nil {
+		return err
+	}
+	return w.entries(p, dirents, e.Size, depth)
+}
+
+// entry reads an inode. The reader is of the entries of a directory, of which there are Size bytes, or nil.
+func (w *image) entry(p string, nid uint64) (*Entry, io.Reader, error) {
 	at := w.table + int64(nid)<<slotBits
 	b := make([]byte, inodeSize)
 	if _, err := w.r.ReadAt(b, at); err != nil {
-		return fmt.Errorf("%w: inode of %q: %w", ErrFormat, p, err)
+		return nil, nil, fmt.Errorf("%w: inode of %q: %w", ErrFormat, p, err)
 	}
 	le := binary.LittleEndian
 	layout, mode, size, addr := le.Uint16(b), le.Uint16(b[4:]), int64(le.Uint64(b[8:])), le.Uint32(b[16:])
 	if layout != layoutPlain && layout != layoutInline || le.Uint16(b[2:]) != 0 || size < 0 {
-		return fmt.Errorf("%w: inode of %q", ErrFormat, p)
+		return nil, nil, fmt.Errorf("%w: inode of %q", ErrFormat, p)
 	}
 	e := &Entry{Path: p, Inode: nid, Links: le.Uint32(b[44:]),
 		Attr: Attr{UID: le.Uint32(b[24:]), GID: le.Uint32(b[28:]), ModTime: time.Unix(int64(le.Uint64(b[32:])), int64(le.Uint32(b[40:])))}}
@@ -89,11 +116,11 @@ func (w *walker) walk(p string, nid uint64, depth int) error {
 	case modeLink:
 		e.Mode |= fs.ModeSymlink
 		if size > maxTarget {
-			return fmt.Errorf("%w: link %q", ErrFormat, p)
+			return nil, nil, fmt.Errorf("%w: link %q", ErrFormat, p)
 		}
 		target, err := io.ReadAll(contents())
 		if err != nil {
-			return err
+			return nil, nil, err
 		}
 		e.Target = string(target)
 	case modeChar, modeBlock:
@@ -105,14 +132,12 @@ func (w *walker) walk(p string, nid uint64, depth int) error {
 		e.Mode |= fs.ModeNamedPipe
 	case modeDir:
 		e.Mode |= fs.ModeDir
-		if err := w.visit(e); err != nil {
-			return err
-		}
-		return w.entries(p, contents(), size, depth)
+		e.Size = size
+		return e, contents(), nil
 	default:
-		return fmt.Errorf("%w: %q is of no kind", ErrFormat, p)
+		return nil, nil, fmt.Errorf("%w: %q is of no kind", ErrFormat, p)
 	}
-	return w.visit(e)
+	return e, nil, nil
 }
 
 // entries walks what is in a directory, block by block.

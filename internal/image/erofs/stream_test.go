@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"testing"
 	"testing/iotest"
+	"unicode/utf8"
 
 	"github.com/microsandbox-go/microsandbox/internal/image/erofs"
 )
@@ -129,6 +130,16 @@ func FuzzWalk(f *testing.F) {
 	f.Add(b)
 	f.Add(whole[:8192])
 	f.Add(append(b[:len(b)-4096:len(b)-4096], bytes.Repeat([]byte{1, 0, 2}, 1365)...))
+	listed, err := os.ReadFile(image(f, func(w *erofs.Writer) {
+		for i := range uint32(3) {
+			_ = w.Device(fmt.Sprint("a/b/", i), erofs.Attr{}, i == 1, i, 7)
+		}
+		_ = w.Link("c", "a/b/1")
+	}))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(listed)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if len(b) > 1<<20 {
 			return
@@ -139,5 +150,11 @@ func FuzzWalk(f *testing.F) {
 			}
 			return nil
 		})
+		devices, _ := erofs.Devices(bytes.NewReader(b))
+		for _, e := range devices {
+			if !fs.ValidPath(e.Path) && utf8.ValidString(e.Path) || e.Path == "." || e.Mode&fs.ModeDevice == 0 {
+				t.Errorf("a device %q of mode %v", e.Path, e.Mode)
+			}
+		}
 	})
 }

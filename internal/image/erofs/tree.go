@@ -54,7 +54,7 @@ func newDir(a Attr) *inode {
 }
 
 func (n *inode) setAttr(a Attr) {
-	n.mode = n.mode&modeKind | unixMode(a.Mode)
+	n.mode = n.mode&modeKind | a.Unix()
 	n.uid, n.gid = a.UID, a.GID
 	n.sec, n.nsec = 0, 0
 	if !a.ModTime.IsZero() {

@@ -9,6 +9,8 @@
 //   - the data of a regular file begins on a block and is never inlined into its inode: gVisor cannot map inline data,
 //     so it could not execute the file. Directories and symbolic links are inlined where they fit.
 //
+// Besides the file system an image has a list of its devices, which [Devices] reads.
+//
 // The same entries in the same order give the same bytes.
 package erofs
 
@@ -29,6 +31,21 @@ type Attr struct {
 	UID     uint32
 	GID     uint32
 	ModTime time.Time // the zero Time means the Unix epoch
+}
+
+// Unix returns the twelve bits of the mode that chmod sets, as it takes them.
+func (a Attr) Unix() uint16 {
+	u := uint16(a.Mode.Perm())
+	if a.Mode&fs.ModeSetuid != 0 {
+		u |= 0o4000
+	}
+	if a.Mode&fs.ModeSetgid != 0 {
+		u |= 0o2000
+	}
+	if a.Mode&fs.ModeSticky != 0 {
+		u |= 0o1000
+	}
+	return u
 }
 
 // Limits of the format and of Linux.

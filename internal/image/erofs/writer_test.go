@@ -48,6 +48,11 @@ func corners(t testing.TB, m *model, w *erofs.Writer) {
 	add("dev/null", &file{kind: fs.ModeDevice | fs.ModeCharDevice, attr: erofs.Attr{Mode: 0o666}, dev: 0x103})
 	add("dev/big", &file{kind: fs.ModeDevice, attr: erofs.Attr{Mode: 0o660, GID: 6}, dev: 0xfff0fffe})
 	add("dev/pipe", &file{kind: fs.ModeNamedPipe, attr: erofs.Attr{Mode: 0o600}})
+	add("chroot/dev/zero", &file{kind: fs.ModeDevice | fs.ModeCharDevice, attr: erofs.Attr{Mode: 0o620 | fs.ModeSticky, UID: 3, GID: 70_000}, dev: 0x105})
+	both(t, m, w, "link", nil, "chroot/zero-too", "chroot/dev/zero")
+	add("chroot/whiteout", &file{kind: fs.ModeDevice | fs.ModeCharDevice})
+	add("chroot/none", &file{kind: fs.ModeDevice})
+	add("not-utf8-\xff", &file{kind: fs.ModeDevice, dev: 0x801})
 	// Directories whose last block is nearly full, so that it does not fit behind the inode; whose names are longest; many.
 	for n := 1; n < 420; n += 7 {
 		add(fmt.Sprintf("wide/%d/%s", n, strings.Repeat("n", 255)), &file{})
