@@ -96,7 +96,7 @@ func (b *Backend) Create(ctx context.Context, req backend.CreateRequest) (sandbo
 	if req.Progress != nil {
 		req.Progress(backend.Event{Step: "boot", Text: "Starting " + string(req.Ref.Name)})
 	}
-	start := launch.Config{Info: info, RunDir: dir.Path, Root: root.launch(), Agent: agent, Group: cgroup.Name(b.cfg.Home, req.Ref.ShortID()), Attached: req.Attached}
+	start := launch.Config{Info: info, RunDir: dir.Path, LogDir: b.logDir(info), Root: root.launch(), Agent: agent, Group: cgroup.Name(b.cfg.Home, req.Ref.ShortID()), Attached: req.Attached}
 	if req.Startup {
 		start.Startup = startup(req.Spec, spec)
 	}

@@ -26,7 +26,7 @@ import (
 
 // child is a runner that this process started.
 type child struct {
-	dir   string
+	logs  string // where the runner's log is
 	info  sandbox.Info
 	cmd   *exec.Cmd
 	watch *os.File // closing it ends the sandbox, unless it was detached
@@ -69,7 +69,7 @@ func (b *Backend) spawn(dir *state.Dir, lease *os.File, cfg launch.Config) (_ *c
 	keep(null, err)
 	var log *os.File
 	if err == nil {
-		log, err = os.OpenFile(filepath.Join(dir.Path, launch.LogFile), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+		log, err = os.OpenFile(filepath.Join(cfg.LogDir, launch.LogFile), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 		keep(log, err)
 	}
 	if err != nil {
@@ -91,7 +91,7 @@ func (b *Backend) spawn(dir *state.Dir, lease *os.File, cfg launch.Config) (_ *c
 		return nil, errors.Join(b.spawnError(err, cfg.UserNS), wordsR.Close(), watchW.Close())
 	}
 	dir.Lock.Close() // the runner has it
-	c := &child{dir: dir.Path, info: cfg.Info, cmd: cmd, watch: watchW, first: make(chan launch.Word, 1), done: make(chan struct{})}
+	c := &child{logs: cfg.LogDir, info: cfg.Info, cmd: cmd, watch: watchW, first: make(chan launch.Word, 1), done: make(chan struct{})}
 	go c.listen(wordsR)
 	return c, nil
 }
@@ -158,7 +158,7 @@ func (c *child) listen(r *os.File) {
 		var w launch.Word
 		err := dec.Decode(&w)
 		if err != nil && n == 0 {
-			w.Failure = &launch.Failure{Kind: sandbox.BootFailed, Message: "the runner ended without a word" + lastLines(c.dir)}
+			w.Failure = &launch.Failure{Kind: sandbox.BootFailed, Message: "the runner ended without a word" + lastLines(c.logs)}
 		}
 		c.mu.Lock()
 		if w.End != nil {

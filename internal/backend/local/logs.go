@@ -1,0 +1,6 @@
+package local
+
+import "github.com/microsandbox-go/microsandbox/sandbox"
+
+// logDir is where the runner of a sandbox writes its logs. Those of an ephemeral one are in its run directory, and go with it.
+func (b *Backend) logDir(info sandbox.Info) string { return b.store.Path(info.Ref) }
