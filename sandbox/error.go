@@ -14,62 +14,70 @@ type Kind string
 
 // The kinds of failure.
 const (
-	NotFound         Kind = "SandboxNotFound"
-	NotRunning       Kind = "SandboxNotRunning"
-	AlreadyExists    Kind = "SandboxAlreadyExists"
-	StillRunning     Kind = "SandboxStillRunning"
-	VolumeNotFound   Kind = "VolumeNotFound"
-	VolumeExists     Kind = "VolumeAlreadyExists"
-	VolumeInUse      Kind = "VolumeInUse"
-	ExecTimeout      Kind = "ExecTimeout"
-	ExecFailed       Kind = "ExecFailed"
-	Filesystem       Kind = "Filesystem"
-	PathNotFound     Kind = "PathNotFound"
-	ImageNotFound    Kind = "ImageNotFound"
-	ImageInUse       Kind = "ImageInUse"
-	ImagePullFailed  Kind = "ImagePullFailed"
-	PatchFailed      Kind = "PatchFailed"
-	IO               Kind = "IO"
-	InvalidConfig    Kind = "InvalidConfig"
-	InvalidArgument  Kind = "InvalidArgument"
-	Cancelled        Kind = "Cancelled"
-	LibraryNotLoaded Kind = "LibraryNotLoaded" // a binary of ours (runner, agent) is missing
-	Unsupported      Kind = "UnsupportedOperation"
-	Runtime          Kind = "Runtime"    // the driver or the runner failed
-	BootFailed       Kind = "BootFailed" // the sandbox never became ready
-	NoDefaultCommand Kind = "NoDefaultCommand"
-	Protocol         Kind = "Protocol" // a peer broke the agent protocol
-	Internal         Kind = "Internal"
+	NotFound           Kind = "SandboxNotFound"
+	NotRunning         Kind = "SandboxNotRunning"
+	AlreadyExists      Kind = "SandboxAlreadyExists"
+	StillRunning       Kind = "SandboxStillRunning"
+	VolumeNotFound     Kind = "VolumeNotFound"
+	VolumeExists       Kind = "VolumeAlreadyExists"
+	VolumeInUse        Kind = "VolumeInUse"
+	ExecTimeout        Kind = "ExecTimeout"
+	ExecFailed         Kind = "ExecFailed"
+	Filesystem         Kind = "Filesystem"
+	PathNotFound       Kind = "PathNotFound"
+	ImageNotFound      Kind = "ImageNotFound"
+	ImageInUse         Kind = "ImageInUse"
+	ImagePullFailed    Kind = "ImagePullFailed"
+	PatchFailed        Kind = "PatchFailed"
+	IO                 Kind = "IO"
+	InvalidConfig      Kind = "InvalidConfig"
+	InvalidArgument    Kind = "InvalidArgument"
+	Cancelled          Kind = "Cancelled"
+	LibraryNotLoaded   Kind = "LibraryNotLoaded" // a binary of ours (runner, agent) is missing
+	Unsupported        Kind = "UnsupportedOperation"
+	Runtime            Kind = "Runtime"    // the driver or the runner failed
+	BootFailed         Kind = "BootFailed" // the sandbox never became ready
+	NoDefaultCommand   Kind = "NoDefaultCommand"
+	Protocol           Kind = "Protocol" // a peer broke the agent protocol
+	InvalidCursor      Kind = "InvalidCursor"
+	MissedRotation     Kind = "MissedRotation" // a reader of a log was so slow that what it had to read is gone
+	MetricsDisabled    Kind = "MetricsDisabled"
+	MetricsUnavailable Kind = "MetricsUnavailable"
+	Internal           Kind = "Internal"
 )
 
 // kinds gives each Kind the words its messages begin with (contract msb-0.6 §2.10); "" where the message stands alone.
 var kinds = map[Kind]string{
-	NotFound:         "sandbox not found",
-	NotRunning:       "",
-	AlreadyExists:    "sandbox already exists",
-	StillRunning:     "sandbox still running",
-	VolumeNotFound:   "volume not found",
-	VolumeExists:     "volume already exists",
-	VolumeInUse:      "volume in use by sandbox(es)",
-	ExecTimeout:      "",
-	ExecFailed:       "exec failed",
-	Filesystem:       "sandbox fs error",
-	PathNotFound:     "sandbox fs error",
-	ImageNotFound:    "image not found",
-	ImageInUse:       "image in use by sandbox(es)",
-	ImagePullFailed:  "image error",
-	PatchFailed:      "patch failed",
-	IO:               "io error",
-	InvalidConfig:    "invalid config",
-	InvalidArgument:  "",
-	Cancelled:        "",
-	LibraryNotLoaded: "",
-	Unsupported:      "",
-	Runtime:          "runtime error",
-	BootFailed:       "",
-	NoDefaultCommand: "",
-	Protocol:         "protocol error",
-	Internal:         "internal error",
+	NotFound:           "sandbox not found",
+	NotRunning:         "",
+	AlreadyExists:      "sandbox already exists",
+	StillRunning:       "sandbox still running",
+	VolumeNotFound:     "volume not found",
+	VolumeExists:       "volume already exists",
+	VolumeInUse:        "volume in use by sandbox(es)",
+	ExecTimeout:        "",
+	ExecFailed:         "exec failed",
+	Filesystem:         "sandbox fs error",
+	PathNotFound:       "sandbox fs error",
+	ImageNotFound:      "image not found",
+	ImageInUse:         "image in use by sandbox(es)",
+	ImagePullFailed:    "image error",
+	PatchFailed:        "patch failed",
+	IO:                 "io error",
+	InvalidConfig:      "invalid config",
+	InvalidArgument:    "",
+	Cancelled:          "",
+	LibraryNotLoaded:   "",
+	Unsupported:        "",
+	Runtime:            "runtime error",
+	BootFailed:         "",
+	NoDefaultCommand:   "",
+	Protocol:           "protocol error",
+	InvalidCursor:      "invalid cursor",
+	MissedRotation:     "",
+	MetricsDisabled:    "metrics disabled for sandbox",
+	MetricsUnavailable: "metrics unavailable for sandbox",
+	Internal:           "internal error",
 }
 
 // Error makes a Kind usable as the target of errors.Is.

@@ -105,7 +105,8 @@ type RuntimeOptions struct {
 	Hostname          string            `json:"hostname,omitempty"` // default Name.Hostname()
 	User              string            `json:"user,omitempty"`     // NAME|UID[:GROUP|GID]
 	LogLevel          string            `json:"log_level,omitempty"`
-	MetricsIntervalMS int               `json:"metrics_sample_interval_ms"`
+	MetricsIntervalMS int               `json:"metrics_sample_interval_ms"` // default 1000
+	DisableMetrics    bool              `json:"disable_metrics_sample"`
 }
 
 // EnvVar is one variable of the guest's environment.
@@ -178,4 +179,12 @@ func (l Lifecycle) MaxDuration() time.Duration {
 		return 0
 	}
 	return time.Duration(*l.MaxDurationSecs) * time.Second
+}
+
+// IdleTimeout is how long nothing may happen in a sandbox before it ends; 0 is for ever.
+func (l Lifecycle) IdleTimeout() time.Duration {
+	if l.IdleTimeoutSecs == nil {
+		return 0
+	}
+	return time.Duration(*l.IdleTimeoutSecs) * time.Second
 }

@@ -23,7 +23,7 @@ func TestWithDefaults(t *testing.T) {
 	}
 	const want = `{"name":"s","image":{"Oci":{"reference":"host","root_disk":{"kind":"managed","size_mib":4096}}},` +
 		`"resources":{"cpus":1,"memory_mib":512,"max_cpus":1,"max_memory_mib":512},` +
-		`"runtime":{"shell":"/bin/sh","scripts":{},"entrypoint":null,"cmd":null,"hostname":"s","metrics_sample_interval_ms":1000},` +
+		`"runtime":{"shell":"/bin/sh","scripts":{},"entrypoint":null,"cmd":null,"hostname":"s","metrics_sample_interval_ms":1000,"disable_metrics_sample":false},` +
 		`"env":[],"labels":{},"rlimits":[],` +
 		`"mounts":[{"type":"Tmpfs","guest":"/tmp","size_mib":128,"options":{"readonly":false,"noexec":false,"nosuid":false,"nodev":false}}],` +
 		`"patches":[],"network":{"enabled":true,"strict":false,"max_connections":null,"trust_host_cas":false},` +

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/microsandbox-go/microsandbox/internal/agentproto"
+	"github.com/microsandbox-go/microsandbox/internal/driver"
 	"github.com/microsandbox-go/microsandbox/internal/image/erofs"
 	"github.com/microsandbox-go/microsandbox/internal/rootfs"
 	"github.com/microsandbox-go/microsandbox/internal/runner/launch"
@@ -33,11 +34,20 @@ func sendBootstrap(conn io.Writer, cfg launch.Config, n rootfs.Network) error {
 	for _, l := range spec.Rlimits {
 		m.Rlimits = append(m.Rlimits, agentproto.Rlimit{Resource: l.Resource, Soft: l.Soft, Hard: l.Hard})
 	}
-	w := &framer{conn: conn, frames: agentproto.Append(make([]byte, 0, 16<<10), 0, agentproto.TypeBootstrap, m)}
-	devices, err := imageDevices(cfg.Root.Image)
-	if err != nil {
+	var (
+		devices []*erofs.Entry
+		err     error
+	)
+	disk := cfg.Root.Disk
+	if disk != nil {
+		m.BlockRoot = blockRoot(*disk)
+	}
+	if disk != nil && disk.Used {
+		spec.Patches = nil
+	} else if devices, err = imageDevices(cfg.Root.Image); err != nil {
 		return err
 	}
+	w := &framer{conn: conn, frames: agentproto.Append(make([]byte, 0, 16<<10), 0, agentproto.TypeBootstrap, m)}
 	if err := rootfs.Write(w, devices, spec, n); err != nil {
 		return err
 	}
@@ -46,6 +56,15 @@ func sendBootstrap(conn io.Writer, cfg launch.Config, n rootfs.Network) error {
 	w.frames = agentproto.Append(w.frames, 0, agentproto.TypeInitAck, nil)
 	_, err = conn.Write(w.frames)
 	return err
+}
+
+// blockRoot tells the agent to put the disk upon the image.
+func blockRoot(d launch.Disk) *agentproto.BlockRoot {
+	upper := &agentproto.BlockUpper{Kind: agentproto.UpperTmpfs, SizeMiB: uint64(d.SizeMiB)}
+	if d.Source != "" {
+		upper = &agentproto.BlockUpper{Kind: agentproto.UpperDirectory, Device: driver.DiskTarget}
+	}
+	return &agentproto.BlockRoot{Kind: agentproto.RootOCI, Lower: "/", Upper: upper}
 }
 
 // imageDevices returns the devices of the image that its guest sees only when they are made for it.

@@ -318,6 +318,10 @@ func (s *supervisor) driverConfig(id string, control *os.File, link *driver.Link
 		ID: id, RootImage: s.cfg.Root.Image, Agent: s.cfg.Agent, Hostname: spec.Runtime.Hostname, Control: control, Link: link,
 		CPUs: spec.Resources.CPUs, MemoryBytes: uint64(spec.Resources.MemoryMiB) << 20, Log: s.log,
 	}
+	if d := s.cfg.Root.Disk; d != nil && d.Source != "" {
+		limit := uint64(d.SizeMiB) << 20
+		cfg.Disk = &driver.Disk{Source: d.Source, LimitBytes: limit, LimitInodes: max(limit/bytesPerInode, leastInodes)}
+	}
 	for _, b := range s.cfg.Root.Binds {
 		cfg.Binds = append(cfg.Binds, driver.Bind{Source: b.Source, Target: b.Target, ReadOnly: true,
 			// To an ordinary user all files of the image host are nobody's; a set-user-ID program would make one of root.
@@ -339,6 +343,12 @@ func (s *supervisor) driverConfig(id string, control *os.File, link *driver.Link
 	}
 	return cfg
 }
+
+// bytesPerInode is how much of a disk there is for each file that it may hold, as of ext4; leastInodes is for small ones.
+const (
+	bytesPerInode = 16 << 10
+	leastInodes   = 16 << 10
+)
 
 // path is a file of the run directory, by a path that is short however long the directory's is.
 func (s *supervisor) path(name string) string {

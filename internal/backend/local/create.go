@@ -163,8 +163,10 @@ func (b *Backend) makeDir(ref sandbox.Ref, root *root) error {
 	if err := b.discard(ref); err != nil { // of a sandbox that nobody knows any more
 		return fail(err)
 	}
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		return fail(err)
+	for _, d := range []string{dir, filepath.Join(dir, logsDir), filepath.Join(dir, diskDir)} {
+		if err := os.Mkdir(d, 0o700); err != nil {
+			return fail(err)
+		}
 	}
 	if err := os.Link(root.Path, filepath.Join(dir, rootFile)); err != nil {
 		return fail(err)
@@ -203,8 +205,9 @@ func (b *Backend) boot(ctx context.Context, dir *state.Dir, row state.Row, root 
 		return sandbox.Info{}, err
 	}
 	info := row.Info
-	cfg := launch.Config{Info: info, RunDir: dir.Path, Home: b.cfg.Home, Root: root.launch(), Agent: agent, Group: cgroup.Name(b.cfg.Home, info.Ref.ShortID()),
+	cfg := launch.Config{Info: info, RunDir: dir.Path, LogDir: b.logDir(info), Home: b.cfg.Home, Root: root.launch(), Agent: agent, Group: cgroup.Name(b.cfg.Home, info.Ref.ShortID()),
 		Attached: attached, Startup: row.Startup}
+	cfg.Root.Disk = b.disk(row)
 	c, err := b.spawn(dir, root.lease, cfg)
 	if err != nil {
 		dir.Remove()
@@ -236,6 +239,18 @@ func (b *Backend) boot(ctx context.Context, dir *state.Dir, row state.Row, root 
 	}
 	info.Status, info.RunnerPID, info.Confinement, info.UpdatedAt = sandbox.Running, run.PID, &run.Confinement, run.StartedAt
 	return info, nil
+}
+
+// disk is where what the guest writes to its root goes.
+func (b *Backend) disk(row state.Row) *launch.Disk {
+	d := row.Spec.Image.Disk()
+	switch {
+	case d.Kind == sandbox.RootDiskManaged:
+		return &launch.Disk{Source: filepath.Join(b.dirOf(row.Ref), diskDir), SizeMiB: d.SizeMiB, Used: row.Booted}
+	case d.SizeMiB > 0:
+		return &launch.Disk{SizeMiB: d.SizeMiB}
+	}
+	return nil
 }
 
 func say(progress func(backend.Event), step, text string) {

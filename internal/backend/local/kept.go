@@ -230,7 +230,10 @@ func (b *Backend) startKept(ctx context.Context, db *state.DB, dir *state.Dir, r
 		err = db.KeepRuns(id, keptRuns)
 	}
 	if err == nil && !row.Booted { // what an earlier start may have left on the disk is half a sandbox
-		err = discard(filepath.Join(b.dirOf(row.Ref), diskDir))
+		disk := filepath.Join(b.dirOf(row.Ref), diskDir)
+		if err = discard(disk); err == nil {
+			err = os.Mkdir(disk, 0o700)
+		}
 	}
 	if err != nil {
 		dir.Remove()

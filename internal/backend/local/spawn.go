@@ -27,7 +27,7 @@ import (
 
 // child is a runner that this process started.
 type child struct {
-	dir   string
+	logs  string // where the runner's log is
 	info  sandbox.Info
 	cmd   *exec.Cmd
 	watch *os.File // closing it ends the sandbox, unless it was detached
@@ -73,7 +73,7 @@ func (b *Backend) spawn(dir *state.Dir, lease *os.File, cfg launch.Config) (_ *c
 	keep(null, err)
 	var log *os.File
 	if err == nil {
-		log, err = os.OpenFile(filepath.Join(dir.Path, launch.LogFile), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+		log, err = os.OpenFile(filepath.Join(cfg.LogDir, launch.LogFile), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 		keep(log, err)
 	}
 	if err != nil {
@@ -94,7 +94,7 @@ func (b *Backend) spawn(dir *state.Dir, lease *os.File, cfg launch.Config) (_ *c
 	if err := cmd.Start(); err != nil {
 		return nil, errors.Join(b.spawnError(err, cfg.UserNS), wordsR.Close(), watchW.Close())
 	}
-	c := &child{dir: dir.Path, info: cfg.Info, cmd: cmd, watch: watchW, first: make(chan launch.Word, 1), done: make(chan struct{}), settled: make(chan struct{})}
+	c := &child{logs: cfg.LogDir, info: cfg.Info, cmd: cmd, watch: watchW, first: make(chan launch.Word, 1), done: make(chan struct{}), settled: make(chan struct{})}
 	go c.listen(wordsR)
 	return c, nil
 }
@@ -161,7 +161,7 @@ func (c *child) listen(r *os.File) {
 		var w launch.Word
 		err := dec.Decode(&w)
 		if err != nil && n == 0 {
-			w.Failure = &launch.Failure{Kind: sandbox.BootFailed, Message: "the runner ended without a word" + lastLines(c.dir)}
+			w.Failure = &launch.Failure{Kind: sandbox.BootFailed, Message: "the runner ended without a word" + lastLines(c.logs)}
 		}
 		c.mu.Lock()
 		if w.End != nil {

@@ -4,12 +4,14 @@ import "github.com/microsandbox-go/microsandbox/sandbox"
 
 // unsupported refuses what a spec asks for and nobody here does yet. Each line goes when its part comes.
 func unsupported(spec sandbox.Spec) error {
-	managed := spec.Image.Disk().Kind == sandbox.RootDiskManaged
+	if spec.Lifecycle.Ephemeral && spec.Image.Disk().Kind == sandbox.RootDiskManaged {
+		return &sandbox.Error{Op: "create", Kind: sandbox.Unsupported, Message: "a managed root disk of an ephemeral sandbox is not supported: nobody could ask for it again",
+			Hint: "give the sandbox a name, or use --root-disk tmpfs:SIZE"}
+	}
 	for _, u := range []struct {
 		asked bool
 		what  string
 	}{
-		{managed, "a managed root disk: what the sandbox writes is kept in its memory only, so it must be ephemeral"},
 		{spec.Lifecycle.IdleTimeoutSecs != nil, "an idle timeout"},
 		{spec.Network.Strict, "strict hostname rules"},
 		{spec.Network.TrustHostCAs, "trusting the host's certificate authorities"},

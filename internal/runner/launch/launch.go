@@ -32,6 +32,8 @@ const (
 	EndFile     = "end.json"     // a sandbox.End, written by the runner as its last act
 	SocketFile  = "agent.sock"
 	LogFile     = "runner.log"
+	MetricsFile = "metrics"      // the last sample of what the sandbox uses (package metering)
+	ControlFile = "control.sock" // requests to the runner itself (see ControlRequest)
 )
 
 // Running is what a runner says of itself while its sandbox runs.
@@ -39,12 +41,14 @@ type Running struct {
 	PID         int                 `json:"pid"`
 	StartedAt   time.Time           `json:"started_at"`
 	Confinement sandbox.Confinement `json:"confinement"`
+	Draining    bool                `json:"draining,omitempty"` // it begins no new sessions
 }
 
 // Config is all that a runner needs to know. Secrets may be in it: it travels on a file descriptor only.
 type Config struct {
 	Info      sandbox.Info
 	RunDir    string // absolute
+	LogDir    string // absolute; it is there: exec.log, runner.log, boot-error.json (package execlog)
 	Home      string // MSB_HOME
 	Root      Root
 	Agent     string // EROFS file with the guest agent
@@ -59,10 +63,18 @@ type Config struct {
 // Root is the sandbox's root file system as the image part prepared it.
 type Root struct {
 	Image   string // EROFS file
+	Disk    *Disk  // what is written goes there; nil: to the sentry's memory
 	Binds   []Bind // read-only
 	Env     []string
 	User    string
 	Workdir string
+}
+
+// Disk is the writable layer of a root.
+type Disk struct {
+	Source  string // directory of the host; "": the sandbox's memory
+	SizeMiB int
+	Used    bool // it has what an earlier run wrote, the image's devices and the patches among it
 }
 
 // Bind mounts a host path in the guest.
