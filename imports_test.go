@@ -28,7 +28,7 @@ var layers = []struct {
 	{"internal/doctor", []string{"internal/cgroup", "internal/config", "sandbox"}},
 	// waist
 	{"internal/backend", []string{"sandbox"}},
-	{"internal/backend/local", []string{"internal/agentproto", "internal/backend", "internal/cgroup", "internal/config", "internal/image", "internal/runner/launch", "internal/state", "sandbox"}},
+	{"internal/backend/local", []string{"internal/agentproto", "internal/atomicfile", "internal/backend", "internal/cgroup", "internal/config", "internal/image", "internal/runner/launch", "internal/state", "sandbox"}},
 	// parts
 	{"internal/state", []string{"internal/atomicfile", "internal/runner/launch", "sandbox"}},
 	{"internal/image", []string{"internal/atomicfile", "internal/image/erofs", "sandbox"}},
