@@ -138,7 +138,35 @@ type Mount struct {
 	Options MountOptions `json:"options"`
 	// FollowRootSymlinks lets Host be a symbolic link. Links below it are always the guest's own to follow.
 	FollowRootSymlinks bool `json:"follow_root_symlinks,omitempty"`
+
+	// Of binds and volumes:
+	StatVirtualization string `json:"stat_virtualization,omitempty"` // strict | relaxed | off; see the constants
+	HostPermissions    string `json:"host_permissions,omitempty"`    // private | mirror
+	QuotaMiB           int    `json:"quota_mib,omitempty"`           // how much the guest may have there; 0 is no limit
+	Owner              *Owner `json:"owner,omitempty"`               // of what the host put there; nil is root
+	Create             string `json:"create,omitempty"`              // of a volume: existing | create | ensure-exists
 }
+
+// Owner is a user and a group of the guest.
+type Owner struct {
+	UID uint32 `json:"uid"`
+	GID uint32 `json:"gid"`
+}
+
+// How owners and modes of mounted files are kept (contract msb-0.6 §1.4). Strict and relaxed keep what the guest sets beside the
+// host's own; relaxed lets them follow the host's where that can be. Off is the host's own.
+const (
+	StatStrict  = "strict"
+	StatRelaxed = "relaxed"
+	StatOff     = "off"
+
+	PermissionsPrivate = "private" // what the guest makes only its host user may read
+	PermissionsMirror  = "mirror"  // it has the modes of the guest
+
+	VolumeExisting = "existing"      // it must be there
+	VolumeCreate   = "create"        // it must not
+	VolumeEnsure   = "ensure-exists" // it is made if it is not there
+)
 
 // MountOptions are the usual mount flags.
 type MountOptions struct {

@@ -263,9 +263,49 @@ func (s Spec) validateMounts() error {
 		if m.SizeMiB < 0 || m.SizeMiB > MaxMemoryMiB {
 			return invalid("", "size of the mount at %s is out of bounds", clean)
 		}
+		if err := m.validateFiles(clean); err != nil {
+			return err
+		}
 	}
 	return nil
 }
+
+// validateFiles checks what is said of the files of a bind or a volume.
+func (m Mount) validateFiles(at string) error {
+	if m.Type == MountTmpfs {
+		return nil
+	}
+	if m.Type == MountNamed {
+		if err := ValidateVolumeName(m.Host); err != nil {
+			return err
+		}
+	}
+	for _, w := range []struct {
+		what, word string
+		words      []string
+	}{
+		{"stat virtualization", m.StatVirtualization, []string{"", StatStrict, StatRelaxed, StatOff}},
+		{"host permissions", m.HostPermissions, []string{"", PermissionsPrivate, PermissionsMirror}},
+		{"volume mode", m.Create, []string{"", VolumeExisting, VolumeCreate, VolumeEnsure}},
+	} {
+		if err := oneOf(w.what, w.word, w.words...); err != nil {
+			return err
+		}
+	}
+	switch {
+	case m.QuotaMiB < 0 || m.QuotaMiB > MaxQuotaMiB:
+		return invalid("", "the quota of the mount at %s is out of bounds", at)
+	case m.StatVirtualization == StatOff && (m.QuotaMiB > 0 || m.Owner != nil || m.HostPermissions != ""):
+		return invalid("leave out stat-virt=off", "the mount at %s has quota, owner or host permissions, which need stat virtualization", at)
+	}
+	return nil
+}
+
+// MaxQuotaMiB is the largest quota of a mount, 1 PiB.
+const MaxQuotaMiB = 1 << 30
+
+// ValidateVolumeName reports the first thing wrong with the name of a volume.
+func ValidateVolumeName(name string) error { return validateWord("volume name", name) }
 
 // validateGuestPath wants an absolute path that cannot lead elsewhere and that no mount option could be mistaken for.
 func validateGuestPath(what, p string) error {

@@ -1,11 +1,16 @@
 package sandbox
 
-import "strings"
+import (
+	"slices"
+	"strconv"
+	"strings"
+)
 
 // ParseVolume reads SOURCE:DEST[:OPTIONS] (contract msb-0.6 §1.4). A source that starts with /, ./ or ../ is a path of the
-// host, which the caller makes absolute; any other is the name of a volume. OPTIONS is a comma list.
+// host, which the caller makes absolute; any other is the name of a volume, which is made if it is not there. OPTIONS is a
+// comma list.
 func ParseVolume(s string) (Mount, error) {
-	const want = "of the form SOURCE:DEST[:ro,noexec,nosuid,nodev,follow-root-symlinks]"
+	const want = "of the form SOURCE:DEST[:OPTIONS]"
 	src, rest, ok := strings.Cut(s, ":")
 	if !ok || src == "" {
 		return Mount{}, unreadable("volume", s, want)
@@ -14,28 +19,79 @@ func ParseVolume(s string) (Mount, error) {
 	if dst == "" {
 		return Mount{}, unreadable("volume", s, want)
 	}
-	m := Mount{Type: MountNamed, Host: src, Guest: dst}
+	m := Mount{Type: MountNamed, Host: src, Guest: dst, Create: VolumeEnsure}
 	if IsHostPath(src) {
-		m.Type = MountBind
+		m.Type, m.Create = MountBind, ""
 	}
 	if opts == "" {
 		return m, nil
 	}
+	ids := 0
 	for _, o := range strings.Split(opts, ",") {
-		key, _, _ := strings.Cut(o, "=")
-		switch {
-		case m.Options.set(o):
-		case o == "follow-root-symlinks":
-			m.FollowRootSymlinks = true
-		case o == "stat-virt=off":
-		case key == "stat-virt" || key == "host-perms" || key == "quota" || key == "uid" || key == "gid" || key == "kind" || key == "size":
-			return Mount{}, &Error{Kind: Unsupported, Message: "the volume option " + key + " is not supported yet",
-				Hint: "leave it out: files have the owners and modes that they have on this machine"}
-		default:
-			return Mount{}, unreadable("volume option", o, "one of ro, rw, noexec, nosuid, nodev and follow-root-symlinks")
+		id, err := m.option(o)
+		if err != nil {
+			return Mount{}, err
 		}
+		ids += id
+	}
+	if ids != 0 && ids != uidGiven|gidGiven {
+		return Mount{}, &Error{Kind: InvalidArgument, Message: "the volume options uid and gid belong together", Hint: "for example: uid=1000,gid=1000"}
 	}
 	return m, nil
+}
+
+// Which of the options uid and gid was read.
+const (
+	uidGiven = 1 << iota
+	gidGiven
+)
+
+// option reads one option of a volume.
+func (m *Mount) option(o string) (id int, err error) {
+	key, value, _ := strings.Cut(o, "=")
+	words := map[string][]string{"stat-virt": {StatStrict, StatRelaxed, StatOff}, "host-perms": {PermissionsPrivate, PermissionsMirror}}
+	switch {
+	case m.Options.set(o):
+		return 0, nil
+	case o == "follow-root-symlinks":
+		m.FollowRootSymlinks = true
+		return 0, nil
+	case words[key] != nil:
+		if !slices.Contains(words[key], value) {
+			return 0, unreadable("volume option", o, key+"= and one of "+strings.Join(words[key], ", "))
+		}
+		if key == "stat-virt" {
+			m.StatVirtualization = value
+		} else {
+			m.HostPermissions = value
+		}
+		return 0, nil
+	case key == "quota":
+		if m.QuotaMiB, err = ParseSize(value); err != nil || m.QuotaMiB == 0 {
+			return 0, unreadable("volume option", o, "quota= and a size such as 512M or 2G")
+		}
+		return 0, nil
+	case key == "uid" || key == "gid":
+		n, err := strconv.ParseUint(value, 10, 32)
+		if err != nil || n == 1<<32-1 {
+			return 0, unreadable("volume option", o, key+"= and a number")
+		}
+		if m.Owner == nil {
+			m.Owner = &Owner{}
+		}
+		if key == "uid" {
+			m.Owner.UID = uint32(n)
+			return uidGiven, nil
+		}
+		m.Owner.GID = uint32(n)
+		return gidGiven, nil
+	case o == "kind=dir" && m.Type == MountNamed:
+		return 0, nil
+	case o == "kind=disk" || key == "size" || key == "format" || key == "fstype":
+		return 0, &Error{Kind: Unsupported, Message: "the volume option " + key + " is not supported: disk images need a microVM",
+			Hint: "use a directory, and quota=SIZE to bound it"}
+	}
+	return 0, unreadable("volume option", o, "one of ro, rw, noexec, nosuid, nodev, follow-root-symlinks, stat-virt=, host-perms=, quota=, uid=, gid= and kind=")
 }
 
 // IsHostPath reports whether a source names a path of the host, not a volume or an image.

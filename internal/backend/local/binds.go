@@ -1,6 +1,7 @@
 package local
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -16,11 +17,7 @@ import (
 func (b *Backend) checkBinds(mounts []sandbox.Mount) error {
 	for i := range mounts {
 		m := &mounts[i]
-		switch m.Type {
-		case sandbox.MountNamed:
-			return &sandbox.Error{Kind: sandbox.Unsupported, Message: "named volumes are not supported yet: " + m.Host,
-				Hint: "a path of this machine starts with / or ./, for example: -v ./" + m.Host + ":" + m.Guest}
-		case sandbox.MountBind:
+		if m.Type == sandbox.MountBind {
 			if err := b.checkBind(m); err != nil {
 				return err
 			}
@@ -56,6 +53,9 @@ func (b *Backend) checkBind(m *sandbox.Mount) error {
 	}
 	// A guest that can write to our own files could be anyone's.
 	home, err := filepath.EvalSymlinks(b.cfg.Home)
+	if errors.Is(err, fs.ErrNotExist) { // nothing was ever made here
+		home, err = b.cfg.Home, nil
+	}
 	if err != nil {
 		return &sandbox.Error{Kind: sandbox.IO, Message: "look at MSB_HOME", Err: err}
 	}

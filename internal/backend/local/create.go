@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/microsandbox-go/microsandbox/internal/atomicfile"
@@ -36,6 +37,10 @@ func (b *Backend) Create(ctx context.Context, req backend.CreateRequest) (sandbo
 	if err := unsupported(spec.WithDefaults()); err != nil {
 		return sandbox.Info{}, err
 	}
+	spec.Mounts = slices.Clone(spec.Mounts)
+	if err := b.checkBinds(spec.Mounts); err != nil {
+		return sandbox.Info{}, err
+	}
 	if err := b.vacate(ctx, req); err != nil {
 		return sandbox.Info{}, err
 	}
@@ -48,7 +53,7 @@ func (b *Backend) Create(ctx context.Context, req backend.CreateRequest) (sandbo
 	if err := spec.Validate(); err != nil {
 		return sandbox.Info{}, err
 	}
-	if err := b.checkBinds(spec.Mounts); err != nil {
+	if err := b.ensureVolumes(ctx, req.Ref, spec.Mounts); err != nil {
 		return sandbox.Info{}, err
 	}
 	now := time.Now().UTC()
@@ -208,6 +213,10 @@ func (b *Backend) boot(ctx context.Context, dir *state.Dir, row state.Row, root 
 	cfg := launch.Config{Info: info, RunDir: dir.Path, LogDir: b.logDir(info), Home: b.cfg.Home, Root: root.launch(), Agent: agent, Group: cgroup.Name(b.cfg.Home, info.Ref.ShortID()),
 		Attached: attached, Startup: row.Startup}
 	cfg.Root.Disk = b.disk(row)
+	if cfg.Mounts, err = b.mounts(info.Ref, info.Spec); err != nil {
+		dir.Remove()
+		return sandbox.Info{}, err
+	}
 	c, err := b.spawn(dir, root.lease, cfg)
 	if err != nil {
 		dir.Remove()

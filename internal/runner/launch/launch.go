@@ -51,6 +51,7 @@ type Config struct {
 	LogDir    string // absolute; it is there: exec.log, runner.log, boot-error.json (package execlog)
 	Home      string // MSB_HOME
 	Root      Root
+	Mounts    []Mount
 	Agent     string // EROFS file with the guest agent
 	Startup   []string
 	Attached  bool
@@ -75,6 +76,16 @@ type Disk struct {
 	Source  string // directory of the host; "": the sandbox's memory
 	SizeMiB int
 	Used    bool // it has what an earlier run wrote, the image's devices and the patches among it
+}
+
+// Mount is a bind or a volume of the spec, with its source found: absolute, and no link on the way is followed again.
+type Mount struct {
+	Source, Target string
+	Options        sandbox.MountOptions
+	Stat           string // as of sandbox.Mount; off leaves all to the host's file system
+	Mirror         bool
+	Owner          sandbox.Owner
+	QuotaMiB       int
 }
 
 // Bind mounts a host path in the guest.

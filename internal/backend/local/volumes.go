@@ -1,0 +1,225 @@
+package local
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/microsandbox-go/microsandbox/internal/atomicfile"
+	"github.com/microsandbox-go/microsandbox/internal/backend"
+	"github.com/microsandbox-go/microsandbox/internal/runner/launch"
+	"github.com/microsandbox-go/microsandbox/internal/state"
+	"github.com/microsandbox-go/microsandbox/sandbox"
+)
+
+var _ backend.Volumes = (*Backend)(nil)
+
+func (b *Backend) volumeDir(namespace, name string) string {
+	return filepath.Join(b.cfg.Home, "volumes", namespace, name)
+}
+
+// CreateVolume makes a volume.
+func (b *Backend) CreateVolume(_ context.Context, req backend.VolumeRequest) (backend.Volume, error) {
+	if err := (sandbox.Ref{Namespace: req.Namespace, Name: "x"}).Validate(); err != nil {
+		return backend.Volume{}, err
+	}
+	if err := sandbox.ValidateVolumeName(req.Name); err != nil {
+		return backend.Volume{}, err
+	}
+	if req.QuotaMiB < 0 || req.QuotaMiB > sandbox.MaxQuotaMiB {
+		return backend.Volume{}, &sandbox.Error{Op: "create volume", Kind: sandbox.InvalidConfig, Message: "the quota is out of bounds"}
+	}
+	for k, v := range req.Labels {
+		if err := sandbox.ValidateLabel(k, v); err != nil {
+			return backend.Volume{}, err
+		}
+	}
+	db, err := b.records()
+	if err != nil {
+		return backend.Volume{}, err
+	}
+	now := time.Now().UTC()
+	v := state.Volume{ID: newID(), Namespace: req.Namespace, Name: req.Name, QuotaMiB: req.QuotaMiB, Labels: req.Labels, CreatedAt: now, UpdatedAt: now}
+	if err := db.InsertVolume(v); err != nil {
+		return backend.Volume{}, err
+	}
+	point("volume: recorded")
+	return b.volume(v, false), b.makeVolumeDir(req.Namespace, req.Name)
+}
+
+// makeVolumeDir makes the directory of a volume that has its record. One that is there stays: the record is written first.
+func (b *Backend) makeVolumeDir(namespace, name string) error {
+	if err := os.MkdirAll(b.volumeDir(namespace, name), 0o700); err != nil {
+		return &sandbox.Error{Op: "create volume", Kind: sandbox.IO, Message: "make the volume's directory", Err: err, Hint: diskHint(err)}
+	}
+	return nil
+}
+
+// GetVolume returns what is known of a volume.
+func (b *Backend) GetVolume(_ context.Context, namespace, name string) (backend.Volume, error) {
+	db, err := b.recordsIfAny()
+	if err != nil {
+		return backend.Volume{}, err
+	}
+	if db == nil {
+		return backend.Volume{}, &sandbox.Error{Kind: sandbox.VolumeNotFound, Message: name, Hint: "make it with: msb volume create " + name}
+	}
+	v, err := db.GetVolume(namespace, name)
+	if err != nil {
+		return backend.Volume{}, err
+	}
+	return b.volume(v, true), nil
+}
+
+// ListVolumes returns the volumes of a namespace, newest first.
+func (b *Backend) ListVolumes(_ context.Context, namespace string) ([]backend.Volume, error) {
+	db, err := b.recordsIfAny()
+	if err != nil || db == nil {
+		return nil, err
+	}
+	rows, err := db.ListVolumes(namespace)
+	if err != nil {
+		return nil, err
+	}
+	all := make([]backend.Volume, 0, len(rows))
+	for _, v := range rows {
+		all = append(all, b.volume(v, true))
+	}
+	return all, nil
+}
+
+func (b *Backend) volume(v state.Volume, measure bool) backend.Volume {
+	out := backend.Volume{Namespace: v.Namespace, Name: v.Name, ID: v.ID, QuotaMiB: v.QuotaMiB, Labels: v.Labels, CreatedAt: v.CreatedAt, UpdatedAt: v.UpdatedAt,
+		Path: b.volumeDir(v.Namespace, v.Name), Users: v.Users}
+	if measure {
+		out.Used = used(out.Path)
+	}
+	return out
+}
+
+// used is how many bytes the files below a directory have. Links are not followed.
+func used(dir string) int64 {
+	var n int64
+	_ = filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return nil // just removed by a guest
+		}
+		if d.Type().IsRegular() {
+			if info, err := d.Info(); err == nil {
+				n += info.Size()
+			}
+		}
+		return nil
+	})
+	return n
+}
+
+// RemoveVolume removes a volume and its files.
+func (b *Backend) RemoveVolume(_ context.Context, namespace, name string) error {
+	if err := sandbox.ValidateVolumeName(name); err != nil {
+		return err
+	}
+	db, err := b.recordsIfAny()
+	if err != nil {
+		return err
+	}
+	missing := &sandbox.Error{Op: "remove volume", Kind: sandbox.VolumeNotFound, Message: name, Hint: "see which there are with: msb volume ls"}
+	if db == nil {
+		return missing
+	}
+	if users := b.ephemeralUsers(namespace, name); users != "" {
+		return &sandbox.Error{Op: "remove volume", Kind: sandbox.VolumeInUse, Message: name + ": " + users, Hint: "stop the sandboxes that mount it first"}
+	}
+	return db.DeleteVolume(namespace, name, func() error {
+		point("volume: to be forgotten")
+		if err := atomicfile.Discard(b.volumeDir(namespace, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return &sandbox.Error{Op: "remove volume", Kind: sandbox.IO, Message: "remove the volume's files", Err: err}
+		}
+		return nil
+	})
+}
+
+// ephemeralUsers names the running sandboxes without a record that mount a volume.
+func (b *Backend) ephemeralUsers(namespace, name string) string {
+	records, err := b.store.List(namespace)
+	if err != nil {
+		return ""
+	}
+	for _, r := range records {
+		if !r.Live {
+			continue
+		}
+		for _, m := range r.Spec.Mounts {
+			if m.Type == sandbox.MountNamed && m.Host == name {
+				return string(r.Ref.Name)
+			}
+		}
+	}
+	return ""
+}
+
+// ensureVolumes makes the volumes that a spec wants made, and looks that the others are there. To do so twice does nothing.
+func (b *Backend) ensureVolumes(ctx context.Context, ref sandbox.Ref, mounts []sandbox.Mount) error {
+	for _, m := range mounts {
+		if m.Type != sandbox.MountNamed {
+			continue
+		}
+		if m.Create == "" || m.Create == sandbox.VolumeExisting {
+			if _, err := b.GetVolume(ctx, ref.Namespace, m.Host); err != nil {
+				return err
+			}
+			continue
+		}
+		_, err := b.CreateVolume(ctx, backend.VolumeRequest{Namespace: ref.Namespace, Name: m.Host})
+		if err != nil && (m.Create == sandbox.VolumeCreate || sandbox.KindOf(err) != sandbox.VolumeExists) {
+			return err
+		}
+	}
+	return nil
+}
+
+// defaultStat is how owners are kept on a mount that does not say it. Only what is asked for needs our own file server, which
+// takes no notice of what others change meanwhile.
+func defaultStat(m sandbox.Mount) string {
+	if m.QuotaMiB > 0 || m.Owner != nil || m.HostPermissions != "" {
+		return sandbox.StatStrict
+	}
+	return sandbox.StatOff
+}
+
+// mounts are the binds and volumes of a spec in the runner's words.
+func (b *Backend) mounts(ref sandbox.Ref, spec sandbox.Spec) ([]launch.Mount, error) {
+	var all []launch.Mount
+	for _, m := range spec.Mounts {
+		l := launch.Mount{Source: m.Host, Target: m.Guest, Options: m.Options, Stat: cmp.Or(m.StatVirtualization, defaultStat(m)), Mirror: m.HostPermissions == sandbox.PermissionsMirror, QuotaMiB: m.QuotaMiB}
+		if m.Owner != nil {
+			l.Owner = *m.Owner
+		}
+		if spec.SecurityProfile == sandbox.ProfileRestricted {
+			l.Options.NoSUID, l.Options.NoDev = true, true
+		}
+		switch m.Type {
+		case sandbox.MountBind:
+		case sandbox.MountNamed:
+			v, err := b.GetVolume(context.Background(), ref.Namespace, m.Host)
+			if err != nil {
+				return nil, err
+			}
+			if err := b.makeVolumeDir(v.Namespace, v.Name); err != nil { // its maker may have been killed
+				return nil, err
+			}
+			l.Source = v.Path
+			if l.QuotaMiB == 0 || v.QuotaMiB > 0 && v.QuotaMiB < l.QuotaMiB {
+				l.QuotaMiB = v.QuotaMiB
+			}
+		default:
+			continue
+		}
+		all = append(all, l)
+	}
+	return all, nil
+}
