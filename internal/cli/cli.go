@@ -15,6 +15,7 @@ import (
 	"os"
 
 	"github.com/microsandbox-go/microsandbox/internal/backend"
+	"github.com/microsandbox-go/microsandbox/sandbox"
 )
 
 // Env is what msb is given by its surroundings. The zero value of each stream is the process's own.
@@ -43,12 +44,14 @@ type app struct {
 	level    logLevel
 	tree     bool
 	version  bool
-	spin     *spinner // what moves on stderr now; nil is nothing
+	// namespace is whose sandboxes the command is about (-N); the tenant.
+	namespace string
+	spin      *spinner // what moves on stderr now; nil is nothing
 }
 
 // Main runs the command that args (without the program's name) spell and returns the exit code (contract msb-0.6 §1.1).
 func Main(env Env, args []string) int {
-	a := &app{env: env, in: env.Stdin, out: env.Stdout, err: env.Stderr}
+	a := &app{env: env, in: env.Stdin, out: env.Stdout, err: env.Stderr, namespace: sandbox.DefaultNamespace}
 	if a.in == nil {
 		a.in = os.Stdin
 	}

@@ -26,7 +26,7 @@ var groups = [...]string{groupSandboxes, groupImages, groupStorage, groupInstall
 // later are the commands of contract msb-0.6 §1.2 that are not there yet.
 var later = map[string]bool{
 	"context": true, "ctx": true, "modify": true, "mod": true, "ping": true, "touch": true,
-	"metrics": true, "copy": true, "cp": true, "logs": true, "ssh": true, "volume": true, "vol": true, "volumes": true, "vols": true,
+	"metrics": true, "logs": true, "ssh": true, "volume": true, "vol": true, "volumes": true, "vols": true,
 	"snapshot": true, "snap": true, "snapshots": true, "snaps": true, "install": true, "uninstall": true, "update": true, "upgrade": true,
 	"downgrade": true, "self": true,
 }
@@ -79,6 +79,10 @@ msb exec work -- ps aux`,
 	} {
 		f.toggleFunc("", l.name, "Log to stderr: "+l.what, func() { a.level = logLevel{true, l.level} })
 	}
+	f.value("N", "namespace", "NAME", "Whose sandboxes: names are unique within a namespace (default \"default\")", func(v string) error {
+		a.namespace = v
+		return sandbox.Ref{Namespace: v, Name: "any"}.Validate()
+	})
 	f.toggle("", "tree", "Print this command and all below it with their flags", &a.tree)
 	f.hide("tree")
 	local := flagsOf(root, false)
@@ -119,6 +123,7 @@ func (a *app) commands() []entry {
 		{groupSandboxes, a.statusCommand, []string{"status", "ps"}},
 		{groupSandboxes, a.removeCommand, []string{"remove", "rm"}},
 		{groupSandboxes, a.execCommand, []string{"exec"}},
+		{groupSandboxes, a.copyCommand, []string{"copy", "cp"}},
 		{groupSandboxes, a.inspectCommand, []string{"inspect"}},
 		{groupImages, a.imageCommand, []string{"image"}},
 		{groupImages, a.pullCommand, []string{"pull"}},
@@ -135,12 +140,14 @@ func (a *app) commands() []entry {
 	}
 }
 
-// firstWord is the first argument that is no flag; no flag of msb itself has a value.
+// firstWord is the first argument that is no flag. Of msb's own flags only the namespace has a value.
 func firstWord(args []string) string {
+	value := false
 	for _, arg := range args {
-		if !strings.HasPrefix(arg, "-") {
+		if !value && !strings.HasPrefix(arg, "-") {
 			return arg
 		}
+		value = !value && (arg == "-N" || arg == "--namespace")
 	}
 	return ""
 }

@@ -77,7 +77,7 @@ func (a *app) run(c *cobra.Command, r *runFlags, image, command []string) error 
 	if err := r.check(image); err != nil {
 		return err
 	}
-	ref, generated, err := r.ref()
+	ref, generated, err := a.newRef(r.name)
 	if err != nil {
 		return err
 	}
