@@ -22,7 +22,7 @@ msb create --name db -m 1G --root-disk 20G --label team=ml ./rootfs`},
 	s.declare(f)
 	c.ValidArgsFunction = a.completeRoots
 	c.RunE = func(c *cobra.Command, args []string) error {
-		if err := f.refuseLater(); err != nil {
+		if err := f.refusal(); err != nil {
 			return err
 		}
 		switch {
@@ -36,7 +36,7 @@ msb create --name db -m 1G --root-disk 20G --label team=ml ./rootfs`},
 		if req.Ref, req.Generated, err = a.newRef(s.name); err != nil {
 			return err
 		}
-		if req.Spec, err = s.spec(req.Ref.Name, args[0]); err != nil {
+		if req.Spec, err = a.spec(&s, req.Ref.Name, args[0]); err != nil {
 			return err
 		}
 		b, err := a.backend(UseCreate)

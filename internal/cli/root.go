@@ -25,7 +25,7 @@ var groups = [...]string{groupSandboxes, groupImages, groupStorage, groupInstall
 
 // later are the commands of contract msb-0.6 §1.2 that are not there yet.
 var later = map[string]bool{
-	"context": true, "ctx": true, "modify": true, "mod": true, "ping": true, "touch": true,
+	"modify": true, "mod": true, "ping": true, "touch": true,
 	"metrics": true, "logs": true, "ssh": true, "volume": true, "vol": true, "volumes": true, "vols": true,
 	"snapshot": true, "snap": true, "snapshots": true, "snaps": true, "install": true, "uninstall": true, "update": true, "upgrade": true,
 	"downgrade": true, "self": true,
@@ -114,6 +114,7 @@ type entry struct {
 // commands are those below msb, in the order in which help and tree show them.
 func (a *app) commands() []entry {
 	return []entry{
+		{groupOther, a.contextCommand, []string{"context", "ctx"}},
 		{groupSandboxes, a.runCommand, []string{"run"}},
 		{groupSandboxes, a.createCommand, []string{"create"}},
 		{groupSandboxes, a.startCommand, []string{"start"}},

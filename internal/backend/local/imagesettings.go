@@ -17,20 +17,11 @@ type images struct {
 	warn     func(message string, lines ...string)
 }
 
-// openImages reads the settings. It is done once, by the first who needs an image of a registry.
+// openImages opens the store with the settings. It is done once, by the first who needs an image of a registry.
 func (b *Backend) openImages() (*images, error) {
-	s := &images{home: b.cfg.Home, warn: b.cfg.Warn}
+	s := &images{home: b.cfg.Home, warn: b.cfg.Warn, settings: b.cfg.Settings}
 	if s.warn == nil {
 		s.warn = func(string, ...string) {}
-	}
-	if b.cfg.Settings != nil {
-		var err error
-		if s.settings, err = b.cfg.Settings(); err != nil {
-			return nil, err
-		}
-	}
-	for _, w := range s.settings.Warnings {
-		s.warn(w)
 	}
 	s.options = imageOptions(s.settings)
 	s.options.Users = b.users

@@ -30,8 +30,7 @@ type Config struct {
 	Runner string // the msb-runner binary
 	Agent  string // the msb-agent binary
 
-	// Settings reads config.json. It is called once, when an image that is not the built-in one is first needed; nil is none.
-	Settings func() (config.File, error)
+	Settings config.File // what config.json says
 	// Warn is told what the user should know and what hinders nothing; nil is silence.
 	Warn func(message string, lines ...string)
 }
