@@ -18,7 +18,7 @@ type images struct {
 }
 
 // openImages opens the store with the settings. It is done once, by the first who needs an image of a registry.
-func (b *Backend) openImages() (*images, error) {
+func (b *Backend) openImages() *images {
 	s := &images{home: b.cfg.Home, warn: b.cfg.Warn, settings: b.cfg.Settings}
 	if s.warn == nil {
 		s.warn = func(string, ...string) {}
@@ -26,7 +26,7 @@ func (b *Backend) openImages() (*images, error) {
 	s.options = imageOptions(s.settings)
 	s.options.Users = b.users
 	s.Store = image.Open(s.home, s.options)
-	return s, nil
+	return s
 }
 
 // imageOptions is what config.json says in the words of the image store.

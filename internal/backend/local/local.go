@@ -41,7 +41,7 @@ type Backend struct {
 	store state.Store
 	sweep sync.Once
 	// images opens the image store at its first call.
-	images func() (*images, error)
+	images func() *images
 
 	dbMu sync.Mutex
 	db   *state.DB // nil until it is needed
@@ -55,7 +55,7 @@ type Backend struct {
 // New returns the backend of cfg.Home. It touches nothing.
 func New(cfg Config) *Backend {
 	b := &Backend{cfg: cfg, store: state.Store{Home: cfg.Home}, mine: map[sandbox.Ref]*child{}}
-	b.images = sync.OnceValues(b.openImages)
+	b.images = sync.OnceValue(b.openImages)
 	return b
 }
 
