@@ -23,12 +23,10 @@ const (
 
 var groups = [...]string{groupSandboxes, groupImages, groupStorage, groupInstallation, groupOther}
 
-// later are the commands of contract msb-0.6 §1.2 that are not there yet.
+// later are the commands of contract msb-0.6 §1.2 that are being made.
 var later = map[string]bool{
-	"modify": true, "mod": true, "ping": true, "touch": true,
-	"metrics": true, "logs": true, "ssh": true, "volume": true, "vol": true, "volumes": true, "vols": true,
-	"snapshot": true, "snap": true, "snapshots": true, "snaps": true, "install": true, "uninstall": true, "update": true, "upgrade": true,
-	"downgrade": true, "self": true,
+	"modify": true, "mod": true, "ping": true, "touch": true, "metrics": true, "logs": true,
+	"volume": true, "vol": true, "volumes": true, "vols": true,
 }
 
 // root is the command msb with the one below it that args name, or all if they name none.
@@ -125,6 +123,7 @@ func (a *app) commands() []entry {
 		{groupSandboxes, a.removeCommand, []string{"remove", "rm"}},
 		{groupSandboxes, a.execCommand, []string{"exec"}},
 		{groupSandboxes, a.copyCommand, []string{"copy", "cp"}},
+		{groupSandboxes, a.later(sshCommands), []string{"ssh"}},
 		{groupSandboxes, a.inspectCommand, []string{"inspect"}},
 		{groupImages, a.imageCommand, []string{"image"}},
 		{groupImages, a.pullCommand, []string{"pull"}},
@@ -135,7 +134,14 @@ func (a *app) commands() []entry {
 		{groupImages, a.rmiCommand, []string{"rmi"}},
 		{groupImages, a.registriesCommand, []string{"registries", "regs"}},
 		{groupStorage, a.systemCommand, []string{"system"}},
+		{groupStorage, a.later(snapshotCommands), []string{"snapshot", "snap"}},
+		{groupStorage, a.snapshotsCommand, []string{"snapshots", "snaps"}},
+		{groupInstallation, a.later(installCommand), []string{"install"}},
+		{groupInstallation, a.later(uninstallCommand), []string{"uninstall"}},
 		{groupInstallation, a.doctorCommand, []string{"doctor"}},
+		{groupInstallation, a.later(updateCommand), []string{"update", "upgrade"}},
+		{groupInstallation, a.later(downgradeCommand), []string{"downgrade"}},
+		{groupInstallation, a.selfCommand, []string{"self"}},
 		{groupInstallation, a.versionCommand, []string{"version"}},
 		{groupOther, a.completionCommand, []string{"completion"}},
 	}
