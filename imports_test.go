@@ -24,7 +24,7 @@ var layers = []struct {
 	{"cmd/msb-runner", []string{"internal/runner", "internal/driver/gvisor"}},
 	{"cmd/msb-agent", []string{"internal/agent"}},
 	// edges
-	{"internal/cli", []string{"internal/agentclient", "internal/agentproto", "internal/atomicfile", "internal/backend", "internal/config", "internal/doctor", "internal/version", "sandbox"}},
+	{"internal/cli", []string{"internal/agentclient", "internal/agentproto", "internal/atomicfile", "internal/backend", "internal/config", "internal/doctor", "internal/transfer", "internal/version", "sandbox"}},
 	{"internal/doctor", []string{"internal/cgroup", "internal/config", "sandbox"}},
 	// waist
 	{"internal/backend", []string{"sandbox"}},
@@ -43,6 +43,7 @@ var layers = []struct {
 	{"internal/network/dns", []string{"internal/network/policy", "sandbox"}},
 	{"internal/network/policy", []string{"sandbox"}},
 	// protocol
+	{"internal/transfer", []string{"internal/agentclient", "internal/agentproto", "sandbox"}},
 	{"internal/agentclient", []string{"internal/agentproto", "sandbox"}},
 	{"internal/agent", []string{"internal/agentproto"}},
 	// words and leaves

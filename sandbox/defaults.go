@@ -33,6 +33,11 @@ const (
 
 	SingleTenant = "single_tenant"
 	MultiTenant  = "multi_tenant"
+
+	PlaceInherit = "inherit" // wherever the host's scheduler has them
+	PlaceAuto    = "auto"    // compact if they fit into one package, else spread
+	PlaceSpread  = "spread"  // on as many packages and cores as there are
+	PlaceCompact = "compact" // next to each other
 )
 
 // WithDefaults returns s with every default filled in, guest paths cleaned and mounts in the order they are made:
@@ -55,6 +60,9 @@ func (s Spec) WithDefaults() Spec {
 	r.MemoryMiB = cmp.Or(r.MemoryMiB, DefaultMemoryMiB)
 	r.MaxCPUs = cmp.Or(r.MaxCPUs, r.CPUs)
 	r.MaxMemoryMiB = cmp.Or(r.MaxMemoryMiB, r.MemoryMiB)
+	if r.CPUPlacement == PlaceInherit {
+		r.CPUPlacement = "" // as it is recorded
+	}
 
 	s.Runtime.Shell = cmp.Or(s.Runtime.Shell, DefaultShell)
 	s.Runtime.Hostname = cmp.Or(s.Runtime.Hostname, s.Name.Hostname())
@@ -76,7 +84,7 @@ func (s Spec) WithDefaults() Spec {
 	s.PullPolicy = cmp.Or(s.PullPolicy, PullIfMissing)
 	s.SecurityProfile = cmp.Or(s.SecurityProfile, ProfileDefault)
 	s.DeploymentProfile = cmp.Or(s.DeploymentProfile, SingleTenant)
-	return s
+	return s.withFloors()
 }
 
 // withTmp returns mounts with clean paths, parents first, and with the automatic tmpfs unless something is at /tmp.

@@ -93,6 +93,8 @@ type Resources struct {
 	MemoryMiB    int `json:"memory_mib"`     // default 512
 	MaxCPUs      int `json:"max_cpus"`       // default CPUs
 	MaxMemoryMiB int `json:"max_memory_mib"` // default MemoryMiB
+	// CPUPlacement says which of the host's CPUs they are: inherit (default), auto, spread or compact.
+	CPUPlacement string `json:"cpu_placement,omitempty"`
 }
 
 // RuntimeOptions say how commands run in the guest.

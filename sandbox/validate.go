@@ -82,7 +82,7 @@ func (r Resources) validate() error {
 	case r.MaxMemoryMiB < r.MemoryMiB || r.MaxMemoryMiB > MaxMemoryMiB:
 		return invalid("", "max_memory of %d MiB is below the memory of %d MiB or above %d MiB", r.MaxMemoryMiB, r.MemoryMiB, MaxMemoryMiB)
 	}
-	return nil
+	return oneOf("cpu placement", r.CPUPlacement, "", PlaceInherit, PlaceAuto, PlaceSpread, PlaceCompact)
 }
 
 func (r RuntimeOptions) validate() error {

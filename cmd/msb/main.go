@@ -17,17 +17,14 @@ func main() {
 }
 
 // open returns the backend of this machine.
-func open(use cli.Use, warn func(string, ...string)) (backend.Backend, error) {
-	home, err := config.Home()
-	if err != nil {
-		return nil, err
-	}
-	cfg := local.Config{Home: home, Settings: func() (config.File, error) { return config.Load(home) }, Warn: warn}
+func open(set config.Settings, use cli.Use, warn func(string, ...string)) (backend.Backend, error) {
+	cfg := local.Config{Home: set.Home, Settings: set.File, Warn: warn}
 	if use == cli.UseCreate {
-		if cfg.Runner, err = config.FindBinary(config.Runner, home); err != nil {
+		var err error
+		if cfg.Runner, err = config.FindBinary(config.Runner, set.Home); err != nil {
 			return nil, err
 		}
-		if cfg.Agent, err = config.FindBinary(config.Agent, home); err != nil {
+		if cfg.Agent, err = config.FindBinary(config.Agent, set.Home); err != nil {
 			return nil, err
 		}
 	}

@@ -15,13 +15,15 @@ import (
 	"os"
 
 	"github.com/microsandbox-go/microsandbox/internal/backend"
+	"github.com/microsandbox-go/microsandbox/internal/config"
+	"github.com/microsandbox-go/microsandbox/sandbox"
 )
 
 // Env is what msb is given by its surroundings. The zero value of each stream is the process's own.
 type Env struct {
-	// Backend says where sandboxes live. It is called at most once, and only by commands that need one. Warn prints a warning
-	// and what follows from it, one line each.
-	Backend               func(use Use, warn func(message string, lines ...string)) (backend.Backend, error)
+	// Backend returns this machine's backend. It is called at most once, and only by commands that need one. Warn prints a
+	// warning and what follows from it, one line each.
+	Backend               func(set config.Settings, use Use, warn func(message string, lines ...string)) (backend.Backend, error)
 	Stdin, Stdout, Stderr *os.File
 }
 
@@ -43,12 +45,16 @@ type app struct {
 	level    logLevel
 	tree     bool
 	version  bool
-	spin     *spinner // what moves on stderr now; nil is nothing
+	// namespace is whose sandboxes the command is about (-N); the tenant.
+	namespace string
+	set       *settings // once they were read
+	setErr    error
+	spin      *spinner // what moves on stderr now; nil is nothing
 }
 
 // Main runs the command that args (without the program's name) spell and returns the exit code (contract msb-0.6 §1.1).
 func Main(env Env, args []string) int {
-	a := &app{env: env, in: env.Stdin, out: env.Stdout, err: env.Stderr}
+	a := &app{env: env, in: env.Stdin, out: env.Stdout, err: env.Stderr, namespace: sandbox.DefaultNamespace}
 	if a.in == nil {
 		a.in = os.Stdin
 	}
@@ -66,9 +72,16 @@ func Main(env Env, args []string) int {
 	return a.report(cmd, err)
 }
 
-// backend returns the backend, and logs why there is none.
+// backend returns the backend that is selected, and logs why there is none.
 func (a *app) backend(use Use) (backend.Backend, error) {
-	b, err := a.env.Backend(use, a.warn)
+	set, err := a.settings()
+	if err == nil {
+		err = set.local()
+	}
+	var b backend.Backend
+	if err == nil {
+		b, err = a.env.Backend(set.Settings, use, a.warn)
+	}
 	if err != nil {
 		a.log.Debug("no backend", "err", err)
 	}

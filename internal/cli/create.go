@@ -22,7 +22,7 @@ msb create --name db -m 1G --root-disk 20G --label team=ml ./rootfs`},
 	s.declare(f)
 	c.ValidArgsFunction = a.completeRoots
 	c.RunE = func(c *cobra.Command, args []string) error {
-		if err := f.refuseLater(); err != nil {
+		if err := f.refusal(); err != nil {
 			return err
 		}
 		switch {
@@ -33,10 +33,10 @@ msb create --name db -m 1G --root-disk 20G --label team=ml ./rootfs`},
 		}
 		req := backend.CreateRequest{Replace: s.replace, Grace: s.grace()}
 		var err error
-		if req.Ref, req.Generated, err = s.ref(); err != nil {
+		if req.Ref, req.Generated, err = a.newRef(s.name); err != nil {
 			return err
 		}
-		if req.Spec, err = s.spec(req.Ref.Name, args[0]); err != nil {
+		if req.Spec, err = a.spec(&s, req.Ref.Name, args[0]); err != nil {
 			return err
 		}
 		b, err := a.backend(UseCreate)
@@ -57,13 +57,13 @@ msb create --name db -m 1G --root-disk 20G --label team=ml ./rootfs`},
 	return c
 }
 
-// ref is the sandbox that the flags name, or a new name.
-func (s *sandboxFlags) ref() (_ sandbox.Ref, generated bool, err error) {
-	if s.name == "" {
-		return sandbox.DefaultRef(string(sandbox.GenerateName())), true, nil
+// newRef is the sandbox of that name, or of a new one.
+func (a *app) newRef(name string) (_ sandbox.Ref, generated bool, err error) {
+	if name == "" {
+		name, generated = string(sandbox.GenerateName()), true
 	}
-	ref, err := refOf(s.name)
-	return ref, false, err
+	ref, err := a.refOf(name)
+	return ref, generated, err
 }
 
 // completeRoots completes what a sandbox can start from.

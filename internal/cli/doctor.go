@@ -20,7 +20,7 @@ func (a *app) doctorCommand() *cobra.Command {
 	f.notYet("", "fix", "", "Change what can be changed")
 	f.notYet("y", "yes", "", "Change it without asking")
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		if err := f.refuseLater(); err != nil {
+		if err := f.refusal(); err != nil {
 			return err
 		}
 		a.spinFor(false, "Looking around")

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -16,11 +17,11 @@ import (
 type flags struct {
 	set     *pflag.FlagSet
 	heading string
-	later   *[]string // the flags that were given and are not there yet
+	refused *[]error // why flags that were given cannot be honoured
 }
 
 func flagsOf(c *cobra.Command, persistent bool) *flags {
-	f := &flags{set: c.Flags(), later: new([]string)}
+	f := &flags{set: c.Flags(), refused: new([]error)}
 	if persistent {
 		f.set = c.PersistentFlags()
 	}
@@ -73,27 +74,36 @@ func (f *flags) toggleFunc(short, name, help string, do func()) {
 	f.add(short, name, "", help, &setter{toggle: true, set: func(string) error { do(); return nil }})
 }
 
-// notYet declares a flag of the contract that is not there yet. Giving it is an error of its own (see refuseLater),
-// never silence.
+// notYet declares a flag of the contract that is not there yet. Giving it is an error of its own (see refusal), never silence.
 func (f *flags) notYet(short, name, value, help string) {
-	f.add(short, name, value, help, &setter{toggle: value == "", set: func(string) error {
-		*f.later = append(*f.later, name)
+	f.refuse(short, name, value, help, "not supported yet: "+strings.ToLower(help[:1])+help[1:], "leave it out")
+}
+
+// refuse declares a flag of the contract that nothing here can honour, but for those values, if any, that ask for what is the
+// case anyway. why follows "--name is".
+func (f *flags) refuse(short, name, value, help, why, hint string, fine ...string) {
+	f.add(short, name, value, help, &setter{toggle: value == "", set: func(v string) error {
+		if !slices.Contains(fine, v) {
+			f.refuseGiven(name, why, hint)
+		}
 		return nil
 	}})
 	f.set.Lookup(name).Annotations["later"] = nil
 }
 
+// refuseGiven notes that a flag was given that cannot be honoured. Usage errors come first.
+func (f *flags) refuseGiven(name, why, hint string) {
+	*f.refused = append(*f.refused, &sandbox.Error{Kind: sandbox.Unsupported, Message: "--" + name + " is " + why, Hint: hint})
+}
+
 func (f *flags) hide(name string) { f.set.Lookup(name).Hidden = true }
 
-// refuseLater is the error of having given a flag that is not there yet.
-func (f *flags) refuseLater() error {
-	if len(*f.later) == 0 {
+// refusal is the error of having given a flag that cannot be honoured.
+func (f *flags) refusal() error {
+	if len(*f.refused) == 0 {
 		return nil
 	}
-	name := (*f.later)[0]
-	help := f.set.Lookup(name).Usage
-	return &sandbox.Error{Kind: sandbox.Unsupported, Message: "--" + name + " is not supported yet: " + strings.ToLower(help[:1]) + help[1:],
-		Hint: "leave it out"}
+	return (*f.refused)[0]
 }
 
 // The functions below are the usual values of flags.

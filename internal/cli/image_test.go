@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/microsandbox-go/microsandbox/internal/backend"
+	"github.com/microsandbox-go/microsandbox/internal/config"
 )
 
 // bare is a backend that can do no more than every backend can.
@@ -37,7 +38,7 @@ func TestUnsupportedByBackend(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		env := Env{Stdin: out, Stdout: out, Stderr: out, Backend: func(Use, func(string, ...string)) (backend.Backend, error) { return bare{}, nil }}
+		env := Env{Stdin: out, Stdout: out, Stderr: out, Backend: func(config.Settings, Use, func(string, ...string)) (backend.Backend, error) { return bare{}, nil }}
 		code := Main(env, strings.Fields(command))
 		said, err := os.ReadFile(out.Name())
 		out.Close()

@@ -39,7 +39,7 @@ func (a *app) get(ctx context.Context, name string) (backend.Backend, sandbox.In
 }
 
 func (a *app) getFor(ctx context.Context, use Use, name string) (backend.Backend, sandbox.Info, error) {
-	ref, err := refOf(name)
+	ref, err := a.refOf(name)
 	if err != nil {
 		return nil, sandbox.Info{}, err
 	}
@@ -52,8 +52,8 @@ func (a *app) getFor(ctx context.Context, use Use, name string) (backend.Backend
 }
 
 // refOf is the sandbox of that name in the namespace of the command line.
-func refOf(name string) (sandbox.Ref, error) {
-	ref := sandbox.DefaultRef(name)
+func (a *app) refOf(name string) (sandbox.Ref, error) {
+	ref := sandbox.Ref{Namespace: a.namespace, Name: sandbox.Name(name)}
 	return ref, ref.Validate()
 }
 

@@ -13,18 +13,8 @@ func declareLater(f *flags) {
 		{"", "fs-conf", "PATH", "Read its mounts and files from a file"},
 		{"", "secret-conf", "PATH", "Read its secrets from a file"},
 		{"", "script-conf", "PATH", "Read its scripts from a file"},
-		{"", "max-cpus", "N", "CPUs that it may be given while it runs"},
-		{"", "max-memory", "SIZE", "Memory that it may be given while it runs"},
-		{"", "cpu-placement", "POLICY", "Which of the host's CPUs it gets"},
-		{"", "placement-profile", "NAME", "Placement by a profile of the host"},
-		{"", "thp", "POLICY", "Huge pages of the guest's kernel"},
-		{"", "mount-disk", "SOURCE:DEST[:OPTIONS]", "Mount a disk image"},
 		{"", "mount-named", "NAME:DEST[:OPTIONS]", "Mount a named volume"},
-		{"", "init", "PATH|auto", "Let another program be PID 1"},
-		{"", "init-arg", "ARG", "Argument of that program"},
-		{"", "init-env", "KEY=VALUE", "Environment of that program"},
 		{"", "idle-timeout", "DURATION", "Stop it when nothing happened for this time"},
-		{"", "vsock", "SOCKET:PORT[/KIND]", "Offer a host socket to the guest"},
 		{"p", "port", "[BIND:]HOST:GUEST", "Publish a port of the guest"},
 		{"", "net-strict", "", "Allow names only where the request shows them"},
 		{"", "net-ipv4-pool", "CIDR", "Where guest IPv4 addresses come from"},
@@ -58,4 +48,20 @@ func declareLater(f *flags) {
 		f.notYet(l.short, l.name, l.value, l.help)
 	}
 	f.hide("from-snap")
+}
+
+// needsVM is why some of contract msb-0.6 cannot be done by a kernel in user space.
+const needsVM = "it needs a virtual machine, and the microvm driver is not there yet"
+
+// declareVM declares the flags that ask for what only a guest with a kernel and devices of its own has.
+func declareVM(f *flags) {
+	f.group("")
+	f.refuse("", "thp", "POLICY", "Huge pages of the guest's kernel", "not supported: gVisor's kernel has no huge pages of its own", "leave it out, or say madvise", "madvise")
+	f.refuse("", "placement-profile", "NAME", "Placement by a profile of the host", "not supported: guests have no memory nodes of their own", "use --cpu-placement")
+	f.refuse("", "mount-disk", "SOURCE:DEST[:OPTIONS]", "Mount a disk image", "not supported: "+needsVM, "mount a directory: -v ./DIR:DEST")
+	f.refuse("", "vsock", "SOCKET:PORT[/KIND]", "Offer a host socket to the guest", "not supported: "+needsVM, "mount the directory of the socket's program, or reach it by TCP: --net host")
+	const why, hint = "not supported yet: the agent is PID 1", "run it as the command instead"
+	f.refuse("", "init", "PATH|auto", "Let another program be PID 1", why, hint)
+	f.refuse("", "init-arg", "ARG", "Argument of that program", why, hint)
+	f.refuse("", "init-env", "KEY=VALUE", "Environment of that program", why, hint)
 }

@@ -55,7 +55,7 @@ func (a *app) find(ctx context.Context, labels map[string]string, keep func(sand
 	if err != nil {
 		return nil, err
 	}
-	infos, err := b.List(ctx, sandbox.DefaultNamespace)
+	infos, err := b.List(ctx, a.namespace)
 	if err != nil {
 		return nil, err
 	}

@@ -23,12 +23,10 @@ const (
 
 var groups = [...]string{groupSandboxes, groupImages, groupStorage, groupInstallation, groupOther}
 
-// later are the commands of contract msb-0.6 §1.2 that are not there yet.
+// later are the commands of contract msb-0.6 §1.2 that are being made.
 var later = map[string]bool{
-	"context": true, "ctx": true, "modify": true, "mod": true, "ping": true, "touch": true,
-	"metrics": true, "copy": true, "cp": true, "logs": true, "ssh": true, "volume": true, "vol": true, "volumes": true, "vols": true,
-	"snapshot": true, "snap": true, "snapshots": true, "snaps": true, "install": true, "uninstall": true, "update": true, "upgrade": true,
-	"downgrade": true, "self": true,
+	"modify": true, "mod": true, "ping": true, "touch": true, "metrics": true, "logs": true,
+	"volume": true, "vol": true, "volumes": true, "vols": true,
 }
 
 // root is the command msb with the one below it that args name, or all if they name none.
@@ -79,6 +77,10 @@ msb exec work -- ps aux`,
 	} {
 		f.toggleFunc("", l.name, "Log to stderr: "+l.what, func() { a.level = logLevel{true, l.level} })
 	}
+	f.value("N", "namespace", "NAME", "Whose sandboxes: names are unique within a namespace (default \"default\")", func(v string) error {
+		a.namespace = v
+		return sandbox.Ref{Namespace: v, Name: "any"}.Validate()
+	})
 	f.toggle("", "tree", "Print this command and all below it with their flags", &a.tree)
 	f.hide("tree")
 	local := flagsOf(root, false)
@@ -110,6 +112,7 @@ type entry struct {
 // commands are those below msb, in the order in which help and tree show them.
 func (a *app) commands() []entry {
 	return []entry{
+		{groupOther, a.contextCommand, []string{"context", "ctx"}},
 		{groupSandboxes, a.runCommand, []string{"run"}},
 		{groupSandboxes, a.createCommand, []string{"create"}},
 		{groupSandboxes, a.startCommand, []string{"start"}},
@@ -119,6 +122,8 @@ func (a *app) commands() []entry {
 		{groupSandboxes, a.statusCommand, []string{"status", "ps"}},
 		{groupSandboxes, a.removeCommand, []string{"remove", "rm"}},
 		{groupSandboxes, a.execCommand, []string{"exec"}},
+		{groupSandboxes, a.copyCommand, []string{"copy", "cp"}},
+		{groupSandboxes, a.later(sshCommands), []string{"ssh"}},
 		{groupSandboxes, a.inspectCommand, []string{"inspect"}},
 		{groupImages, a.imageCommand, []string{"image"}},
 		{groupImages, a.pullCommand, []string{"pull"}},
@@ -129,18 +134,27 @@ func (a *app) commands() []entry {
 		{groupImages, a.rmiCommand, []string{"rmi"}},
 		{groupImages, a.registriesCommand, []string{"registries", "regs"}},
 		{groupStorage, a.systemCommand, []string{"system"}},
+		{groupStorage, a.later(snapshotCommands), []string{"snapshot", "snap"}},
+		{groupStorage, a.snapshotsCommand, []string{"snapshots", "snaps"}},
+		{groupInstallation, a.later(installCommand), []string{"install"}},
+		{groupInstallation, a.later(uninstallCommand), []string{"uninstall"}},
 		{groupInstallation, a.doctorCommand, []string{"doctor"}},
+		{groupInstallation, a.later(updateCommand), []string{"update", "upgrade"}},
+		{groupInstallation, a.later(downgradeCommand), []string{"downgrade"}},
+		{groupInstallation, a.selfCommand, []string{"self"}},
 		{groupInstallation, a.versionCommand, []string{"version"}},
 		{groupOther, a.completionCommand, []string{"completion"}},
 	}
 }
 
-// firstWord is the first argument that is no flag; no flag of msb itself has a value.
+// firstWord is the first argument that is no flag. Of msb's own flags only the namespace has a value.
 func firstWord(args []string) string {
+	value := false
 	for _, arg := range args {
-		if !strings.HasPrefix(arg, "-") {
+		if !value && !strings.HasPrefix(arg, "-") {
 			return arg
 		}
+		value = !value && (arg == "-N" || arg == "--namespace")
 	}
 	return ""
 }

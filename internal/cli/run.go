@@ -49,7 +49,7 @@ msb run -d --name work host -- sleep 600`},
 	r.sandboxFlags.declare(f)
 	c.ValidArgsFunction = a.completeRoots
 	c.RunE = func(c *cobra.Command, args []string) error {
-		if err := f.refuseLater(); err != nil {
+		if err := f.refusal(); err != nil {
 			return err
 		}
 		image, command := split(c, args)
@@ -77,14 +77,14 @@ func (a *app) run(c *cobra.Command, r *runFlags, image, command []string) error 
 	if err := r.check(image); err != nil {
 		return err
 	}
-	ref, generated, err := r.ref()
+	ref, generated, err := a.newRef(r.name)
 	if err != nil {
 		return err
 	}
 	r.ephemeral = generated
 	var spec sandbox.Spec
 	if len(image) > 0 {
-		if spec, err = r.spec(ref.Name, image[0]); err != nil {
+		if spec, err = a.spec(&r.sandboxFlags, ref.Name, image[0]); err != nil {
 			return err
 		}
 		spec.Runtime.Cmd = command

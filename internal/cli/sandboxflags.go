@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"maps"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/microsandbox-go/microsandbox/internal/config"
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
 
@@ -21,8 +23,10 @@ type sandboxFlags struct {
 	set *pflag.FlagSet
 
 	name          string
-	cpus          int
+	cpus, maxCPUs int
 	memory        int
+	maxMemory     int
+	placement     string
 	env           []sandbox.EnvVar
 	labels        map[string]string
 	workdir       string
@@ -68,18 +72,15 @@ func (s *sandboxFlags) declare(f *flags) {
 	f.value("H", "hostname", "NAME", "Host name in the guest (default the sandbox's name)", setString(&s.hostname))
 	f.value("", "pull", "WHEN", "Pull the image: always, if-missing (default) or never", setWord(&s.pull, "always", "if-missing", "never"))
 	f.value("", "security", "PROFILE", "default, or restricted: no new privileges in the guest", setWord(&s.security, "default", "restricted"))
-	f.value("", "deployment-profile", "PROFILE", "single-tenant (default)", func(v string) error {
-		if v == "multi-tenant" {
-			*f.later = append(*f.later, "deployment-profile")
-			return nil
-		}
-		return setWord(&s.deployment, "single-tenant")(v)
-	})
+	f.value("", "deployment-profile", "PROFILE", "single-tenant (default), or multi-tenant: nothing that lets it reach this machine", setWord(&s.deployment, "single-tenant", "multi-tenant"))
 	f.value("", "log-level", "LEVEL", "How much the runner logs: error, warn, info, debug or trace", setWord(&s.logLevel, "error", "warn", "info", "debug", "trace"))
 
 	f.group("Limits")
 	f.value("c", "cpus", "N", "CPUs that it may use (default 1)", setInt(&s.cpus, 1, sandbox.MaxCPUs))
 	f.value("m", "memory", "SIZE", "Memory that it may use, e.g. 512M or 2G (default 512M)", setParsed(&s.memory, sandbox.ParseSize))
+	f.value("", "max-cpus", "N", "The most that it may be given later (default as --cpus)", setInt(&s.maxCPUs, 1, sandbox.MaxCPUs))
+	f.value("", "max-memory", "SIZE", "The most that it may be given later (default as --memory)", setParsed(&s.maxMemory, sandbox.ParseSize))
+	f.value("", "cpu-placement", "POLICY", "Which of this machine's CPUs: inherit (default), auto, compact or spread", setWord(&s.placement, "inherit", "auto", "spread", "compact"))
 	f.value("", "max-duration", "DURATION", "End it after this time, e.g. 30s, 5m or 1h", setDuration(&s.maxDuration))
 
 	f.group("Commands in it")
@@ -119,6 +120,7 @@ func (s *sandboxFlags) declare(f *flags) {
 	s.creationFlags = slices.DeleteFunc(s.names(f), func(n string) bool { return slices.Contains(from, n) })
 
 	declareLater(f)
+	declareVM(f)
 	f.group("Session")
 	f.quiet(&s.quiet)
 }
@@ -157,7 +159,8 @@ func parseImage(arg string) (sandbox.Image, error) {
 	}
 	switch ext := filepath.Ext(arg); ext {
 	case ".qcow2", ".raw", ".vmdk":
-		return sandbox.Image{}, unsupported("a disk image ("+ext+") as the root", "use a directory, a tar or an image from a registry")
+		return sandbox.Image{}, &sandbox.Error{Kind: sandbox.Unsupported, Message: "a disk image (" + ext + ") as the root is not supported: " + needsVM,
+			Hint: "use a directory, a tar or an image from a registry"}
 	}
 	path, err := filepath.Abs(arg)
 	if err != nil {
@@ -166,27 +169,32 @@ func parseImage(arg string) (sandbox.Image, error) {
 	return sandbox.Image{Bind: &sandbox.BindImage{Path: path}}, nil
 }
 
-// spec is what the flags ask for, with its defaults and checked.
-func (s *sandboxFlags) spec(name sandbox.Name, arg string) (sandbox.Spec, error) {
+// spec is what the flags ask for, and what they leave to config.json, checked.
+func (s *sandboxFlags) spec(set config.File, name sandbox.Name, arg string) (sandbox.Spec, error) {
 	image, err := parseImage(arg)
 	if err != nil {
 		return sandbox.Spec{}, err
 	}
 	spec := sandbox.Spec{
-		Name:            name,
-		Image:           image,
-		Resources:       sandbox.Resources{CPUs: s.cpus, MemoryMiB: s.memory},
-		Runtime:         sandbox.RuntimeOptions{Workdir: s.workdir, Shell: s.shell, Entrypoint: s.entrypoint, Hostname: s.hostname, User: s.user, LogLevel: s.logLevel},
-		Env:             s.env,
-		Labels:          maps.Clone(s.labels),
-		Mounts:          append(slices.Clone(s.tmpfs), s.root.mounts...),
-		Patches:         s.root.patches,
-		SecurityProfile: s.security,
-		Lifecycle:       sandbox.Lifecycle{Ephemeral: s.ephemeral},
+		Name:              name,
+		Image:             image,
+		Resources:         sandbox.Resources{CPUs: s.cpus, MaxCPUs: s.maxCPUs, MemoryMiB: s.memory, MaxMemoryMiB: s.maxMemory, CPUPlacement: s.placement},
+		Runtime:           sandbox.RuntimeOptions{Workdir: s.workdir, Shell: s.shell, Entrypoint: s.entrypoint, Hostname: s.hostname, User: s.user, LogLevel: cmp.Or(s.logLevel, set.LogLevel)},
+		Env:               s.env,
+		Labels:            maps.Clone(s.labels),
+		Mounts:            append(slices.Clone(s.tmpfs), s.root.mounts...),
+		Patches:           s.root.patches,
+		SecurityProfile:   s.security,
+		DeploymentProfile: strings.ReplaceAll(s.deployment, "-", "_"),
+		Lifecycle:         sandbox.Lifecycle{Ephemeral: s.ephemeral},
 	}
 	if s.rootDisk.Kind != "" {
 		spec.Image = spec.Image.WithDisk(s.rootDisk)
 	}
+	if set.DeploymentProfile == sandbox.MultiTenant { // the least that all get
+		spec.DeploymentProfile = sandbox.MultiTenant
+	}
+	set.Defaults.Apply(&spec)
 	switch s.pull {
 	case "always":
 		spec.PullPolicy = sandbox.PullAlways

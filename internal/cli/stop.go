@@ -60,7 +60,7 @@ func (a *app) forEach(c *cobra.Command, use Use, names []string, labels map[stri
 	}
 	seen := map[string]bool{}
 	if len(labels) > 0 {
-		infos, err := b.List(c.Context(), sandbox.DefaultNamespace)
+		infos, err := b.List(c.Context(), a.namespace)
 		if err != nil {
 			return err
 		}
@@ -76,7 +76,7 @@ func (a *app) forEach(c *cobra.Command, use Use, names []string, labels map[stri
 			continue
 		}
 		seen[name] = true
-		ref, err := refOf(name)
+		ref, err := a.refOf(name)
 		if err == nil {
 			err = do(c.Context(), b, ref)
 		}

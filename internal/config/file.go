@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
@@ -28,12 +29,23 @@ const maxFile = 1 << 20
 // File is what config.json says (contract msb-0.6 §1.6), as far as this release goes by it, with its defaults filled in and
 // overruled by the environment. registries.mirrors and images are ours.
 //
-// To add a setting: 1. here, 2. its line in [settings], 3. its default in [defaults].
+// To add a setting: 1. here, 2. its line in [settings], 3. its default in [defaults], 4. docs/config.md.
 type File struct {
-	Registries Registries
-	Images     Images
-	Warnings   []string // what was read and is ignored
+	Home              string // absolute; "" where MSB_HOME or the default says it
+	LogLevel          string // of runners
+	DeploymentProfile string // the least that every sandbox gets; "" is sandbox.SingleTenant
+	Defaults          Defaults
+	BusyTimeout       time.Duration // how long to wait for the records' lock; 0 is the default
+	SSHInactivity     time.Duration // after which an SSH session ends; DefaultSSHInactivity unless it is set, 0 is never
+	ActiveProfile     string
+	Profiles          map[string]Profile
+	Registries        Registries
+	Images            Images
+	Warnings          []string // what was read and is ignored
 }
+
+// DefaultSSHInactivity is after how long without traffic an SSH session ends.
+const DefaultSSHInactivity = 10 * time.Minute
 
 // Registries say how registries are spoken to.
 type Registries struct {
@@ -69,8 +81,28 @@ type Limits struct {
 }
 
 func defaults() File {
-	return File{Images: Images{KeepBlobs: true, Aliases: map[string]string{"microsandbox/python": "python", "microsandbox/node": "node"}},
+	return File{SSHInactivity: DefaultSSHInactivity, Profiles: map[string]Profile{}, Images: Images{KeepBlobs: true, Aliases: map[string]string{"microsandbox/python": "python", "microsandbox/node": "node"}},
 		Registries: Registries{Hosts: map[string]Host{}, Mirrors: map[string][]string{}}}
+}
+
+// Read finds the state root and reads config.json. The root is MSB_HOME, else what the file calls home, else
+// ~/.microsandbox; the file is the one that MSB_CONFIG_PATH names, else the one in MSB_HOME or ~/.microsandbox.
+func Read() (Settings, error) {
+	home, err := Home()
+	if err != nil {
+		return Settings{}, err
+	}
+	f, err := Load(home)
+	if err == nil && f.Home != "" && os.Getenv(HomeVar) == "" {
+		home = f.Home
+	}
+	return Settings{home, f}, err
+}
+
+// Settings are the state root, absolute, and what config.json says.
+type Settings struct {
+	Home string
+	File File
 }
 
 // Load reads config.json: the file that MSB_CONFIG_PATH names, which has to be there, or the one in home, which has not.
@@ -140,11 +172,30 @@ func (f *File) parse(path string, data []byte) error {
 	return err
 }
 
-// settings is the grammar of the file. The names after an object's own settings are those of contract msb-0.6 §1.6 that this
-// release does not go by. Paths are relative to dir.
+// settings is the grammar of the file. Paths are relative to dir.
 func (f *File) settings(dir string) setting {
 	r, i := &f.Registries, &f.Images
 	return object(map[string]setting{
+		"home":               path(&f.Home, dir),
+		"log_level":          word(&f.LogLevel, "error", "warn", "info", "debug", "trace"),
+		"deployment_profile": deployment(&f.DeploymentProfile),
+		"database": object(map[string]setting{
+			"url":                  unused(text(new(string)), "the records are in the state root: set home"),
+			"max_connections":      unused(number(new(int), 1), "there is one connection"),
+			"connect_timeout_secs": unused(number(new(int), 0), "the records are a file"),
+			"busy_timeout_secs":    seconds(&f.BusyTimeout),
+		}),
+		"paths":            unusedPaths(),
+		"sandbox_defaults": f.Defaults.settings(),
+		"runtime": object(map[string]setting{
+			"block_writeback": unused(object(map[string]setting{"mode": word(new(string), "auto", "fixed", "off"), "per_disk_mib": number(new(int), 0),
+				"pool_mib": number(new(int), 0)}), "guests have no block devices"),
+			"placement_profiles": unused(each(placementProfile), "guests have no memory nodes of their own"),
+		}),
+		"ssh":            object(map[string]setting{"inactivity_timeout_secs": seconds(&f.SSHInactivity)}),
+		"metrics":        object(map[string]setting{"capacity": unused(number(new(int), 0), "metrics are kept by sandbox, as many as there are")}),
+		"active_profile": text(&f.ActiveProfile),
+		"profiles":       f.profileSettings(),
 		"registries": object(map[string]setting{
 			"ca_certs": paths(&r.CACerts, dir),
 			"hosts": each(func(d *document, m member, name string) error {
@@ -193,7 +244,7 @@ func (f *File) settings(dir string) setting {
 				"ratio":    number(&i.Limits.Ratio, 1),
 			}),
 		}),
-	}, "home", "log_level", "deployment_profile", "database", "paths", "sandbox_defaults", "runtime", "ssh", "metrics", "active_profile", "profiles")
+	})
 }
 
 // isRegistry refuses what is clearly no host[:port], above all URLs. What else it may be, the image store says.
@@ -213,6 +264,30 @@ func registry(host string) string {
 	return host
 }
 
+// absolute is a path of the file as it is from anywhere.
+func absolute(p, dir string) string {
+	if rest, ok := strings.CutPrefix(p, "~/"); ok {
+		if home, err := os.UserHomeDir(); err == nil {
+			p = filepath.Join(home, rest)
+		}
+	}
+	if !filepath.IsAbs(p) {
+		p = filepath.Join(dir, p)
+	}
+	return filepath.Clean(p)
+}
+
+// path takes one path.
+func path(to *string, dir string) setting {
+	return func(d *document, v value, name string) error {
+		if err := text(to)(d, v, name); err != nil {
+			return err
+		}
+		*to = absolute(*to, dir)
+		return nil
+	}
+}
+
 // paths takes the path of a file, or an array of them.
 func paths(to *[]string, dir string) setting {
 	return func(d *document, v value, name string) error {
@@ -224,15 +299,7 @@ func paths(to *[]string, dir string) setting {
 			err = texts(to)(d, v, name)
 		}
 		for i, p := range *to {
-			if rest, ok := strings.CutPrefix(p, "~/"); ok {
-				if home, err := os.UserHomeDir(); err == nil {
-					p = filepath.Join(home, rest)
-				}
-			}
-			if !filepath.IsAbs(p) {
-				p = filepath.Join(dir, p)
-			}
-			(*to)[i] = p
+			(*to)[i] = absolute(p, dir)
 		}
 		return err
 	}

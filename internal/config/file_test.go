@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
@@ -27,7 +28,7 @@ func load(t *testing.T, text string) (File, string, error) {
 func TestLoad(t *testing.T) {
 	t.Setenv("HOME", "/h")
 	f, home, err := load(t, `{
-  "home": 3, "profiles": {"x": []}, "log_level": null,
+  "home": "~/msb", "log_level": "debug", "deployment_profile": "multi-tenant", "active_profile": "prod",
   "registries": {
     "ca_certs": "ca.pem",
     "hosts": {
@@ -38,12 +39,24 @@ func TestLoad(t *testing.T) {
   },
   "images": {"aliases": {"py": "python:3.12", "microsandbox/node": "microsandbox/node"}, "keep_blobs": false,
     "limits": {"unpacked": "2G", "entries": 5, "metadata": "10M", "ratio": 7}},
-  "more": {"a": 1}
+  "more": {"a": 1},
+  "database": {"url": "sqlite://x", "max_connections": 2, "connect_timeout_secs": 3, "busy_timeout_secs": 4},
+  "paths": {"msb": "a", "libkrunfw": "b", "cache": "c", "sandboxes": "d", "volumes": "e", "snapshots": "f", "logs": "g", "secrets": "h"},
+  "sandbox_defaults": {"cpus": 2, "memory_mib": 1024, "cpu_placement": "spread", "placement_profile": "p", "thp": "never", "shell": "/bin/zsh", "workdir": "/w",
+    "metrics_sample_interval_ms": 500, "disable_metrics_sample": true, "oci": {"root_disk": "8G"}},
+  "runtime": {"block_writeback": {"mode": "fixed", "per_disk_mib": 1, "pool_mib": 2}, "placement_profiles": {"p": {"numa": {"mode": "strict_single"}, "memory": {"mode": "inherit"}}}},
+  "ssh": {"inactivity_timeout_secs": 0}, "metrics": {"capacity": 10},
+  "profiles": {"dev": {"backend": "local"}, "prod": {"backend": "cloud", "url": "https://x/", "api_key_ref": "env:KEY"}, "ring": {"backend": "cloud", "api_key_ref": "keyring:a"}}
 }`)
 	if err != nil {
 		t.Fatal(err)
 	}
+	at := filepath.Join(home, "config.json")
 	want := File{
+		Home: "/h/msb", LogLevel: "debug", DeploymentProfile: "multi_tenant", ActiveProfile: "prod", BusyTimeout: 4 * time.Second,
+		Defaults: Defaults{CPUs: 2, MemoryMiB: 1024, CPUPlacement: "spread", PlacementProfile: "p", THP: "never", Shell: "/bin/zsh", Workdir: "/w",
+			MetricsIntervalMS: 500, DisableMetrics: true, RootDisk: &sandbox.RootDisk{Kind: "managed", SizeMiB: 8192}},
+		Profiles: map[string]Profile{"dev": {Backend: "local"}, "prod": {Backend: "cloud", URL: "https://x/", KeyEnv: "KEY"}, "ring": {Backend: "cloud", keyring: true}},
 		Registries: Registries{
 			CACerts: []string{filepath.Join(home, "ca.pem")},
 			Hosts: map[string]Host{
@@ -56,7 +69,23 @@ func TestLoad(t *testing.T) {
 			Aliases: map[string]string{"microsandbox/python": "python", "microsandbox/node": "microsandbox/node", "py": "python:3.12"},
 			Limits:  Limits{Unpacked: 2 << 30, Entries: 5, Metadata: 10 << 20, Ratio: 7},
 		},
-		Warnings: []string{filepath.Join(home, "config.json") + ":13:3: more is not a setting, and is ignored"},
+		Warnings: []string{
+			at + ":13:3: more is not a setting, and is ignored",
+			at + ":14:23: database.url changes nothing: the records are in the state root: set home",
+			at + ":14:56: database.max_connections changes nothing: there is one connection",
+			at + ":14:83: database.connect_timeout_secs changes nothing: the records are a file",
+			at + ":15:20: paths.msb changes nothing: msb finds its own parts beside itself",
+			at + ":15:38: paths.libkrunfw changes nothing: there is no libkrunfw",
+			at + ":15:52: paths.cache changes nothing: all that msb keeps is below the state root: set home",
+			at + ":15:70: paths.sandboxes changes nothing: all that msb keeps is below the state root: set home",
+			at + ":15:86: paths.volumes changes nothing: all that msb keeps is below the state root: set home",
+			at + ":15:104: paths.snapshots changes nothing: all that msb keeps is below the state root: set home",
+			at + ":15:117: paths.logs changes nothing: all that msb keeps is below the state root: set home",
+			at + ":15:133: paths.secrets changes nothing: all that msb keeps is below the state root: set home",
+			at + ":18:34: runtime.block_writeback changes nothing: guests have no block devices",
+			at + ":18:109: runtime.placement_profiles changes nothing: guests have no memory nodes of their own",
+			at + ":19:66: metrics.capacity changes nothing: metrics are kept by sandbox, as many as there are",
+		},
 	}
 	if !reflect.DeepEqual(f, want) {
 		t.Errorf("Load gives\n%+v\nwant\n%+v", f, want)
@@ -67,7 +96,7 @@ func TestLoadNothing(t *testing.T) {
 	t.Setenv(FileVar, "")
 	t.Setenv(RegistryVar, "reg.example")
 	f, err := Load(t.TempDir())
-	if err != nil || !f.Images.KeepBlobs || f.Images.Aliases["microsandbox/python"] != "python" || f.Registries.Default != "reg.example" {
+	if err != nil || len(f.Warnings) > 0 || f.SSHInactivity != 10*time.Minute || !f.Images.KeepBlobs || f.Images.Aliases["microsandbox/python"] != "python" || f.Registries.Default != "reg.example" {
 		t.Errorf("Load of no file gives %+v, %v", f, err)
 	}
 }
@@ -115,6 +144,29 @@ func TestLoadErrors(t *testing.T) {
 		{`{"registries": {"hosts": {"a": {"auth": {"username": "u"}}}}}`, "needs one of password_env and store"},
 		{`{"registries": {"hosts": {"a": {"auth": {"username": "u", "secret_name": "s"}}}}}`, "secret_name is not supported yet"},
 		{`{"registries": {"hosts": {"a": {"auth": {"username": "u", "store": "s"}}}}}`, `should be "keyring"`},
+		{`{"home": ""}`, `1:10: home is the string "" and should be`},
+		{`{"log_level": "loud"}`, `log_level is the string "loud" and should be one of error, warn, info, debug, trace`},
+		{`{"deployment_profile": true}`, "deployment_profile is true and should be one of single-tenant"},
+		{`{"database": {"busy_timeout_secs": -1}}`, "should be a whole number from 0 on"},
+		{`{"database": {"busy_timeout_secs": 9007199254740992}}`, "should be at most 3162240000 seconds"},
+		{`{"database": {"max_connections": "5"}}`, `database.max_connections is the string "5"`},
+		{`{"paths": {"cache": 1}}`, "paths.cache is the number 1"},
+		{`{"sandbox_defaults": {"cpus": 0}}`, "sandbox_defaults.cpus is the number 0"},
+		{`{"sandbox_defaults": {"thp": "maybe"}}`, "should be one of always, madvise, never"},
+		{`{"sandbox_defaults": {"cpu_placement": 1}}`, "should be one of inherit, auto, spread, compact"},
+		{`{"sandbox_defaults": {"disable_metrics_sample": 0}}`, "should be true or false"},
+		{`{"sandbox_defaults": {"oci": {"root_disk": "8 apples"}}}`, `should be a root disk like "8G"`},
+		{`{"sandbox_defaults": {"oci": {"root_disk": "tmpfs:"}}}`, `should be a root disk like "8G"`},
+		{`{"sandbox_defaults": {"oci": {"root_disk": {"kind": "big"}}}}`, "root_disk.kind"},
+		{`{"sandbox_defaults": {"oci": {"root_disk": "8G", "upper_size_mib": 5}}}`, "upper_size_mib and root_disk exclude each other"},
+		{`{"runtime": {"block_writeback": {"mode": 1}}}`, "runtime.block_writeback.mode is the number 1"},
+		{`{"runtime": {"placement_profiles": {"a": {"numa": {"mode": "x"}}}}}`, "runtime.placement_profiles.a.numa.mode"},
+		{`{"ssh": {"inactivity_timeout_secs": "1"}}`, "ssh.inactivity_timeout_secs is the string"},
+		{`{"metrics": {"capacity": true}}`, "metrics.capacity is true"},
+		{`{"profiles": {"x": []}}`, "1:20: profiles.x is an array and should be an object"},
+		{`{"profiles": {"x": {}}}`, "profiles.x has no backend"},
+		{`{"profiles": {"x": {"backend": "moon"}}}`, "should be one of local, cloud"},
+		{`{"profiles": {"x": {"backend": "cloud", "api_key_ref": "env:"}}}`, "profiles.x.api_key_ref should be env:VARIABLE, inline:KEY or keyring:NAME"},
 		{`{"x": ` + strings.Repeat("[", 40) + strings.Repeat("]", 40) + `}`, "nested more than 32 deep"},
 		{`{"x": "` + strings.Repeat("x", maxFile) + `"}`, "it is larger than 1 MiB"},
 	} {
@@ -129,6 +181,8 @@ func FuzzFile(f *testing.F) {
 	f.Add([]byte(`{"registries": {"ca_certs": ["a"], "hosts": {"a": {"insecure": true}}, "mirrors": {"a": ["b"]}}}`))
 	f.Add([]byte(`{"images": {"aliases": {"a": "b"}, "keep_blobs": true, "limits": {"unpacked": "1G", "entries": 1}}, "é": [1, {"b": null}]}`))
 	f.Add([]byte("{\"images\" \n: , }"))
+	f.Add([]byte(`{"home": "~/x", "sandbox_defaults": {"cpus": 2, "oci": {"root_disk": {"kind": "tmpfs"}}}, "profiles": {"a": {"backend": "cloud", "api_key_ref": "inline:x"}}}`))
+	f.Add([]byte(`{"runtime": {"block_writeback": {"mode": "auto"}}, "ssh": {"inactivity_timeout_secs": 1}, "paths": {"msb": "x"}}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		c := defaults()
 		if err := c.parse("f", data); err != nil && !strings.HasPrefix(err.Error(), "invalid config: f:") {

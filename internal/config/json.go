@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/microsandbox-go/microsandbox/sandbox"
@@ -140,21 +142,26 @@ func (d *document) value(dec *json.Decoder, depth int) (value, error) {
 // setting takes a value that has a name.
 type setting func(d *document, v value, name string) error
 
-// object takes an object with the keys that are in known; of those in later it takes anything, and it warns of others.
-func object(known map[string]setting, later ...string) setting {
-	tolerated := map[string]bool{}
-	for _, k := range later {
-		tolerated[k] = true
-	}
+// object takes an object with the keys that are in known, and warns of others.
+func object(known map[string]setting) setting {
 	return each(func(d *document, m member, name string) error {
 		if set := known[m.key]; set != nil {
 			return set(d, m.value, name)
 		}
-		if !tolerated[m.key] {
-			d.warn(m.at, "%s is not a setting, and is ignored", name)
-		}
+		d.warn(m.at, "%.100s is not a setting, and is ignored", name)
 		return nil
 	})
+}
+
+// unused takes what contract msb-0.6 §1.6 has and nothing here goes by, checks it, and warns.
+func unused(set setting, why string) setting {
+	return func(d *document, v value, name string) error {
+		if err := set(d, v, name); err != nil {
+			return err
+		}
+		d.warn(v.at, "%.100s changes nothing: %s", name, why)
+		return nil
+	}
 }
 
 // each takes an object with keys of any names.
@@ -259,6 +266,36 @@ func number(to *int, least int) setting {
 		return nil
 	}
 }
+
+// word takes one of some strings.
+func word(to *string, words ...string) setting {
+	return func(d *document, v value, name string) error {
+		s, ok := v.what.(string)
+		if !ok || !slices.Contains(words, s) {
+			return d.mismatch(v, name, "one of "+strings.Join(words, ", "))
+		}
+		*to = s
+		return nil
+	}
+}
+
+// seconds takes a whole number of seconds.
+func seconds(to *time.Duration) setting {
+	return func(d *document, v value, name string) error {
+		var n int
+		if err := number(&n, 0)(d, v, name); err != nil {
+			return err
+		}
+		if n > maxSeconds {
+			return d.mismatch(v, name, fmt.Sprintf("at most %d seconds", maxSeconds))
+		}
+		*to = time.Duration(n) * time.Second
+		return nil
+	}
+}
+
+// maxSeconds is the most that a setting may say, 100 years.
+const maxSeconds = 100 * 366 * 86400
 
 // size takes an amount of bytes as the command line has it: "512M" or "64G".
 func size(to *int64) setting {

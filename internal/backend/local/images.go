@@ -21,7 +21,7 @@ func (b *Backend) imagesFor(op, ref string) (*images, error) {
 	if ref == sandbox.HostImage {
 		return nil, &sandbox.Error{Op: op, Kind: sandbox.InvalidArgument, Message: `the image "host" is this machine's own programs: it is always there, and its name cannot be pulled, loaded, saved or removed`}
 	}
-	return b.images()
+	return b.images(), nil
 }
 
 // PullImage gets an image from its registry.
@@ -66,10 +66,7 @@ func (s *images) image(i image.Image) backend.Image {
 
 // ListImages returns the images that are here, newest first.
 func (b *Backend) ListImages(context.Context) ([]backend.Image, error) {
-	s, err := b.images()
-	if err != nil {
-		return nil, err
-	}
+	s := b.images()
 	all, err := s.List()
 	if err != nil {
 		return nil, err
@@ -114,10 +111,7 @@ func (b *Backend) RemoveImage(_ context.Context, ref string, force bool) error {
 
 // PruneImages removes every image that no sandbox uses.
 func (b *Backend) PruneImages(context.Context) (backend.ImagePrune, error) {
-	s, err := b.images()
-	if err != nil {
-		return backend.ImagePrune{}, err
-	}
+	s := b.images()
 	r, err := s.Prune()
 	if err != nil {
 		return backend.ImagePrune{}, err
@@ -153,19 +147,13 @@ func (b *Backend) SaveImages(ctx context.Context, w io.Writer, refs []string, fo
 			return err
 		}
 	}
-	s, err := b.images()
-	if err != nil {
-		return err
-	}
+	s := b.images()
 	return s.Save(ctx, w, refs, image.Format(format))
 }
 
 // DiskUsage returns what the images take.
 func (b *Backend) DiskUsage(context.Context) ([]backend.DiskUsage, error) {
-	s, err := b.images()
-	if err != nil {
-		return nil, err
-	}
+	s := b.images()
 	u, err := s.Store.DiskUsage()
 	if err != nil {
 		return nil, err

@@ -17,25 +17,16 @@ type images struct {
 	warn     func(message string, lines ...string)
 }
 
-// openImages reads the settings. It is done once, by the first who needs an image of a registry.
-func (b *Backend) openImages() (*images, error) {
-	s := &images{home: b.cfg.Home, warn: b.cfg.Warn}
+// openImages opens the store with the settings. It is done once, by the first who needs an image of a registry.
+func (b *Backend) openImages() *images {
+	s := &images{home: b.cfg.Home, warn: b.cfg.Warn, settings: b.cfg.Settings}
 	if s.warn == nil {
 		s.warn = func(string, ...string) {}
-	}
-	if b.cfg.Settings != nil {
-		var err error
-		if s.settings, err = b.cfg.Settings(); err != nil {
-			return nil, err
-		}
-	}
-	for _, w := range s.settings.Warnings {
-		s.warn(w)
 	}
 	s.options = imageOptions(s.settings)
 	s.options.Users = b.users
 	s.Store = image.Open(s.home, s.options)
-	return s, nil
+	return s
 }
 
 // imageOptions is what config.json says in the words of the image store.

@@ -30,8 +30,7 @@ type Config struct {
 	Runner string // the msb-runner binary
 	Agent  string // the msb-agent binary
 
-	// Settings reads config.json. It is called once, when an image that is not the built-in one is first needed; nil is none.
-	Settings func() (config.File, error)
+	Settings config.File // what config.json says
 	// Warn is told what the user should know and what hinders nothing; nil is silence.
 	Warn func(message string, lines ...string)
 }
@@ -42,7 +41,7 @@ type Backend struct {
 	store state.Store
 	sweep sync.Once
 	// images opens the image store at its first call.
-	images func() (*images, error)
+	images func() *images
 
 	dbMu sync.Mutex
 	db   *state.DB // nil until it is needed
@@ -56,7 +55,7 @@ type Backend struct {
 // New returns the backend of cfg.Home. It touches nothing.
 func New(cfg Config) *Backend {
 	b := &Backend{cfg: cfg, store: state.Store{Home: cfg.Home}, mine: map[sandbox.Ref]*child{}}
-	b.images = sync.OnceValues(b.openImages)
+	b.images = sync.OnceValue(b.openImages)
 	return b
 }
 

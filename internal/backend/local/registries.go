@@ -14,28 +14,19 @@ var _ backend.Registries = (*Backend)(nil)
 
 // Login asks the registry whether it takes the credentials, and stores them.
 func (b *Backend) Login(ctx context.Context, host string, auth backend.RegistryAuth, opt backend.PullOptions) error {
-	s, err := b.images()
-	if err != nil {
-		return err
-	}
+	s := b.images()
 	return s.Login(ctx, host, image.Auth{Username: auth.Username, Password: image.Secret(auth.Password)}, image.PullOptions{Insecure: opt.Insecure, CACerts: opt.CACerts})
 }
 
 // Logout forgets what Login stored.
 func (b *Backend) Logout(_ context.Context, host string) error {
-	s, err := b.images()
-	if err != nil {
-		return err
-	}
+	s := b.images()
 	return s.Logout(host)
 }
 
 // Logins returns what is stored and what is configured. What is stored comes first where both are (contract msb-0.6 §1.6).
 func (b *Backend) Logins(context.Context) ([]backend.RegistryLogin, error) {
-	s, err := b.images()
-	if err != nil {
-		return nil, err
-	}
+	s := b.images()
 	stored, err := s.Store.Logins()
 	if err != nil {
 		return nil, err

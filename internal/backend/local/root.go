@@ -56,10 +56,7 @@ func (b *Backend) resolve(ctx context.Context, spec *sandbox.Spec, progress func
 	case i.Bind == nil && i.OCI.Reference == sandbox.HostImage:
 		return image.Host(ctx, b.cfg.Home)
 	}
-	s, err := b.images()
-	if err != nil {
-		return nil, err
-	}
+	s := b.images()
 	if i.Bind != nil {
 		progress(backend.Event{Step: "image", Text: "Reading " + i.Bind.Path})
 		return s.DirRoot(ctx, i.Bind.Path)

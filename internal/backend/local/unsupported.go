@@ -15,9 +15,6 @@ func unsupported(spec sandbox.Spec) error {
 		{spec.Lifecycle.IdleTimeoutSecs != nil, "an idle timeout"},
 		{spec.Network.Strict, "strict hostname rules"},
 		{spec.Network.TrustHostCAs, "trusting the host's certificate authorities"},
-		{spec.DeploymentProfile == sandbox.MultiTenant, "the deployment profile multi_tenant"},
-		{spec.Resources.MaxCPUs != spec.Resources.CPUs, "max_cpus other than cpus"},
-		{spec.Resources.MaxMemoryMiB != spec.Resources.MemoryMiB, "max_memory_mib other than memory_mib"},
 	} {
 		if u.asked {
 			return &sandbox.Error{Op: "create", Kind: sandbox.Unsupported, Message: "not supported yet: " + u.what}
