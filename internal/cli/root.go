@@ -26,7 +26,6 @@ var groups = [...]string{groupSandboxes, groupImages, groupStorage, groupInstall
 // later are the commands of contract msb-0.6 §1.2 that are being made.
 var later = map[string]bool{
 	"modify": true, "mod": true, "ping": true, "touch": true, "metrics": true, "logs": true,
-	"volume": true, "vol": true, "volumes": true, "vols": true,
 }
 
 // root is the command msb with the one below it that args name, or all if they name none.
@@ -134,6 +133,8 @@ func (a *app) commands() []entry {
 		{groupImages, a.rmiCommand, []string{"rmi"}},
 		{groupImages, a.registriesCommand, []string{"registries", "regs"}},
 		{groupStorage, a.systemCommand, []string{"system"}},
+		{groupStorage, a.volumeCommand, []string{"volume", "vol"}},
+		{groupStorage, a.volumesCommand, []string{"volumes", "vols"}},
 		{groupStorage, a.later(snapshotCommands), []string{"snapshot", "snap"}},
 		{groupStorage, a.snapshotsCommand, []string{"snapshots", "snaps"}},
 		{groupInstallation, a.later(installCommand), []string{"install"}},

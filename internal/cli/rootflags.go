@@ -16,8 +16,9 @@ type rootFlags struct {
 }
 
 func (r *rootFlags) declare(f *flags) {
-	const opts = "; OPTIONS of ro, noexec, nosuid, nodev; repeatable"
-	f.value("v", "volume", "SOURCE:DEST[:OPTIONS]", "Mount a directory or a file of this machine"+opts, r.mount("volume", nil))
+	const opts = "; OPTIONS of ro, noexec, nosuid, nodev, quota=SIZE, uid=N,gid=N, …; repeatable"
+	f.value("v", "volume", "SOURCE:DEST[:OPTIONS]", "Mount a directory or a file (./SOURCE) of this machine, or a volume (NAME)"+opts, r.mount("volume", nil))
+	f.value("", "mount-named", "NAME:DEST[:OPTIONS]", "Mount a volume, which is made if it is not there", r.mountNamed)
 	f.value("", "mount-dir", "SOURCE:DEST[:OPTIONS]", "The same, only a directory", r.mount("mount-dir", os.FileMode.IsDir))
 	f.value("", "mount-file", "SOURCE:DEST[:OPTIONS]", "The same, only a file", r.mount("mount-file", os.FileMode.IsRegular))
 	f.value("", "copy", "SRC:DST", "Copy a file or directory in before the start; repeatable", r.copy("copy", nil))
@@ -44,13 +45,25 @@ func (r *rootFlags) mount(flag string, kind func(os.FileMode) bool) func(string)
 			r.mounts = append(r.mounts, m)
 			return nil
 		}
-		m.Type = sandbox.MountBind // --mount-dir and --mount-file take paths only
+		m.Type, m.Create = sandbox.MountBind, "" // --mount-dir and --mount-file take paths only
 		if m.Host, err = source(flag, m.Host, kind); err != nil {
 			return err
 		}
 		r.mounts = append(r.mounts, m)
 		return nil
 	}
+}
+
+func (r *rootFlags) mountNamed(v string) error {
+	m, err := sandbox.ParseVolume(v)
+	if err != nil {
+		return err
+	}
+	if m.Type != sandbox.MountNamed {
+		return &sandbox.Error{Kind: sandbox.InvalidArgument, Message: fmt.Sprintf("%q names no volume", m.Host), Hint: "mount a path with -v"}
+	}
+	r.mounts = append(r.mounts, m)
+	return nil
 }
 
 func (r *rootFlags) copy(flag string, kind func(os.FileMode) bool) func(string) error {

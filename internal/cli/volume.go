@@ -126,7 +126,7 @@ func (a *app) volumeListCommand(use string) *cobra.Command {
 			if v.QuotaMiB > 0 {
 				quota = mebibytes(v.QuotaMiB)
 			}
-			return []string{v.Name, "dir", quota, sizeOf(v.Used), date(v.CreatedAt)}
+			return []string{v.Name, "dir", quota, bytesText(v.Used), date(v.CreatedAt)}
 		}))
 	}
 	return c
@@ -150,7 +150,7 @@ func (a *app) volumeInspectCommand() *cobra.Command {
 		}
 		if format == "json" {
 			m := volumeJSON(v).(map[string]any)
-			m["labels"], m["path"], m["used_by"] = orNone(v.Labels), v.Path, each(v.Users, func(r sandbox.Ref) string { return r.String() })
+			m["labels"], m["path"], m["used_by"] = labelsOf(v.Labels), v.Path, each(v.Users, func(r sandbox.Ref) string { return r.String() })
 			return printJSON(a.out, m)
 		}
 		var b strings.Builder
@@ -165,7 +165,7 @@ func (a *app) volumeInspectCommand() *cobra.Command {
 		if v.QuotaMiB > 0 {
 			line("Quota", mebibytes(v.QuotaMiB))
 		}
-		line("Used", sizeOf(v.Used))
+		line("Used", bytesText(v.Used))
 		line("Path", v.Path)
 		for _, k := range slices.Sorted(maps.Keys(v.Labels)) {
 			line("Label", k+"="+v.Labels[k])
@@ -230,10 +230,10 @@ func volumeJSON(v backend.Volume) any {
 	return m
 }
 
-func orNone(m map[string]string) map[string]string {
+// labelsOf is never nil, so that it is {} in JSON.
+func labelsOf(m map[string]string) map[string]string {
 	if m == nil {
 		return map[string]string{}
 	}
 	return m
 }
-

@@ -182,10 +182,10 @@ func (b *Backend) ensureVolumes(ctx context.Context, ref sandbox.Ref, mounts []s
 	return nil
 }
 
-// defaultStat is how owners are kept on a mount that does not say it. Only what is asked for needs our own file server, which
-// takes no notice of what others change meanwhile.
+// defaultStat is how owners are kept on a mount that does not say it. What is in a volume is the guests' alone; what is in a
+// directory of the host, the host may change at any time, and that is noticed only where its own owners are used.
 func defaultStat(m sandbox.Mount) string {
-	if m.QuotaMiB > 0 || m.Owner != nil || m.HostPermissions != "" {
+	if m.Type == sandbox.MountNamed || m.QuotaMiB > 0 || m.Owner != nil || m.HostPermissions != "" {
 		return sandbox.StatStrict
 	}
 	return sandbox.StatOff
