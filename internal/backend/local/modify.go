@@ -1,0 +1,100 @@
+package local
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"strings"
+
+	"github.com/microsandbox-go/microsandbox/internal/backend"
+	"github.com/microsandbox-go/microsandbox/internal/state"
+	"github.com/microsandbox-go/microsandbox/sandbox"
+)
+
+var _ backend.Modifier = (*Backend)(nil)
+
+// Modify changes a sandbox that is kept.
+func (b *Backend) Modify(ctx context.Context, ref sandbox.Ref, req backend.ModifyRequest) (sandbox.Plan, error) {
+	row, err := b.row(ref)
+	if sandbox.KindOf(err) == sandbox.NotFound {
+		if _, eph := b.getEphemeral(ctx, ref); eph == nil {
+			err = &sandbox.Error{Op: "modify", Ref: ref, Kind: sandbox.Unsupported, Message: "sandbox '" + string(ref.Name) + "' is ephemeral: it is not kept, so there is nothing to modify"}
+		}
+	}
+	if err != nil {
+		return sandbox.Plan{}, err
+	}
+	policy := cmp.Or(req.Policy, sandbox.ModifyNoRestart)
+	plan, next, err := planOf(row, req.Modification, policy)
+	if err != nil || req.DryRun || len(plan.Conflicts) > 0 || len(plan.Changes) == 0 {
+		return plan, err
+	}
+	db, err := b.records()
+	if err != nil {
+		return plan, err
+	}
+	if _, err := db.Edit(row.ID, func(r *state.Row) error {
+		r.Spec, _ = req.Apply(r.Spec)
+		if r.Active != nil && policy != sandbox.ModifyNextStart {
+			live, _ := onlyLive(req.Modification).Apply(*r.Active)
+			r.Active = &live
+		}
+		return nil
+	}); err != nil {
+		return plan, err
+	}
+	plan.Applied = true
+	restart := policy == sandbox.ModifyRestart && slices.ContainsFunc(plan.Changes, func(c sandbox.Change) bool { return c.Disposition == sandbox.RequiresRestart })
+	if !restart {
+		return plan, b.tellLimits(ctx, row, next, &plan)
+	}
+	if err := b.Stop(ctx, ref, backend.StopOptions{}); err != nil && sandbox.KindOf(err) != sandbox.NotRunning {
+		return plan, err
+	}
+	_, err = b.Start(ctx, ref, backend.StartOptions{})
+	return plan, err
+}
+
+// planOf says what a modification of the sandbox comes to, and what its spec would be.
+func planOf(row state.Row, m sandbox.Modification, policy sandbox.ModifyPolicy) (sandbox.Plan, sandbox.Spec, error) {
+	plan := sandbox.Plan{Sandbox: row.Ref.Name, Status: row.Status, Policy: policy, Changes: []sandbox.Change{}, Conflicts: []sandbox.PlanNote{}, Warnings: []sandbox.PlanNote{}}
+	next, changes := m.Apply(row.Spec)
+	if err := next.Validate(); err != nil {
+		return plan, next, err
+	}
+	plan.Conflicts = append(plan.Conflicts, m.Check(row.Spec)...)
+	running := !row.Status.Terminal()
+	for _, c := range changes {
+		c.Disposition = sandbox.NextStart
+		if running && policy != sandbox.ModifyNextStart {
+			c.Disposition = dispositionOf(c.Field, row, next)
+		}
+		if c.Disposition == sandbox.RequiresRestart {
+			why := "the guest's kernel is given it when it starts"
+			c.Reason = &why
+			if policy == sandbox.ModifyNoRestart {
+				plan.Conflicts = append(plan.Conflicts, sandbox.PlanNote{Field: c.Field, Message: "it needs a restart"})
+			}
+		}
+		plan.Changes = append(plan.Changes, c)
+	}
+	return plan, next, nil
+}
+
+// dispositionOf says when a field of a running sandbox can change.
+func dispositionOf(field string, row state.Row, next sandbox.Spec) sandbox.Disposition {
+	switch {
+	case strings.HasPrefix(field, "env."), strings.HasPrefix(field, "labels."), field == "workdir":
+		return sandbox.Live // they are of what is run from now on
+	case field == "cpus" && row.Active != nil && next.Resources.CPUs <= row.Active.Resources.MaxCPUs,
+		field == "memory_mib" && row.Active != nil && next.Resources.MemoryMiB <= row.Active.Resources.MaxMemoryMiB:
+		return sandbox.Live
+	}
+	return sandbox.RequiresRestart
+}
+
+// onlyLive is the part of a modification that a running sandbox takes.
+func onlyLive(m sandbox.Modification) sandbox.Modification {
+	m.MaxCPUs, m.MaxMemoryMiB, m.RootDiskMiB = nil, nil, nil
+	return m
+}
