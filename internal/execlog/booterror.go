@@ -34,8 +34,8 @@ func WriteBootError(dir string, e BootError) error {
 	return nil
 }
 
-// clearBootError removes what WriteBootError left.
-func clearBootError(dir string) error {
+// ClearBootError removes what WriteBootError left.
+func ClearBootError(dir string) error {
 	err := os.Remove(filepath.Join(dir, BootErrorFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
