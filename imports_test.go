@@ -28,14 +28,16 @@ var layers = []struct {
 	{"internal/doctor", []string{"internal/cgroup", "internal/config", "sandbox"}},
 	// waist
 	{"internal/backend", []string{"sandbox"}},
-	{"internal/backend/local", []string{"internal/agentproto", "internal/atomicfile", "internal/backend", "internal/cgroup", "internal/config", "internal/image", "internal/runner/launch", "internal/state", "sandbox"}},
+	{"internal/backend/local", []string{"internal/agentproto", "internal/atomicfile", "internal/backend", "internal/cgroup", "internal/config", "internal/execlog", "internal/image", "internal/metering", "internal/runner/launch", "internal/state", "sandbox"}},
 	// parts
 	{"internal/state", []string{"internal/atomicfile", "internal/runner/launch", "sandbox"}},
 	{"internal/image", []string{"internal/atomicfile", "internal/image/erofs", "sandbox"}},
 	{"internal/image/erofs", []string{"internal/atomicfile"}},
 	{"internal/rootfs", []string{"internal/agentproto", "internal/image/erofs", "sandbox"}},
-	{"internal/runner", []string{"internal/agentclient", "internal/agentproto", "internal/atomicfile", "internal/cgroup", "internal/driver", "internal/image/erofs", "internal/network/netstack", "internal/rootfs", "internal/runner/launch", "sandbox"}},
+	{"internal/runner", []string{"internal/agentclient", "internal/agentproto", "internal/atomicfile", "internal/cgroup", "internal/driver", "internal/execlog", "internal/metering", "internal/image/erofs", "internal/network/netstack", "internal/rootfs", "internal/runner/launch", "sandbox"}},
 	{"internal/runner/launch", []string{"sandbox"}},
+	{"internal/metering", nil},
+	{"internal/execlog", []string{"internal/atomicfile", "sandbox"}},
 	{"internal/driver", nil},
 	{"internal/driver/gvisor", []string{"internal/cleanup", "internal/driver", "internal/driver/gvisor/gofer"}},
 	{"internal/driver/gvisor/gofer", nil},

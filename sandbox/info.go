@@ -4,11 +4,13 @@ import "time"
 
 // Info is what is recorded of a sandbox.
 type Info struct {
-	Ref       Ref       `json:"ref"`
-	ID        string    `json:"id"`            // opaque, never used twice
-	Seq       int64     `json:"seq,omitempty"` // order of creation; 0 of ephemeral ones
-	Status    Status    `json:"status"`
-	Spec      Spec      `json:"spec"`
+	Ref    Ref    `json:"ref"`
+	ID     string `json:"id"`            // opaque, never used twice
+	Seq    int64  `json:"seq,omitempty"` // order of creation; 0 of ephemeral ones
+	Status Status `json:"status"`
+	Spec   Spec   `json:"spec"` // what its next start gets
+	// Active is what it runs with where that is not Spec; see Effective.
+	Active    *Spec     `json:"active,omitempty"`
 	CreatedAt time.Time `json:"created_at"`
 	UpdatedAt time.Time `json:"updated_at"`
 	RunnerPID int       `json:"runner_pid,omitempty"`
@@ -16,6 +18,14 @@ type Info struct {
 	Confinement *Confinement `json:"confinement,omitempty"`
 	// End says how the last run ended; nil while it runs.
 	End *End `json:"end,omitempty"`
+}
+
+// Effective is the spec of the present run, or of the next one.
+func (i Info) Effective() Spec {
+	if i.Active != nil {
+		return *i.Active
+	}
+	return i.Spec
 }
 
 // Confinement says what keeps a sandbox within its bounds, in honest words.

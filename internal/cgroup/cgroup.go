@@ -144,6 +144,24 @@ func (g *Group) set() error {
 	return nil
 }
 
+// Resize sets other limits. Memory that is in use already is refused by the kernel (EBUSY).
+func (g *Group) Resize(l Limits) error {
+	old := g.limits
+	g.limits = l
+	// With swap accounting the limit of both is never below that of memory alone: a larger one is set first.
+	if g.memory != "" && l.MemoryBytes > old.MemoryBytes && has(g.memory, "memory.memsw.limit_in_bytes") {
+		_ = write(g.memory, "memory.memsw.limit_in_bytes", l.MemoryBytes)
+	}
+	err := g.set()
+	if err == nil {
+		err = g.LimitCPU()
+	}
+	if err != nil {
+		g.limits = old
+	}
+	return err
+}
+
 // LimitCPU sets the quota. It comes after the start of a sandbox, which it would slow down.
 func (g *Group) LimitCPU() error {
 	if g.limits.CPUs == 0 {

@@ -28,10 +28,10 @@ func (a *app) explainEnd(s *signals, b backend.Backend, info sandbox.Info, err e
 	switch end.Reason {
 	case sandbox.ReasonOOM:
 		code = exitKilled
-		what = "it went over its memory limit of " + mebibytes(info.Spec.Resources.MemoryMiB)
-		e.Hint = fmt.Sprintf("give it more with: -m %dM", 2*info.Spec.Resources.MemoryMiB)
+		what = "it went over its memory limit of " + mebibytes(info.Effective().Resources.MemoryMiB)
+		e.Hint = fmt.Sprintf("give it more with: -m %dM", 2*info.Effective().Resources.MemoryMiB)
 	case sandbox.ReasonMaxDuration:
-		what = "it ran for its maximum of " + seconds(info.Spec.Lifecycle.MaxDuration())
+		what = "it ran for its maximum of " + seconds(info.Effective().Lifecycle.MaxDuration())
 	case sandbox.ReasonShutdown:
 		what = "it was stopped"
 	}

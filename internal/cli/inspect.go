@@ -59,10 +59,10 @@ func (a *app) refOf(name string) (sandbox.Ref, error) {
 
 // inspectJSON has the keys of contract msb-0.6 §1.3 and confinement, end and id of our own.
 func inspectJSON(i sandbox.Info) any {
-	m := map[string]any{"name": i.Ref.Name, "status": i.Status.Title(), "config": i.Spec, "active_config": nil, "pending_changes": []string{},
+	m := map[string]any{"name": i.Ref.Name, "status": i.Status.Title(), "config": i.Spec, "active_config": nil, "pending_changes": sandbox.Pending(i.Effective(), i.Spec),
 		"created_at": timestamp(i.CreatedAt), "updated_at": timestamp(i.UpdatedAt), "confinement": i.Confinement, "end": i.End, "id": i.ID}
 	if !i.Status.Terminal() {
-		m["active_config"] = i.Spec
+		m["active_config"] = i.Effective()
 	}
 	return m
 }

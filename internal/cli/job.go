@@ -65,7 +65,7 @@ func (j *job) complete(spec sandbox.Spec) error {
 
 // execIn runs the job in a running sandbox. Its error is an exitCode unless something failed.
 func (a *app) execIn(s *signals, b backend.Backend, info sandbox.Info, j job) error {
-	if err := j.complete(info.Spec); err != nil {
+	if err := j.complete(info.Effective()); err != nil {
 		return err
 	}
 	begin := time.Now()

@@ -25,7 +25,7 @@ var groups = [...]string{groupSandboxes, groupImages, groupStorage, groupInstall
 
 // later are the commands of contract msb-0.6 §1.2 that are being made.
 var later = map[string]bool{
-	"modify": true, "mod": true, "ping": true, "touch": true, "metrics": true, "logs": true,
+	"ping": true, "touch": true, "metrics": true, "logs": true,
 }
 
 // root is the command msb with the one below it that args name, or all if they name none.
@@ -114,6 +114,7 @@ func (a *app) commands() []entry {
 		{groupOther, a.contextCommand, []string{"context", "ctx"}},
 		{groupSandboxes, a.runCommand, []string{"run"}},
 		{groupSandboxes, a.createCommand, []string{"create"}},
+		{groupSandboxes, a.modifyCommand, []string{"modify", "mod"}},
 		{groupSandboxes, a.startCommand, []string{"start"}},
 		{groupSandboxes, a.stopCommand, []string{"stop"}},
 		{groupSandboxes, a.restartCommand, []string{"restart"}},

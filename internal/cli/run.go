@@ -133,9 +133,9 @@ func (a *app) reuse(s *signals, b backend.Backend, r *runFlags, info sandbox.Inf
 			"to make it anew, add --replace")
 	}
 	if len(command) == 0 {
-		command = commandOf(info.Spec)
+		command = commandOf(info.Effective())
 	} else {
-		command = append(slices.Clone(info.Spec.Runtime.Entrypoint), command...)
+		command = append(slices.Clone(info.Effective().Runtime.Entrypoint), command...)
 	}
 	return a.execStarted(s, b, info, r.quiet, a.jobOf(&r.execFlags, r.detachKeys, command, r.env, r.workdir, r.user))
 }

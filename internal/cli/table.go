@@ -49,10 +49,7 @@ func printJSON(w io.Writer, v any) error {
 	if err := dec.Decode(&sorted); err != nil {
 		return fmt.Errorf("encode as JSON: %w", err)
 	}
-	enc := json.NewEncoder(w)
-	enc.SetEscapeHTML(false)
-	enc.SetIndent("", "  ")
-	return enc.Encode(sorted)
+	return printOrdered(w, sorted)
 }
 
 // date is a time in a table.
@@ -77,4 +74,12 @@ func mebibytes(n int) string {
 		return fmt.Sprintf("%d GiB", n/1024)
 	}
 	return fmt.Sprintf("%d MiB", n)
+}
+
+// printOrdered is printJSON with the keys of a struct in the order of its fields.
+func printOrdered(w io.Writer, v any) error {
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
 }

@@ -52,8 +52,6 @@ type Checkpointer interface {
 type Meter interface {
 	// Memory returns the bytes of host memory held for the sandbox: guest memory, its kernel, its helpers.
 	Memory() (uint64, error)
-	// CPU returns the CPU time used since the start, in nanoseconds.
-	CPU() (uint64, error)
 }
 
 // Disks is an instance that counts what its disk and its binds with a [Files] hold.
@@ -74,6 +72,20 @@ type DiskUsage struct {
 
 // ErrDiskInUse is a disk that another sandbox has.
 var ErrDiskInUse = errors.New("another sandbox is using the disk")
+
+// Gauge is an instance that can tell all that it uses, at the price of a few system calls and without waking the guest.
+type Gauge interface {
+	// Usage is for one caller at a time.
+	Usage() (Usage, error)
+}
+
+// Usage is what a sandbox uses.
+type Usage struct {
+	CPU           uint64 // ns since the start, of the guest and its kernel
+	Guest         uint64 // bytes of memory that the guest holds, files in memory included
+	Resident      uint64 // bytes of host memory held for the sandbox, as Meter says
+	Read, Written uint64 // bytes that it had the host's disks move
+}
 
 // Processes is an instance that can list the host processes it consists of, for placing them in cgroups.
 type Processes interface {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/microsandbox-go/microsandbox/internal/atomicfile"
+	"github.com/microsandbox-go/microsandbox/internal/execlog"
 	"github.com/microsandbox-go/microsandbox/internal/runner/launch"
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
@@ -19,6 +20,7 @@ func (s *supervisor) finish(e sandbox.End) {
 	if watched || !s.cfg.Info.Spec.Lifecycle.Ephemeral {
 		s.record(e) // before the clients see the end
 	}
+	s.lastWords(e)
 	s.release()
 	if err := s.words.Encode(launch.Word{End: &e}); err != nil {
 		s.log.Debug("the creator has gone", "err", err)
@@ -59,10 +61,17 @@ func (s *supervisor) release() {
 	if s.listen != nil {
 		_ = s.listen.Close()
 	}
+	if s.control != nil {
+		_ = s.control.Close()
+	}
 	if s.gateway != nil {
 		_ = s.gateway.Close()
 	}
-	s.tasks.Wait() // all of them end with the agent or the listener
+	s.tasks.Wait() // all of them end with the agent or the listeners
+	if s.out != nil {
+		s.out.System(execlog.Stopped)
+		s.out.Close()
+	}
 	if s.limits != nil {
 		if err := s.limits.getGroup().Remove(); err != nil {
 			s.log.Warn("a control group is left for the next sweep", "err", err)
@@ -79,7 +88,7 @@ func (s *supervisor) record(e sandbox.End) {
 	if err != nil {
 		s.log.Error("the end could not be recorded", "err", err)
 	}
-	for _, name := range []string{launch.SocketFile, launch.RunningFile} {
+	for _, name := range []string{launch.SocketFile, launch.ControlFile, launch.RunningFile} {
 		_ = os.Remove(s.path(name)) // a reader goes by the lock
 	}
 }

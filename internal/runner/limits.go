@@ -8,12 +8,14 @@ import (
 	"os"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/microsandbox-go/microsandbox/internal/cgroup"
 	"github.com/microsandbox-go/microsandbox/internal/driver"
+	"github.com/microsandbox-go/microsandbox/sandbox"
 )
 
 // overhead is what the sandbox's kernel and its helpers may take beyond the guest's memory, in bytes.
@@ -21,8 +23,10 @@ const overhead = 64 << 20
 
 // limits holds a sandbox to its memory and CPUs, by a control group where one can be had.
 type limits struct {
-	memory uint64 // bytes, overhead included
-	cpus   int
+	memory   atomic.Uint64 // bytes, overhead included
+	cpus     int
+	pinned   bool // to fewer CPUs than there are
+	resizing sync.Mutex
 
 	mu    sync.Mutex
 	group *cgroup.Group // nil if there is none
@@ -45,8 +49,9 @@ func (l *limits) setGroup(g *cgroup.Group) {
 const processes = 4096
 
 func newLimits(group string, memory uint64, cpus int, l *slog.Logger) *limits {
-	lim := &limits{memory: memory + overhead, cpus: cpus}
-	g, err := cgroup.New(group, cgroup.Limits{MemoryBytes: lim.memory, CPUs: cpus, Processes: processes})
+	lim := &limits{cpus: cpus}
+	lim.memory.Store(memory + overhead)
+	g, err := cgroup.New(group, cgroup.Limits{MemoryBytes: memory + overhead, CPUs: cpus, Processes: processes})
 	if err != nil {
 		l.Warn("no control group: the limits hold by watchdog and affinity", "err", err)
 		g = nil
@@ -77,6 +82,37 @@ func (l *limits) bound(id string, inst driver.Instance) error {
 		}
 	}
 	return errors.Join(failed, l.pin(id, p.PIDs))
+}
+
+// resizeRoom is how much more than it uses a sandbox must be left, in bytes.
+const resizeRoom = 16 << 20
+
+// resize sets other limits on a sandbox that runs. Kind: InvalidArgument for memory that is in use.
+func (l *limits) resize(id string, inst driver.Instance, memory uint64, cpus int) error {
+	l.resizing.Lock()
+	defer l.resizing.Unlock()
+	memory += overhead
+	if m, ok := inst.(driver.Meter); ok && memory < l.memory.Load() {
+		used, err := m.Memory()
+		if err != nil {
+			return fmt.Errorf("measure the sandbox's memory: %w", err)
+		}
+		if used+resizeRoom > memory {
+			return &sandbox.Error{Kind: sandbox.InvalidArgument, Message: fmt.Sprintf("the sandbox uses %d MiB", (max(used, overhead)-overhead)>>20), Hint: "end what uses it, or restart the sandbox with --restart"}
+		}
+	}
+	g := l.getGroup()
+	if g != nil {
+		if err := g.Resize(cgroup.Limits{MemoryBytes: memory, CPUs: cpus, Processes: processes}); err != nil {
+			return fmt.Errorf("set the limits of the control group: %w", err)
+		}
+	}
+	l.memory.Store(memory)
+	l.cpus = cpus
+	if p, ok := inst.(driver.Processes); ok && !g.CPU() {
+		return l.pin(id, p.PIDs)
+	}
+	return nil
 }
 
 // join moves the processes into the group. One that starts meanwhile is in its parent's: look until there is no new one.
@@ -112,13 +148,18 @@ func (l *limits) pin(id string, pids func() []int) error {
 			all = append(all, cpu)
 		}
 	}
-	if l.cpus == 0 || l.cpus >= len(all) {
-		return nil
+	cpus := l.cpus
+	if cpus == 0 || cpus >= len(all) {
+		if !l.pinned {
+			return nil
+		}
+		cpus = len(all)
 	}
+	l.pinned = true
 	h := fnv.New32a()
 	h.Write([]byte(id))
 	first := int(h.Sum32() % uint32(len(all)))
-	for n := range l.cpus {
+	for n := range cpus {
 		want.Set(all[(first+n)%len(all)])
 	}
 	seen := map[int]bool{}
@@ -195,7 +236,7 @@ func (l *limits) watch(m driver.Meter, done <-chan struct{}, over func(why strin
 			continue
 		}
 		failures = 0
-		if used > l.memory {
+		if used > l.memory.Load() {
 			over("")
 			return
 		}
@@ -204,7 +245,7 @@ func (l *limits) watch(m driver.Meter, done <-chan struct{}, over func(why strin
 			t.Reset(groupInterval)
 			continue
 		}
-		pause := time.Duration(float64(l.memory-used) / fillRate * float64(time.Second))
+		pause := time.Duration(float64(l.memory.Load()-used) / fillRate * float64(time.Second))
 		least := watchMinimum
 		if used < last+calmGrowth {
 			least = watchCalm

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/microsandbox-go/microsandbox/internal/agentproto"
+	"github.com/microsandbox-go/microsandbox/internal/execlog"
 )
 
 // clientQueue is how many frames may wait for one client before the agent has to (contract msb-0.6 §4.3), queueBytes how
@@ -26,6 +27,8 @@ type relay struct {
 	ready      []byte             // the frame core.ready
 	onShutdown func()             // a client asked for the sandbox's end
 	holdBack   func() bool        // the sandbox is ending for another reason than the one that a session is about to give
+	out        *execlog.Writer    // takes what sessions print; nil: nobody does
+	work       work               // what the sandbox has been asked to do
 
 	writeMu sync.Mutex // one frame at a time to the agent
 
@@ -52,7 +55,7 @@ type client struct {
 	gone  chan struct{} // closed when the client is done with
 	once  sync.Once
 	mu    sync.Mutex
-	execs map[uint32]struct{} // its open exec sessions
+	open  map[uint32]*session // its sessions
 	left  bool                // it has left; its slot is free when the agent has answered to that
 }
 
@@ -93,10 +96,8 @@ func (r *relay) route(f *agentproto.Frame) {
 			f.Release()
 			return
 		}
-		c.mu.Lock()
-		delete(c.execs, f.ID)
-		c.mu.Unlock()
 	}
+	r.observe(c, f)
 	if !c.put(f, r.ending) {
 		f.Release()
 	}
@@ -213,7 +214,7 @@ func (r *relay) admit(conn net.Conn) (c *client, wait <-chan struct{}) {
 			continue
 		}
 		r.next = slot + 1
-		c = &client{conn: conn, slot: slot, out: make(chan *agentproto.Frame, clientQueue), gone: make(chan struct{}), room: make(chan struct{}, 1), execs: map[uint32]struct{}{}}
+		c = &client{conn: conn, slot: slot, out: make(chan *agentproto.Frame, clientQueue), gone: make(chan struct{}), room: make(chan struct{}, 1), open: map[uint32]*session{}}
 		c.start, c.end = agentproto.IDRange(slot)
 		r.clients[slot] = c
 		r.wg.Add(2)
@@ -230,12 +231,12 @@ func (r *relay) admit(conn net.Conn) (c *client, wait <-chan struct{}) {
 
 // dismiss ends a client's sessions in the guest. Its slot is free when the agent answers to the ping behind that.
 func (r *relay) dismiss(c *client) {
-	c.mu.Lock()
 	var b []byte
-	for id := range c.execs {
-		b = agentproto.Append(b, id, agentproto.TypeExecSignal, &agentproto.ExecSignal{Signal: 9})
+	for id, x := range r.endAll(c) {
+		if x.kind == execSession {
+			b = agentproto.Append(b, id, agentproto.TypeExecSignal, &agentproto.ExecSignal{Signal: 9})
+		}
 	}
-	c.mu.Unlock()
 	b = agentproto.Append(b, 0, agentproto.TypeClientDisconnected, &agentproto.ClientDisconnected{IDStart: c.start, IDEnd: c.end})
 	b = agentproto.Append(b, c.start, agentproto.TypePing, nil)
 	r.mu.Lock()
@@ -321,10 +322,8 @@ func (r *relay) forward(c *client, f *agentproto.Frame) error {
 	if f.ID < c.start || f.ID >= c.end {
 		return errForeignID
 	}
-	if f.Flags&agentproto.SessionStart != 0 && agentproto.TypeOf(f.Body()) == agentproto.TypeExecRequest {
-		c.mu.Lock()
-		c.execs[f.ID] = struct{}{}
-		c.mu.Unlock()
+	if !r.begun(c, f) {
+		return nil
 	}
 	return r.toAgent(f.Raw())
 }

@@ -12,6 +12,9 @@ import (
 // runStartup runs the startup command as a client of the relay like any other; its end is the sandbox's.
 func (s *supervisor) runStartup() {
 	code, err := s.startup()
+	if s.asked.Load() || s.retires.Load() != nil {
+		return // it was told to end, and what it wrote is still being synced
+	}
 	if err != nil {
 		select {
 		case <-s.gone: // the sandbox ended first

@@ -21,6 +21,7 @@ import (
 	"github.com/microsandbox-go/microsandbox/internal/agentproto"
 	"github.com/microsandbox-go/microsandbox/internal/atomicfile"
 	"github.com/microsandbox-go/microsandbox/internal/driver"
+	"github.com/microsandbox-go/microsandbox/internal/execlog"
 	"github.com/microsandbox-go/microsandbox/internal/network/netstack"
 	"github.com/microsandbox-go/microsandbox/internal/runner/launch"
 	"github.com/microsandbox-go/microsandbox/sandbox"
@@ -53,9 +54,13 @@ type supervisor struct {
 	gateway *netstack.Gateway
 	relay   *relay
 	listen  *net.UnixListener
-	asked   atomic.Bool // a client asked the agent to end
+	control *net.UnixListener           // requests to the runner; nil before it is ready
+	out     *execlog.Writer             // exec.log
+	asked   atomic.Bool                 // a client asked the agent to end
+	retires atomic.Pointer[sandbox.End] // the agent was asked to end, for this reason
 	tasks   sync.WaitGroup
 
+	recording sync.Mutex // one writer of RunningFile at a time
 	startedAt time.Time
 	bounding  sync.WaitGroup // settle, which must not meet processes that are being ended
 }
@@ -190,6 +195,10 @@ func (s *supervisor) start(ctx context.Context) error {
 			s.end(sandbox.ReasonInternal, fmt.Sprintf("its kernel ended with status %d", x.Code))
 			return
 		}
+		if e := s.retires.Load(); e != nil {
+			s.end(e.Reason, e.Message)
+			return
+		}
 		if s.asked.Load() {
 			s.end(sandbox.ReasonShutdown, "")
 			return
@@ -219,7 +228,8 @@ func (s *supervisor) start(ctx context.Context) error {
 
 // open lets clients in and says that the sandbox runs.
 func (s *supervisor) open(agent net.Conn, in *agentproto.Reader, ready []byte) error {
-	s.relay = &relay{agent: agent, in: in, ready: ready, onShutdown: s.shutdownRequested, holdBack: s.outOfMemory, ending: make(chan struct{})}
+	s.openLog()
+	s.relay = &relay{agent: agent, in: in, ready: ready, onShutdown: s.shutdownRequested, holdBack: s.holdsBack, out: s.out, ending: make(chan struct{})}
 	s.tasks.Go(func() {
 		err := s.relay.run()
 		s.relay.close()
@@ -250,7 +260,7 @@ func (s *supervisor) open(agent net.Conn, in *agentproto.Reader, ready []byte) e
 	}
 	s.bounding.Go(s.settle)
 	if d := s.cfg.Info.Spec.Lifecycle.MaxDuration(); d > 0 {
-		time.AfterFunc(d, func() { s.end(sandbox.ReasonMaxDuration, fmt.Sprintf("it ran for its maximum of %s", d)) })
+		time.AfterFunc(d, func() { s.retire(sandbox.ReasonMaxDuration, fmt.Sprintf("it ran for its maximum of %s", d)) })
 	}
 	s.startedAt = time.Now().UTC()
 	if err := s.recordRunning(); err != nil {
@@ -263,6 +273,8 @@ func (s *supervisor) open(agent net.Conn, in *agentproto.Reader, ready []byte) e
 	if len(s.cfg.Startup) > 0 {
 		s.tasks.Go(s.runStartup)
 	}
+	s.openControl()
+	s.tasks.Go(s.pulse)
 	return nil
 }
 
@@ -286,11 +298,13 @@ func (s *supervisor) settle() {
 }
 
 func (s *supervisor) running() launch.Running {
-	return launch.Running{PID: os.Getpid(), StartedAt: s.startedAt, Confinement: s.confinement()}
+	return launch.Running{PID: os.Getpid(), StartedAt: s.startedAt, Confinement: s.confinement(), Draining: s.relay.work.isDraining()}
 }
 
 // recordRunning writes what readers of a running sandbox see.
 func (s *supervisor) recordRunning() error {
+	s.recording.Lock()
+	defer s.recording.Unlock()
 	b, err := json.Marshal(s.running())
 	if err == nil {
 		err = atomicfile.Write(s.path(launch.RunningFile), b, 0o600)
@@ -316,7 +330,7 @@ func (s *supervisor) driverConfig(id string, control *os.File, link *driver.Link
 	spec := s.cfg.Info.Spec
 	cfg := driver.Config{
 		ID: id, RootImage: s.cfg.Root.Image, Agent: s.cfg.Agent, Hostname: spec.Runtime.Hostname, Control: control, Link: link,
-		CPUs: spec.Resources.CPUs, MemoryBytes: uint64(spec.Resources.MemoryMiB) << 20, Log: s.log,
+		CPUs: spec.Resources.MaxCPUs, MemoryBytes: uint64(spec.Resources.MaxMemoryMiB) << 20, Log: s.log,
 	}
 	if d := s.cfg.Root.Disk; d != nil && d.Source != "" {
 		limit := uint64(d.SizeMiB) << 20

@@ -13,10 +13,9 @@ import (
 
 // Row is what is recorded of a kept sandbox. Its status is what was last written: whether it is still so, its lock knows.
 type Row struct {
-	sandbox.Info
-	Active  *sandbox.Spec // what it runs with; nil while it does not run
-	Startup []string      // command that each run does by itself
-	Booted  bool          // it has been running, so what is on its root disk counts
+	sandbox.Info          // Active is nil while it does not run
+	Startup      []string // command that each run does by itself
+	Booted       bool     // it has been running, so what is on its root disk counts
 }
 
 // Run is one run of a sandbox.

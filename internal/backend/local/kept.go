@@ -250,6 +250,9 @@ func (b *Backend) startKept(ctx context.Context, db *state.DB, dir *state.Dir, r
 	if sandbox.KindOf(err) == sandbox.Cancelled {
 		end.Reason = sandbox.ReasonShutdown
 	}
+	if end.Reason == sandbox.ReasonFailed {
+		_ = b.recordBootError(row.Info, err) // where it is not there, the record still says it
+	}
 	if endErr := db.End(id, sandbox.Stopped, end); endErr != nil && sandbox.KindOf(endErr) != sandbox.NotFound {
 		err = errors.Join(err, endErr)
 	}

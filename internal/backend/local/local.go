@@ -12,14 +12,12 @@ import (
 	"crypto/rand"
 	"fmt"
 	"net"
-	"path/filepath"
 	"slices"
 	"sync"
 
 	"github.com/microsandbox-go/microsandbox/internal/backend"
 	"github.com/microsandbox-go/microsandbox/internal/cgroup"
 	"github.com/microsandbox-go/microsandbox/internal/config"
-	"github.com/microsandbox-go/microsandbox/internal/runner/launch"
 	"github.com/microsandbox-go/microsandbox/internal/state"
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
@@ -196,5 +194,3 @@ func newID() string {
 	u[6], u[8] = u[6]&0x0f|0x40, u[8]&0x3f|0x80
 	return fmt.Sprintf("%x-%x-%x-%x-%x", u[:4], u[4:6], u[6:8], u[8:10], u[10:])
 }
-
-func socketPath(dir string) string { return filepath.Join(dir, launch.SocketFile) }

@@ -4,9 +4,11 @@ import (
 	"cmp"
 	"context"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/microsandbox-go/microsandbox/internal/backend"
+	"github.com/microsandbox-go/microsandbox/internal/runner/launch"
 	"github.com/microsandbox-go/microsandbox/internal/state"
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
@@ -97,4 +99,34 @@ func dispositionOf(field string, row state.Row, next sandbox.Spec) sandbox.Dispo
 func onlyLive(m sandbox.Modification) sandbox.Modification {
 	m.MaxCPUs, m.MaxMemoryMiB, m.RootDiskMiB = nil, nil, nil
 	return m
+}
+
+// tellLimits has a running sandbox held to its new limits.
+func (b *Backend) tellLimits(ctx context.Context, row state.Row, next sandbox.Spec, plan *sandbox.Plan) error {
+	if row.Active == nil || plan.Policy == sandbox.ModifyNextStart {
+		return nil
+	}
+	was, want := row.Active.Resources, next.Resources
+	if was.CPUs == want.CPUs && was.MemoryMiB == want.MemoryMiB {
+		return nil
+	}
+	_, err := b.control(ctx, row.Ref, launch.ControlRequest{Op: launch.OpLimits, Limits: &launch.Limits{CPUs: want.CPUs, MemoryMiB: want.MemoryMiB}})
+	state := "applied"
+	if err != nil {
+		state = "failed"
+	}
+	for _, r := range []struct {
+		resource  string
+		was, want int
+	}{{"cpus", was.CPUs, want.CPUs}, {"memory", was.MemoryMiB, want.MemoryMiB}} {
+		if r.was == r.want {
+			continue
+		}
+		actual := strconv.Itoa(r.want)
+		if err != nil {
+			actual = strconv.Itoa(r.was)
+		}
+		plan.Resizes = append(plan.Resizes, sandbox.Resize{Resource: r.resource, Requested: strconv.Itoa(r.want), Actual: actual, Enforced: actual, State: state})
+	}
+	return err
 }

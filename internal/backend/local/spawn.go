@@ -73,7 +73,7 @@ func (b *Backend) spawn(dir *state.Dir, lease *os.File, cfg launch.Config) (_ *c
 	keep(null, err)
 	var log *os.File
 	if err == nil {
-		log, err = os.OpenFile(filepath.Join(cfg.LogDir, launch.LogFile), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+		log, err = openRunnerLog(cfg.LogDir)
 		keep(log, err)
 	}
 	if err != nil {
@@ -241,16 +241,21 @@ func (b *Backend) startError(ref sandbox.Ref, err error) error {
 	return err
 }
 
-// dialRunDir connects to a run directory's socket, however long the directory's path is.
+// dialRunDir connects to the relay of a run directory.
 func dialRunDir(ctx context.Context, dir string) (net.Conn, error) {
-	path := socketPath(dir)
+	return dialSocket(ctx, dir, launch.SocketFile)
+}
+
+// dialSocket connects to a run directory's socket, however long the directory's path is.
+func dialSocket(ctx context.Context, dir, name string) (net.Conn, error) {
+	path := filepath.Join(dir, name)
 	if len(path) > 100 {
 		f, err := os.Open(dir)
 		if err != nil {
 			return nil, err
 		}
 		defer f.Close()
-		path = filepath.Join("/proc/self/fd", strconv.Itoa(int(f.Fd())), launch.SocketFile)
+		path = filepath.Join("/proc/self/fd", strconv.Itoa(int(f.Fd())), name)
 	}
 	var d net.Dialer
 	return d.DialContext(ctx, "unix", path)

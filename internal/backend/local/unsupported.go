@@ -12,7 +12,6 @@ func unsupported(spec sandbox.Spec) error {
 		asked bool
 		what  string
 	}{
-		{spec.Lifecycle.IdleTimeoutSecs != nil, "an idle timeout"},
 		{spec.Network.Strict, "strict hostname rules"},
 		{spec.Network.TrustHostCAs, "trusting the host's certificate authorities"},
 	} {

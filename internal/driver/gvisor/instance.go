@@ -31,6 +31,8 @@ type instance struct {
 	served  []gofer.Mount
 	usage   *gofer.Usage // of served; nil if there are none
 
+	gauge gauge // of who calls Usage
+
 	mu     sync.Mutex
 	waited bool
 	ended  bool // a process was waited for

@@ -79,33 +79,6 @@ func privateMemory(pid int) (uint64, error) {
 	return (res - shr) * uint64(os.Getpagesize()), nil
 }
 
-// clockTick is USER_HZ, the unit of times in /proc: 100 on every Linux that Go runs on.
-const clockTick = 10_000_000 // ns
-
-// CPU adds up the sentry, the gofer and their children, ended ones included.
-func (i *instance) CPU() (uint64, error) {
-	var ticks uint64
-	for _, pid := range i.PIDs() {
-		b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
-		if err != nil {
-			continue // it ended since it was listed
-		}
-		// Fields are counted from behind the command, which may hold spaces and parentheses.
-		f := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))
-		if len(f) < 15 {
-			return 0, fmt.Errorf("read the CPU time of process %d: short stat", pid)
-		}
-		for _, s := range f[11:15] { // utime stime cutime cstime
-			n, err := strconv.ParseUint(s, 10, 64)
-			if err != nil {
-				return 0, fmt.Errorf("read the CPU time of process %d: %w", pid, err)
-			}
-			ticks += n
-		}
-	}
-	return ticks * clockTick, nil
-}
-
 // Disks reads the gofer's counters.
 func (i *instance) Disks() []driver.DiskUsage {
 	i.mu.Lock()

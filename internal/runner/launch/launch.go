@@ -32,7 +32,6 @@ const (
 	EndFile     = "end.json"     // a sandbox.End, written by the runner as its last act
 	SocketFile  = "agent.sock"
 	LogFile     = "runner.log"
-	MetricsFile = "metrics"      // the last sample of what the sandbox uses (package metering)
 	ControlFile = "control.sock" // requests to the runner itself (see ControlRequest)
 )
 
@@ -48,7 +47,7 @@ type Running struct {
 type Config struct {
 	Info      sandbox.Info
 	RunDir    string // absolute
-	LogDir    string // absolute; it is there: exec.log, runner.log, boot-error.json (package execlog)
+	LogDir    string // absolute; it is there: exec.log, runner.log, boot-error.json (package execlog), metrics (package metering)
 	Home      string // MSB_HOME
 	Root      Root
 	Mounts    []Mount
@@ -97,6 +96,34 @@ type Word struct {
 	Running *Running     `json:"running,omitempty"`
 	Failure *Failure     `json:"failure,omitempty"`
 	End     *sandbox.End `json:"end,omitempty"`
+}
+
+// ControlRequest is a line of JSON on ControlFile; a [ControlResponse] is the answer, and the connection is over.
+//
+// To add an operation: 1. its Op here, 2. its case in package runner, control.go, 3. who asks for it in backend/local.
+type ControlRequest struct {
+	Op     string  `json:"op"`
+	Limits *Limits `json:"limits,omitempty"` // of OpLimits
+}
+
+// Limits are what a sandbox may use; both are set.
+type Limits struct {
+	CPUs      int `json:"cpus"`
+	MemoryMiB int `json:"memory_mib"`
+}
+
+// The operations of a runner.
+const (
+	OpCapabilities = "capabilities" // what it can be asked for
+	OpLimits       = "limits"       // hold it to other limits
+	OpDrain        = "drain"        // begin no new session, and end with the last one
+)
+
+// ControlResponse answers a [ControlRequest].
+type ControlResponse struct {
+	OK           bool     `json:"ok"`
+	Failure      *Failure `json:"error,omitempty"`
+	Capabilities []string `json:"capabilities,omitempty"`
 }
 
 // Failure is an error that crossed a process boundary.

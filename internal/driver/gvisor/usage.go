@@ -1,0 +1,138 @@
+package gvisor
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/microsandbox-go/microsandbox/internal/driver"
+)
+
+// gauge is what is remembered between two looks at what the sandbox uses. Guest code runs in children of the sentry, one
+// for each of the guest's address spaces. To list them takes a read for each of its threads, so that is done only when
+// the sentry has run since the last time: children come and go by its doing alone.
+type gauge struct {
+	began    bool
+	sentry   uint64 // ns of CPU when its children were listed
+	children []int
+	gone     uint64 // ns of CPU of children that ended
+	most     uint64 // ns: no look says less than one before
+}
+
+// quiet is how much CPU time, in ns, a sentry with nothing to do may take between two looks.
+const quiet = 2_000_000
+
+// Usage implements driver.Gauge.
+func (i *instance) Usage() (driver.Usage, error) {
+	var u driver.Usage
+	i.mu.Lock()
+	defer i.mu.Unlock() // nobody is waited for meanwhile: the numbers stay theirs
+	if i.ended {
+		return u, errors.New("the sandbox has ended")
+	}
+	g := &i.gauge
+	sentry, err := cpuTime(i.sentry)
+	if err != nil {
+		return u, err
+	}
+	if !g.began || sentry-g.sentry > quiet {
+		g.began, g.sentry, g.children = true, sentry, children(i.sentry)
+		if g.gone, err = endedChildren(i.sentry); err != nil {
+			return u, err
+		}
+	}
+	u.CPU = sentry + g.gone
+	for _, pid := range g.children {
+		if n, err := cpuTime(pid); err == nil { // else it ended since
+			u.CPU += n
+		}
+	}
+	pids := []int{i.sentry}
+	if i.gofer != 0 {
+		pids = append(pids, i.gofer)
+		if n, err := cpuTime(i.gofer); err == nil {
+			u.CPU += n
+		}
+	}
+	u.CPU = max(u.CPU, g.most)
+	g.most = u.CPU
+	if i.memfile != nil {
+		var st unix.Stat_t
+		if err := unix.Fstat(int(i.memfile.Fd()), &st); err != nil {
+			return u, fmt.Errorf("read the size of the guest's memory: %w", err)
+		}
+		u.Guest = uint64(st.Blocks) * 512
+	}
+	u.Resident = u.Guest
+	for _, pid := range pids {
+		n, err := privateMemory(pid)
+		if err != nil {
+			return u, err
+		}
+		u.Resident += n
+		read, written := diskIO(pid)
+		u.Read, u.Written = u.Read+read, u.Written+written
+	}
+	return u, nil
+}
+
+// cpuTime is the CPU time of a process and all its threads, ended ones included, in ns: one system call, for any process
+// (clock_getcpuclockid(3)).
+func cpuTime(pid int) (uint64, error) {
+	const sched = 2 // CPUCLOCK_SCHED
+	var ts unix.Timespec
+	if err := unix.ClockGettime(int32(^pid)<<3|sched, &ts); err != nil {
+		return 0, fmt.Errorf("read the CPU time of process %d: %w", pid, err)
+	}
+	return uint64(ts.Nano()), nil
+}
+
+// clockTick is USER_HZ, the unit of times in /proc, in ns: 100 on every Linux that Go runs on.
+const clockTick = 10_000_000
+
+// endedChildren is the CPU time of the children that a process has waited for, in ns.
+func endedChildren(pid int) (uint64, error) {
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return 0, fmt.Errorf("read the CPU time of process %d's children: %w", pid, err)
+	}
+	// Fields are counted from behind the command, which may hold spaces and parentheses.
+	f := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
+	if len(f) < 15 {
+		return 0, fmt.Errorf("read the CPU time of process %d's children: short stat", pid)
+	}
+	var ticks uint64
+	for _, s := range f[13:15] { // cutime cstime
+		n, err := strconv.ParseUint(s, 10, 64)
+		if err != nil {
+			return 0, fmt.Errorf("read the CPU time of process %d's children: %w", pid, err)
+		}
+		ticks += n
+	}
+	return ticks * clockTick, nil
+}
+
+// diskIO is what a process had disks move, in bytes: zeroes where that may not be read (proc(5), PTRACE_MODE_READ).
+func diskIO(pid int) (read, written uint64) {
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/io")
+	if err != nil {
+		return 0, 0
+	}
+	for line := range strings.Lines(string(b)) {
+		key, value, _ := strings.Cut(strings.TrimSpace(line), ": ")
+		n, err := strconv.ParseUint(value, 10, 64)
+		switch {
+		case err != nil:
+		case key == "read_bytes":
+			read = n
+		case key == "write_bytes":
+			written = n
+		}
+	}
+	return read, written
+}
