@@ -149,7 +149,7 @@ func TestTerminal(t *testing.T) {
 		c.expect(`44 111\r\n`)
 		c.write("echo up; sleep 100; echo code $?\n")
 		c.expect(`up\r\n`)
-		time.Sleep(300 * time.Millisecond) // a ctrl-c while the shell starts sleep is lost, see docs/rough-edges.md
+		time.Sleep(300 * time.Millisecond) // while dash starts sleep it loses a ctrl-c, on any Linux: see docs/rough-edges.md
 		c.write("\x03")
 		c.expect(prompt)
 		c.write("exit 5\n")

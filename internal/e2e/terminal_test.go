@@ -2,10 +2,15 @@ package e2e
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -216,6 +221,68 @@ func TestTerminalKeys(t *testing.T) {
 		c.sees("^]^Px")
 		c.types("\x10\x11")
 		c.ends(255)
+	})
+}
+
+// jobsVar is set for this test's binary when it is to be a shell with that many jobs, one after the other: see [jobs].
+const jobsVar = "E2E_JOBS"
+
+func init() {
+	if n, err := strconv.Atoi(os.Getenv(jobsVar)); err == nil {
+		if err := jobs(n); err != nil {
+			fmt.Fprintln(os.Stderr, "jobs:", err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+}
+
+// jobs runs commands in the foreground of its terminal until they are interrupted. Unlike a common shell it loses no SIGINT: its
+// child has the default action for it before it can get one, and what comes to itself while it starts the child it passes on.
+func jobs(n int) error {
+	signal.Ignore(unix.SIGTTOU)
+	came := make(chan os.Signal, 8)
+	signal.Notify(came, unix.SIGINT)
+	for i := range n {
+		fmt.Println("up", i)
+		cmd := exec.Command("sleep", "60")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Foreground: true, Ctty: 0}
+		if err := cmd.Start(); err != nil {
+			return err
+		}
+		ended := make(chan struct{})
+		go func() { _ = cmd.Wait(); close(ended) }()
+		for waiting := true; waiting; {
+			select {
+			case <-came:
+				_ = unix.Kill(-cmd.Process.Pid, unix.SIGINT)
+			case <-ended:
+				waiting = false
+			}
+		}
+		if err := unix.IoctlSetPointerInt(0, unix.TIOCSPGRP, unix.Getpgrp()); err != nil {
+			return err
+		}
+		if s := cmd.ProcessState.Sys().(syscall.WaitStatus); s.Signal() != unix.SIGINT {
+			return fmt.Errorf("the job ended with %v", cmd.ProcessState)
+		}
+	}
+	return nil
+}
+
+// TestTerminalInterrupts types ctrl-c while a command is being started in the foreground: none is lost.
+func TestTerminalInterrupts(t *testing.T) {
+	shell := static(t)
+	each(t, func(w *world) {
+		file := filepath.Join(w.top, "jobs")
+		w.write(file, string(shell), 0o755)
+		const n = 50
+		c := w.console(24, 80, "run", "-q", "-e", jobsVar+"="+itoa(n), "-v", file+":/jobs:ro", "host", "--", "/jobs")
+		for i := range n {
+			c.sees("up " + itoa(i) + "\r\n")
+			c.types("\x03")
+		}
+		c.ends(0)
 	})
 }
 
