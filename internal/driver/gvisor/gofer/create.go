@@ -155,7 +155,7 @@ func (fd *control) OpenCreate(mode linux.FileMode, uid lisafs.UID, gid lisafs.GI
 	fail := func(err error) (*lisafs.ControlFD, lisafs.Statx, *lisafs.OpenFD, int, error) {
 		return nil, lisafs.Statx{}, nil, -1, err
 	}
-	a, err := fd.newAttr(unix.S_IFREG|mode.Permissions(), uid, gid)
+	a, err := fd.newAttr(unix.S_IFREG|mode&0o7777, uid, gid)
 	if err != nil {
 		return fail(err)
 	}
@@ -180,7 +180,7 @@ func (fd *control) OpenCreate(mode linux.FileMode, uid lisafs.UID, gid lisafs.GI
 // attribute.
 func (fd *control) Mkdir(mode linux.FileMode, uid lisafs.UID, gid lisafs.GID, name string) (*lisafs.ControlFD, lisafs.Statx, error) {
 	m := fd.m
-	a, err := fd.newAttr(unix.S_IFDIR|mode.Permissions(), uid, gid)
+	a, err := fd.newAttr(unix.S_IFDIR|mode&0o7777, uid, gid)
 	if err != nil {
 		return nil, lisafs.Statx{}, err
 	}
@@ -220,7 +220,7 @@ func (fd *control) Mkdir(mode linux.FileMode, uid lisafs.UID, gid lisafs.GID, na
 
 // Mknod implements lisafs.ControlFDImpl. The client keeps pipes and sockets in memory when they are refused here.
 func (fd *control) Mknod(mode linux.FileMode, uid lisafs.UID, gid lisafs.GID, name string, minor, major uint32) (*lisafs.ControlFD, lisafs.Statx, error) {
-	a, err := fd.newAttr(mode.FileType()|mode.Permissions(), uid, gid)
+	a, err := fd.newAttr(mode.FileType()|mode&0o7777, uid, gid)
 	if err != nil {
 		return nil, lisafs.Statx{}, err
 	}
