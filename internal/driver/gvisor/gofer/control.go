@@ -44,11 +44,16 @@ func (m *mount) stat(h *handle) (lisafs.Statx, error) {
 	return statx(&st, a), err
 }
 
-// find opens a name in a directory: for reading if it may be, in a store always, else for its path only.
+// find opens a name in a directory: for reading if it may be, else for its path only.
 func (m *mount) find(dir int, name string) (fd int, path bool, err error) {
 	if m.rootStore {
 		fd, err = openBeneath(dir, name, unix.O_RDONLY|unix.O_NONBLOCK)
-		return fd, false, err
+		if err != unix.ELOOP {
+			return fd, false, err
+		}
+		// Somebody has put a link of the host there. To the guest it is one of its own.
+		fd, err = openBeneath(dir, name, unix.O_PATH)
+		return fd, true, err
 	}
 	// A device or a pipe of the host may do something when it is opened, so look first.
 	at, err := openBeneath(dir, name, unix.O_PATH)

@@ -357,7 +357,7 @@ func (m *mount) went(v *victim, gone bool) {
 // Unlink implements lisafs.ControlFDImpl.
 func (fd *control) Unlink(name string, flags uint32) error {
 	v, err := fd.m.lookAt(fd.h.fd, name)
-	if err != nil && err != unix.ELOOP { // a link planted on the host may be removed
+	if err != nil {
 		return err
 	}
 	err = unix.Unlinkat(fd.h.fd, name, int(flags)&unix.AT_REMOVEDIR)
@@ -392,7 +392,7 @@ func (fd *control) RenameAt2(name string, dir lisafs.ControlFDImpl, to string, f
 	if flags == 0 {
 		v, err = m.lookAt(at.h.fd, to)
 		switch err {
-		case nil, unix.ENOENT, unix.ELOOP:
+		case nil, unix.ENOENT:
 		default:
 			return err
 		}
