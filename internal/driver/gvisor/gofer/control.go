@@ -160,7 +160,7 @@ func (fd *control) SetStat(req lisafs.SetStatReq) (failed uint32, failure error)
 			set(unix.STATX_MODE|unix.STATX_UID|unix.STATX_GID, func() error { return fd.changeLocked(req) })
 		} else {
 			set(unix.STATX_UID|unix.STATX_GID, func() error { return chown(fd.h.fd, req) })
-			set(unix.STATX_MODE, func() error { return fd.chmod(req.Mode & 0o7777) })
+			set(unix.STATX_MODE, func() error { return fd.chmod(fd.offMode(req.Mode)) })
 		}
 	}
 	set(unix.STATX_ATIME|unix.STATX_MTIME, func() error {
@@ -250,6 +250,14 @@ func (m *mount) hostMode(mode uint32) uint32 {
 		host |= mode & 0o777
 	}
 	return host
+}
+
+// offMode returns what of a mode a host file may get from a guest: no bits that run a program as somebody else.
+func (fd *control) offMode(mode uint32) uint32 {
+	if fd.IsDir() {
+		return mode & (0o1777 | unix.S_ISGID)
+	}
+	return mode & 0o1777
 }
 
 func (fd *control) chmod(mode uint32) error {
