@@ -2,6 +2,8 @@ package gvisor
 
 import (
 	"context"
+	_ "embed"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -103,4 +105,93 @@ func TestDisk(t *testing.T) {
 	if have := g.sh(t, `cd /srv/a; stat -c '%n %F %a %u:%g %h %t,%T %s' *; cat f l h; readlink l; echo x >null`); have != want {
 		t.Errorf("have %s\nwant %s", have, want)
 	}
+}
+
+// fuzzSteps are how many things one round of TestDiskFuzz does, and fuzzSeeds how many rounds there are.
+const (
+	fuzzSteps = 1500
+	fuzzSeeds = 6
+)
+
+//go:embed testdata/fuzz.py
+var fuzzProgram string
+
+// fuzz has a guest do random work in a directory and returns what it says.
+func (g *guest) fuzz(t *testing.T, dir string, seed, steps, links int) string {
+	t.Helper()
+	out, code := g.run(t, 5, "python3", "-c", fuzzProgram, dir, fmt.Sprint(seed), fmt.Sprint(steps), fmt.Sprint(links))
+	if code != 0 {
+		t.Fatalf("the program ended with %d:\n%s", code, tail(out))
+	}
+	return out
+}
+
+func tail(s string) string { return s[max(0, len(s)-2000):] }
+
+// difference returns the first line in which two texts differ.
+func difference(a, b string) string {
+	x, y := strings.Split(a, "\n"), strings.Split(b, "\n")
+	for n := range x {
+		if n >= len(y) || x[n] != y[n] {
+			return fmt.Sprintf("line %d: %q, want %q", n, x[n], append(y, "the end")[min(n, len(y))])
+		}
+	}
+	if len(y) > len(x) {
+		return fmt.Sprintf("%d lines, want %d", len(x), len(y))
+	}
+	return ""
+}
+
+// TestDiskFuzz does random work on a tmpfs, on the root that has a disk as its upper layer, and on a disk itself, in one
+// sandbox. All three come to the same, and a disk has the same tree in the next sandbox.
+func TestDiskFuzz(t *testing.T) {
+	if _, err := os.Stat("/usr/bin/python3"); err != nil {
+		t.Skip("needs /usr/bin/python3")
+	}
+	for _, c := range []struct {
+		name, dir string
+		root      bool
+	}{{"overlay", "/fuzz", true}, {"direct", driver.DiskTarget + "/fuzz", false}} {
+		t.Run(c.name, func(t *testing.T) {
+			k := newDiskKit(t)
+			start := func() *guest {
+				if c.root {
+					return k.up(t, nil)
+				}
+				return k.upBare(t)
+			}
+			g := start()
+			trees := map[int]string{}
+			for seed := range fuzzSeeds {
+				mine, its := fmt.Sprintf("%s%d", c.dir, seed), fmt.Sprintf("/tmp/fuzz%d", seed)
+				g.sh(t, "mkdir "+mine+" "+its)
+				have, want := g.fuzz(t, mine, seed, fuzzSteps, 0), g.fuzz(t, its, seed, fuzzSteps, 0)
+				if d := difference(have, want); d != "" {
+					t.Errorf("seed %d: %s", seed, d)
+				}
+				trees[seed] = g.fuzz(t, mine, seed, 0, 0)
+				if n := strings.Count(trees[seed], "\n"); n < 10 {
+					t.Errorf("seed %d left only %d entries: it says nothing", seed, n)
+				}
+			}
+			if err := g.inst.Destroy(); err != nil {
+				t.Fatal(err)
+			}
+			g = start()
+			for seed := range fuzzSeeds {
+				if d := difference(g.fuzz(t, fmt.Sprintf("%s%d", c.dir, seed), seed, 0, 0), trees[seed]); d != "" {
+					t.Errorf("seed %d, after a restart: %s", seed, d)
+				}
+			}
+		})
+	}
+}
+
+// upBare starts a guest that has the disk beside its root.
+func (k *diskKit) upBare(t *testing.T) *guest {
+	t.Helper()
+	k.edit = func(cfg *driver.Config) { cfg.Disk = k.disk }
+	g := k.start(t, func(cfg driver.Config) (driver.Instance, error) { return Driver{}.Start(context.Background(), cfg) })
+	g.bringUp(t)
+	return g
 }

@@ -24,6 +24,9 @@ var goferPrograms map[string]precompiledseccomp.Program
 const (
 	sentryFilter = `GOARCH="amd64" Platform="systrap" HostNetwork=false HostNetworkRawSockets=false HostFilesystem=false ProfileEnable=false Instrumentation=false NVProxy=false NVProxyCaps= TPUProxy=false RDMAProxy=false CgoEnabled=false PluginNetwork=false`
 	goferFilter  = `GOARCH="amd64" UDSOpenEnabled=false UDSCreateEnabled=false ProfileEnabled=false DirectFS=false LisafsNeeded=false Instrumentation=false CgoEnabled=false ExtraRules=false`
+
+	// The gofer's with what our own file server adds (gofer.Rules).
+	diskFilter = `GOARCH="amd64" UDSOpenEnabled=false UDSCreateEnabled=false ProfileEnabled=false DirectFS=false LisafsNeeded=false Instrumentation=false CgoEnabled=false ExtraRules=true`
 )
 
 // usePrecompiled fills the tables. Listing them first makes gVisor set them up, which it does once.
@@ -31,7 +34,7 @@ func usePrecompiled() {
 	sentryfilter.ListPrecompiled()
 	goferfilter.ListPrecompiled()
 	for _, p := range precompiledPrograms() {
-		for key, table := range map[string]map[string]precompiledseccomp.Program{sentryFilter: sentryPrograms, goferFilter: goferPrograms} {
+		for key, table := range map[string]map[string]precompiledseccomp.Program{sentryFilter: sentryPrograms, goferFilter: goferPrograms, diskFilter: goferPrograms} {
 			if p.Name == key && table != nil {
 				table[key] = p
 			}

@@ -44,11 +44,16 @@ func (m *mount) stat(h *handle) (lisafs.Statx, error) {
 	return statx(&st, a), err
 }
 
-// find opens a name in a directory: for reading if it may be, in a store always, else for its path only.
+// find opens a name in a directory: for reading if it may be, else for its path only.
 func (m *mount) find(dir int, name string) (fd int, path bool, err error) {
 	if m.rootStore {
 		fd, err = openBeneath(dir, name, unix.O_RDONLY|unix.O_NONBLOCK)
-		return fd, false, err
+		if err != unix.ELOOP {
+			return fd, false, err
+		}
+		// Somebody has put a link of the host there. To the guest it is one of its own.
+		fd, err = openBeneath(dir, name, unix.O_PATH)
+		return fd, true, err
 	}
 	// A device or a pipe of the host may do something when it is opened, so look first.
 	at, err := openBeneath(dir, name, unix.O_PATH)
@@ -155,7 +160,7 @@ func (fd *control) SetStat(req lisafs.SetStatReq) (failed uint32, failure error)
 			set(unix.STATX_MODE|unix.STATX_UID|unix.STATX_GID, func() error { return fd.changeLocked(req) })
 		} else {
 			set(unix.STATX_UID|unix.STATX_GID, func() error { return chown(fd.h.fd, req) })
-			set(unix.STATX_MODE, func() error { return fd.chmod(req.Mode & 0o7777) })
+			set(unix.STATX_MODE, func() error { return fd.chmod(fd.offMode(req.Mode)) })
 		}
 	}
 	set(unix.STATX_ATIME|unix.STATX_MTIME, func() error {
@@ -245,6 +250,14 @@ func (m *mount) hostMode(mode uint32) uint32 {
 		host |= mode & 0o777
 	}
 	return host
+}
+
+// offMode returns what of a mode a host file may get from a guest: no bits that run a program as somebody else.
+func (fd *control) offMode(mode uint32) uint32 {
+	if fd.IsDir() {
+		return mode & (0o1777 | unix.S_ISGID)
+	}
+	return mode & 0o1777
 }
 
 func (fd *control) chmod(mode uint32) error {

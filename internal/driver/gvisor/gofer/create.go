@@ -155,7 +155,7 @@ func (fd *control) OpenCreate(mode linux.FileMode, uid lisafs.UID, gid lisafs.GI
 	fail := func(err error) (*lisafs.ControlFD, lisafs.Statx, *lisafs.OpenFD, int, error) {
 		return nil, lisafs.Statx{}, nil, -1, err
 	}
-	a, err := fd.newAttr(unix.S_IFREG|mode.Permissions(), uid, gid)
+	a, err := fd.newAttr(unix.S_IFREG|mode&0o7777, uid, gid)
 	if err != nil {
 		return fail(err)
 	}
@@ -180,7 +180,7 @@ func (fd *control) OpenCreate(mode linux.FileMode, uid lisafs.UID, gid lisafs.GI
 // attribute.
 func (fd *control) Mkdir(mode linux.FileMode, uid lisafs.UID, gid lisafs.GID, name string) (*lisafs.ControlFD, lisafs.Statx, error) {
 	m := fd.m
-	a, err := fd.newAttr(unix.S_IFDIR|mode.Permissions(), uid, gid)
+	a, err := fd.newAttr(unix.S_IFDIR|mode&0o7777, uid, gid)
 	if err != nil {
 		return nil, lisafs.Statx{}, err
 	}
@@ -220,7 +220,7 @@ func (fd *control) Mkdir(mode linux.FileMode, uid lisafs.UID, gid lisafs.GID, na
 
 // Mknod implements lisafs.ControlFDImpl. The client keeps pipes and sockets in memory when they are refused here.
 func (fd *control) Mknod(mode linux.FileMode, uid lisafs.UID, gid lisafs.GID, name string, minor, major uint32) (*lisafs.ControlFD, lisafs.Statx, error) {
-	a, err := fd.newAttr(mode.FileType()|mode.Permissions(), uid, gid)
+	a, err := fd.newAttr(mode.FileType()|mode&0o7777, uid, gid)
 	if err != nil {
 		return nil, lisafs.Statx{}, err
 	}
@@ -357,7 +357,7 @@ func (m *mount) went(v *victim, gone bool) {
 // Unlink implements lisafs.ControlFDImpl.
 func (fd *control) Unlink(name string, flags uint32) error {
 	v, err := fd.m.lookAt(fd.h.fd, name)
-	if err != nil && err != unix.ELOOP { // a link planted on the host may be removed
+	if err != nil {
 		return err
 	}
 	err = unix.Unlinkat(fd.h.fd, name, int(flags)&unix.AT_REMOVEDIR)
@@ -392,7 +392,7 @@ func (fd *control) RenameAt2(name string, dir lisafs.ControlFDImpl, to string, f
 	if flags == 0 {
 		v, err = m.lookAt(at.h.fd, to)
 		switch err {
-		case nil, unix.ENOENT, unix.ELOOP:
+		case nil, unix.ENOENT:
 		default:
 			return err
 		}
