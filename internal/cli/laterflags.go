@@ -23,7 +23,6 @@ func declareLater(f *flags) {
 		{"", "init", "PATH|auto", "Let another program be PID 1"},
 		{"", "init-arg", "ARG", "Argument of that program"},
 		{"", "init-env", "KEY=VALUE", "Environment of that program"},
-		{"", "idle-timeout", "DURATION", "Stop it when nothing happened for this time"},
 		{"", "vsock", "SOCKET:PORT[/KIND]", "Offer a host socket to the guest"},
 		{"p", "port", "[BIND:]HOST:GUEST", "Publish a port of the guest"},
 		{"", "net-strict", "", "Allow names only where the request shows them"},

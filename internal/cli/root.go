@@ -25,8 +25,8 @@ var groups = [...]string{groupSandboxes, groupImages, groupStorage, groupInstall
 
 // later are the commands of contract msb-0.6 §1.2 that are not there yet.
 var later = map[string]bool{
-	"context": true, "ctx": true, "modify": true, "mod": true, "ping": true, "touch": true,
-	"metrics": true, "copy": true, "cp": true, "logs": true, "ssh": true, "volume": true, "vol": true, "volumes": true, "vols": true,
+	"context": true, "ctx": true, "modify": true, "mod": true,
+	"copy": true, "cp": true, "ssh": true, "volume": true, "vol": true, "volumes": true, "vols": true,
 	"snapshot": true, "snap": true, "snapshots": true, "snaps": true, "install": true, "uninstall": true, "update": true, "upgrade": true,
 	"downgrade": true, "self": true,
 }
@@ -115,10 +115,14 @@ func (a *app) commands() []entry {
 		{groupSandboxes, a.startCommand, []string{"start"}},
 		{groupSandboxes, a.stopCommand, []string{"stop"}},
 		{groupSandboxes, a.restartCommand, []string{"restart"}},
+		{groupSandboxes, a.pingCommand, []string{"ping"}},
+		{groupSandboxes, a.touchCommand, []string{"touch"}},
 		{groupSandboxes, a.listCommand, []string{"list", "ls"}},
 		{groupSandboxes, a.statusCommand, []string{"status", "ps"}},
+		{groupSandboxes, a.metricsCommand, []string{"metrics"}},
 		{groupSandboxes, a.removeCommand, []string{"remove", "rm"}},
 		{groupSandboxes, a.execCommand, []string{"exec"}},
+		{groupSandboxes, a.logsCommand, []string{"logs"}},
 		{groupSandboxes, a.inspectCommand, []string{"inspect"}},
 		{groupImages, a.imageCommand, []string{"image"}},
 		{groupImages, a.pullCommand, []string{"pull"}},
