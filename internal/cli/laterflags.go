@@ -13,7 +13,6 @@ func declareLater(f *flags) {
 		{"", "fs-conf", "PATH", "Read its mounts and files from a file"},
 		{"", "secret-conf", "PATH", "Read its secrets from a file"},
 		{"", "script-conf", "PATH", "Read its scripts from a file"},
-		{"", "idle-timeout", "DURATION", "Stop it when nothing happened for this time"},
 		{"p", "port", "[BIND:]HOST:GUEST", "Publish a port of the guest"},
 		{"", "net-strict", "", "Allow names only where the request shows them"},
 		{"", "net-ipv4-pool", "CIDR", "Where guest IPv4 addresses come from"},

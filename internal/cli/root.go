@@ -23,11 +23,6 @@ const (
 
 var groups = [...]string{groupSandboxes, groupImages, groupStorage, groupInstallation, groupOther}
 
-// later are the commands of contract msb-0.6 §1.2 that are being made.
-var later = map[string]bool{
-	"ping": true, "touch": true, "metrics": true, "logs": true,
-}
-
 // root is the command msb with the one below it that args name, or all if they name none.
 func (a *app) root(args []string) *cobra.Command {
 	cobra.EnableCommandSorting = false // help and tree keep the order of the table below
@@ -53,9 +48,6 @@ msb exec work -- ps aux`,
 			if len(args) == 0 {
 				a.help(c)
 				return nil
-			}
-			if later[args[0]] {
-				return unsupported("msb "+args[0], "it comes in a later release")
 			}
 			return usageErrorf(suggestion("msb --help", nearest(args[0], commandNames(c), "msb ")), "there is no command %q", args[0])
 		},
@@ -118,12 +110,16 @@ func (a *app) commands() []entry {
 		{groupSandboxes, a.startCommand, []string{"start"}},
 		{groupSandboxes, a.stopCommand, []string{"stop"}},
 		{groupSandboxes, a.restartCommand, []string{"restart"}},
+		{groupSandboxes, a.pingCommand, []string{"ping"}},
+		{groupSandboxes, a.touchCommand, []string{"touch"}},
 		{groupSandboxes, a.listCommand, []string{"list", "ls"}},
 		{groupSandboxes, a.statusCommand, []string{"status", "ps"}},
+		{groupSandboxes, a.metricsCommand, []string{"metrics"}},
 		{groupSandboxes, a.removeCommand, []string{"remove", "rm"}},
 		{groupSandboxes, a.execCommand, []string{"exec"}},
 		{groupSandboxes, a.copyCommand, []string{"copy", "cp"}},
 		{groupSandboxes, a.later(sshCommands), []string{"ssh"}},
+		{groupSandboxes, a.logsCommand, []string{"logs"}},
 		{groupSandboxes, a.inspectCommand, []string{"inspect"}},
 		{groupImages, a.imageCommand, []string{"image"}},
 		{groupImages, a.pullCommand, []string{"pull"}},

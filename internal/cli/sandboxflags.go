@@ -41,6 +41,7 @@ type sandboxFlags struct {
 	pull          string
 	logLevel      string
 	maxDuration   time.Duration
+	idleTimeout   time.Duration
 	root          rootFlags
 	rootDisk      sandbox.RootDisk
 	ephemeral     bool // nobody will ask for it again
@@ -82,6 +83,7 @@ func (s *sandboxFlags) declare(f *flags) {
 	f.value("", "max-memory", "SIZE", "The most that it may be given later (default as --memory)", setParsed(&s.maxMemory, sandbox.ParseSize))
 	f.value("", "cpu-placement", "POLICY", "Which of this machine's CPUs: inherit (default), auto, compact or spread", setWord(&s.placement, "inherit", "auto", "spread", "compact"))
 	f.value("", "max-duration", "DURATION", "End it after this time, e.g. 30s, 5m or 1h", setDuration(&s.maxDuration))
+	f.value("", "idle-timeout", "DURATION", "End it when nothing happened in it for this time", setDuration(&s.idleTimeout))
 
 	f.group("Commands in it")
 	f.value("e", "env", "KEY=VALUE", "Environment variable; repeatable", setAppend(&s.env, sandbox.ParseEnv))
@@ -201,10 +203,7 @@ func (s *sandboxFlags) spec(set config.File, name sandbox.Name, arg string) (san
 	case "never":
 		spec.PullPolicy = sandbox.PullNever
 	}
-	if s.maxDuration > 0 {
-		secs := int((s.maxDuration + time.Second - 1) / time.Second)
-		spec.Lifecycle.MaxDurationSecs = &secs
-	}
+	spec.Lifecycle.MaxDurationSecs, spec.Lifecycle.IdleTimeoutSecs = wholeSeconds(s.maxDuration), wholeSeconds(s.idleTimeout)
 	if spec.Network, err = s.net.network(); err != nil {
 		return sandbox.Spec{}, err
 	}
@@ -213,6 +212,15 @@ func (s *sandboxFlags) spec(set config.File, name sandbox.Name, arg string) (san
 	}
 	// The image may still add to it: the defaults that depend on that are the backend's.
 	return spec, spec.WithDefaults().Validate()
+}
+
+// wholeSeconds rounds up; nil is no limit.
+func wholeSeconds(d time.Duration) *int {
+	if d == 0 {
+		return nil
+	}
+	n := int((d + time.Second - 1) / time.Second)
+	return &n
 }
 
 func (s *sandboxFlags) scriptFiles() (map[string]string, error) {

@@ -159,10 +159,10 @@ func (p *pulse) write() {
 // close leaves the last sample of a sandbox that is kept.
 func (p *pulse) close() {
 	if p.sampling && !p.s.cfg.Info.Spec.Lifecycle.Ephemeral {
-		now := p.last
-		now.at = time.Now()
-		p.measure(now)
-		p.sample.Exited, p.sample.CPUPercent = true, 0
+		if p.sample.At.IsZero() {
+			p.measure(p.last)
+		}
+		p.sample.At, p.sample.Exited, p.sample.CPUPercent = time.Now(), true, 0
 		p.write()
 	}
 	if p.out != nil {
