@@ -26,7 +26,7 @@ func (g *Gateway) handleTCP(id stack.TransportEndpointID, pkt *stack.PacketBuffe
 	if f := h.Flags(); !f.Contains(header.TCPFlagSyn) || f.Contains(header.TCPFlagAck) {
 		return false
 	}
-	if !g.allows(policy.TCP, farEnd(id)) {
+	if !g.allows(policy.TCP, id.RemotePort, farEnd(id)) {
 		return false
 	}
 	g.mu.Lock()
@@ -59,6 +59,24 @@ func (g *Gateway) acceptTCP(req *tcp.ForwarderRequest) {
 		g.serveDNS(req)
 		return
 	}
+	v, names := g.check(policy.TCP, to)
+	if !v.Allowed { // by a policy that was set since the SYN
+		req.Complete(true)
+		return
+	}
+	e := g.newEntry(policy.Egress, policy.TCP, req.ID().RemotePort, to, names, v)
+	if g.cfg.Inspector != nil {
+		if c := (&Conn{To: to, Names: names, Verdict: v, Strict: g.cfg.Strict, g: g, e: e}); g.cfg.Inspector.Wants(c) {
+			g.inspect(req, c)
+			return
+		}
+		if v.ByName && g.cfg.Strict || to.Port() == 853 { // what only the inspector makes acceptable
+			v.Allowed, v.Reason = false, v.Reason+", but nobody looks into it"
+			g.deny(policy.Egress, policy.TCP, to, e.guestPort, first(names), v)
+			req.Complete(true)
+			return
+		}
+	}
 	ctx, cancel := context.WithTimeout(g.ctx, g.cfg.DialTimeout)
 	host, err := g.dial(ctx, "tcp", to)
 	cancel()
@@ -82,7 +100,13 @@ func (g *Gateway) acceptTCP(req *tcp.ForwarderRequest) {
 		return
 	}
 	g.stats.conns.Add(1)
-	r := &relay{g: g, guest: ep, queue: &queue, host: host}
+	if !g.begun(e, ep.Abort) {
+		reset(host)
+		ep.Abort()
+		return
+	}
+	defer g.ended(e)
+	r := &relay{g: g, e: e, guest: ep, queue: &queue, host: host}
 	r.run()
 }
 
