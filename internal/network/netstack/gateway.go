@@ -37,7 +37,7 @@ type Dialer interface {
 
 // Config says what the gateway of one sandbox is like.
 type Config struct {
-	Link   *os.File              // the gateway's end of a Pair; New takes it over, also when it fails
+	Link   *os.File              // the gateway's end of a Pair
 	Ends   Ends                  // default: those of slot 1
 	Policy sandbox.NetworkPolicy // the zero value denies everything
 
@@ -51,6 +51,8 @@ type Config struct {
 	MaxFlows int // UDP and echo flows at once, default 256; the one longest unused makes room
 
 	Egress, Ingress *sandbox.RateLimit // default: none
+
+	Publish *Listeners // what Listen made; default: nothing
 
 	Inspector    Inspector // default: none
 	Strict       bool      // rules about domains count only for connections that the Inspector has
@@ -74,6 +76,7 @@ type DNSConfig struct {
 	ResolvConf         string           // default: /etc/resolv.conf, read at the first query
 	Timeout            time.Duration    // default 5 s
 	NoRebindProtection bool
+	Dialer             Dialer // to the nameservers; default: Config.Dialer
 }
 
 // Gateway is a running gateway.
@@ -123,7 +126,7 @@ type Stats struct {
 	Open               int    // TCP connections now
 }
 
-// New starts a gateway. It takes over cfg.Link, also when it fails.
+// New starts a gateway. It takes over cfg.Link and cfg.Publish, also when it fails.
 func New(cfg Config) (*Gateway, error) {
 	g, err := start(cfg)
 	if err != nil {
@@ -133,6 +136,7 @@ func New(cfg Config) (*Gateway, error) {
 		if cfg.Link != nil {
 			_ = cfg.Link.Close()
 		}
+		cfg.Publish.Close()
 		return nil, fmt.Errorf("start the network gateway: %w", err)
 	}
 	return g, nil
@@ -157,6 +161,9 @@ func start(cfg Config) (*Gateway, error) {
 	if cfg.Dialer == nil {
 		cfg.Dialer = &net.Dialer{}
 	}
+	if cfg.DNS.Dialer == nil {
+		cfg.DNS.Dialer = cfg.Dialer
+	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -179,13 +186,17 @@ func start(cfg Config) (*Gateway, error) {
 		Policy: livePolicy{g}, Gateway: gateways,
 		Nameservers: cfg.DNS.Nameservers, ResolvConf: cfg.DNS.ResolvConf, Timeout: cfg.DNS.Timeout,
 		NoRebindProtection: cfg.DNS.NoRebindProtection,
-		Dial:               cfg.Dialer.DialContext,
+		Dial:               cfg.DNS.Dialer.DialContext,
 		Denied:             g.denyName,
 	})
 	if g.link, err = newLink(cfg.Link, cfg.Ends, g.goDown, g.refuseSpecial); err != nil {
 		return g, err
 	}
-	return g, g.startStack()
+	if err := g.startStack(); err != nil {
+		return g, err
+	}
+	g.publish(cfg.Publish)
+	return g, nil
 }
 
 func orDefault[T comparable](v, d T) T {
@@ -215,6 +226,7 @@ func (g *Gateway) goDown() {
 	defer g.mu.Unlock()
 	g.down = true
 	g.cancel()
+	g.cfg.Publish.Close()
 	for c := range g.open {
 		_ = c.Close()
 	}

@@ -6,22 +6,20 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"sync"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
-	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/waiter"
 
 	"github.com/microsandbox-go/microsandbox/internal/network/policy"
 )
 
-// Inspector looks into TCP connections that the policy allowed so far, before anything is dialled for them.
+// Inspector looks into TCP connections that the policy allowed so far.
 type Inspector interface {
-	// Wants reports whether Serve is to have the connection. It must not wait.
+	// Wants reports whether Serve is to have the connection. It is called before anything is dialled for it, and must not wait.
 	Wants(c *Conn) bool
-	// Serve has the connection until it returns. The handshake with the guest is complete. What is open of the guest's side
-	// then is closed, with a FIN unless Conn.Abort came before, and so is what Conn.Dial opened.
+	// Serve has the connection until it returns. Both sides are open: a host that refuses did so before. What is still open
+	// then is closed, the guest's side with a FIN unless Conn.Abort came before.
 	Serve(ctx context.Context, c *Conn, guest GuestConn)
 }
 
@@ -37,61 +35,25 @@ type Conn struct {
 	Names   []string       // what this sandbox was told that To's address is for, lower case
 	Verdict policy.Verdict // the policy's by these names: it allows
 	Strict  bool           // a rule about a domain counts only for names that the connection itself shows
+	Host    net.Conn       // to To; nil before Serve, and for DNS over TLS
 
 	g     *Gateway
 	e     *entry
 	ep    tcpip.Endpoint
 	queue *waiter.Queue
-
-	mu      sync.Mutex
-	dialled []func() // close what Dial opened
 }
 
-// inspect gives a connection to the inspector.
-func (g *Gateway) inspect(req *tcp.ForwarderRequest, c *Conn) {
-	c.queue = new(waiter.Queue)
-	ep, terr := req.CreateEndpoint(c.queue)
-	req.Complete(terr != nil)
-	if terr != nil {
-		return
-	}
-	c.ep = ep
-	if !g.begun(c.e, ep.Abort) {
-		ep.Abort()
-		return
-	}
-	defer g.ended(c.e)
-	stop := context.AfterFunc(g.ctx, ep.Abort)
+// inspect gives a connection to the inspector. It owns nothing of c.
+func (g *Gateway) inspect(c *Conn) {
+	stop := context.AfterFunc(g.ctx, c.ep.Abort)
 	defer stop()
-	conn := &guestConn{TCPConn: gonet.NewTCPConn(c.queue, ep), g: g, e: c.e}
+	conn := &guestConn{TCPConn: gonet.NewTCPConn(c.queue, c.ep), g: g, e: c.e}
 	defer conn.Close()
-	defer func() {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		for _, closeNow := range c.dialled {
-			closeNow()
-		}
-	}()
 	g.cfg.Inspector.Serve(g.ctx, c, conn)
 }
 
-// Dial opens the host's side of the connection.
-func (c *Conn) Dial(ctx context.Context) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, c.g.cfg.DialTimeout)
-	defer cancel()
-	conn, err := c.g.dial(ctx, "tcp", c.To)
-	if err != nil {
-		return nil, err
-	}
-	closeNow, ok := c.g.keep(conn)
-	if !ok {
-		return nil, net.ErrClosed
-	}
-	c.mu.Lock()
-	c.dialled = append(c.dialled, closeNow)
-	c.mu.Unlock()
-	return conn, nil
-}
+// Policy is today's policy, to ask it more than Check does.
+func (c *Conn) Policy() *policy.Policy { return c.g.policy.Load() }
 
 // Check asks today's policy about the connection under other names, e.g. one that it showed itself.
 func (c *Conn) Check(names ...string) policy.Verdict {
@@ -126,17 +88,17 @@ func (c *Conn) Abort() { c.ep.Abort() }
 // ServeDNS answers the queries on conn, framed as over TCP.
 func (c *Conn) ServeDNS(ctx context.Context, conn net.Conn) { c.g.names.Serve(ctx, conn) }
 
-// Splice sends head, which was read from the guest, to host, and then copies both ways until both have ended. The end of
-// each direction is passed on as it came.
-func (c *Conn) Splice(head []byte, host net.Conn) {
+// Splice sends head, which was read from the guest, to the host, and then copies both ways until both have ended. The end
+// of each direction is passed on as it came.
+func (c *Conn) Splice(head []byte) {
 	for len(head) > 0 {
-		n, err := host.Write(head)
+		n, err := c.Host.Write(head)
 		if head = head[n:]; err != nil {
 			c.Abort()
 			return
 		}
 	}
-	r := &relay{g: c.g, e: c.e, guest: c.ep, queue: c.queue, host: host}
+	r := &relay{g: c.g, e: c.e, guest: c.ep, queue: c.queue, host: c.Host}
 	r.run()
 }
 
