@@ -34,7 +34,7 @@ var layers = []struct {
 	{"internal/image", []string{"internal/atomicfile", "internal/image/erofs", "sandbox"}},
 	{"internal/image/erofs", []string{"internal/atomicfile"}},
 	{"internal/rootfs", []string{"internal/agentproto", "internal/image/erofs", "sandbox"}},
-	{"internal/runner", []string{"internal/agentclient", "internal/agentproto", "internal/atomicfile", "internal/cgroup", "internal/driver", "internal/image/erofs", "internal/network/netstack", "internal/rootfs", "internal/runner/launch", "sandbox"}},
+	{"internal/runner", []string{"internal/agentclient", "internal/agentproto", "internal/atomicfile", "internal/cgroup", "internal/cleanup", "internal/driver", "internal/image/erofs", "internal/network/netstack", "internal/rootfs", "internal/runner/launch", "sandbox"}},
 	{"internal/runner/launch", []string{"sandbox"}},
 	{"internal/driver", nil},
 	{"internal/driver/gvisor", []string{"internal/cleanup", "internal/driver", "internal/driver/gvisor/gofer"}},

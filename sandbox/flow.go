@@ -38,3 +38,25 @@ func (f Flow) Denied() string {
 	}
 	return "denied by policy: " + f.Peer
 }
+
+// NetworkState is what goes on in the network of a running sandbox.
+type NetworkState struct {
+	Policy   NetworkPolicy   `json:"policy"` // today's
+	Ports    []Port          `json:"ports"`
+	Flows    []Flow          `json:"flows"`  // that go on, the oldest first
+	Denied   []Flow          `json:"denied"` // destinations that were refused lately, each with its count, the oldest first
+	Counters NetworkCounters `json:"counters"`
+}
+
+// NetworkCounters count from the sandbox's start. Rx is what came to the guest, Tx what it sent.
+type NetworkCounters struct {
+	RxBytes     uint64 `json:"rx_bytes"`
+	TxBytes     uint64 `json:"tx_bytes"`
+	RxPackets   uint64 `json:"rx_packets"`
+	TxPackets   uint64 `json:"tx_packets"`
+	Connections uint64 `json:"connections"` // TCP, in both directions
+	Flows       uint64 `json:"flows"`       // exchanges of datagrams
+	Open        uint64 `json:"open"`        // TCP connections now
+	Denied      uint64 `json:"denied"`      // by policy
+	Refused     uint64 `json:"refused"`     // for want of room
+}

@@ -251,21 +251,3 @@ func ParseNameserver(s string) (netip.AddrPort, error) {
 	}
 	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port()), nil
 }
-
-// MultiTenant returns n with what no sandbox of a machine that many share may have (contract msb-0.6 §6): it publishes no
-// port, asks the host's nameservers, is protected against rebinding, trusts none of the host's CAs and has no more
-// connections than the default.
-func (n Network) MultiTenant() Network {
-	n.Ports, n.TrustHostCAs = nil, false
-	if n.DNS != nil {
-		n.DNS = &DNS{QueryTimeoutMS: n.DNS.QueryTimeoutMS}
-	}
-	if n.MaxConnections != nil && *n.MaxConnections > DefaultMaxConnections {
-		most := DefaultMaxConnections
-		n.MaxConnections = &most
-	}
-	return n
-}
-
-// DefaultMaxConnections is how many connections a sandbox may have at the same time.
-const DefaultMaxConnections = 256

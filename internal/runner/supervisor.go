@@ -50,11 +50,16 @@ type supervisor struct {
 	dir     *os.File // the run directory, held so that its path's length does not matter
 	inst    driver.Instance
 	limits  *limits
-	gateway *netstack.Gateway
+	gateway *netstack.Gateway // nil where there is no network
+	flows   *flowLog          // as gateway
+	ports   []sandbox.Port    // published
 	relay   *relay
 	listen  *net.UnixListener
 	asked   atomic.Bool // a client asked the agent to end
 	tasks   sync.WaitGroup
+
+	policyMu sync.Mutex
+	policy   sandbox.NetworkPolicy
 
 	startedAt time.Time
 	bounding  sync.WaitGroup // settle, which must not meet processes that are being ended
@@ -286,7 +291,7 @@ func (s *supervisor) settle() {
 }
 
 func (s *supervisor) running() launch.Running {
-	return launch.Running{PID: os.Getpid(), StartedAt: s.startedAt, Confinement: s.confinement()}
+	return launch.Running{PID: os.Getpid(), StartedAt: s.startedAt, Confinement: s.confinement(), Ports: s.ports}
 }
 
 // recordRunning writes what readers of a running sandbox see.

@@ -233,6 +233,7 @@ func (s Store) read(dir string) (Record, error) {
 	switch err := readJSON(filepath.Join(dir, launch.RunningFile), &run); {
 	case live && err == nil:
 		r.Status, r.RunnerPID, r.Confinement, r.UpdatedAt = sandbox.Running, run.PID, &run.Confinement, run.StartedAt
+		r.Ports = run.Ports
 	case live:
 		r.Status = sandbox.Starting
 	default:

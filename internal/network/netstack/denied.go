@@ -107,10 +107,11 @@ func (g *Gateway) report(d Denial) {
 	g.stats.denied.Add(1)
 	log, suppressed, d := g.denied.add(d, time.Now())
 	if log {
-		g.log.Warn("connection refused", "reason", d.String(), "proto", d.Proto, "rule", d.Rule, "because", d.Reason, "suppressed", suppressed)
-		if g.cfg.OnEvent != nil {
-			g.cfg.OnEvent(d.line())
+		line := d.line()
+		if suppressed > 0 {
+			line += ", and " + strconv.Itoa(suppressed) + " other destinations before"
 		}
+		g.cfg.OnEvent(line)
 	}
 	if g.cfg.OnFlow == nil {
 		return

@@ -67,7 +67,7 @@ type Config struct {
 	Logger *slog.Logger // default: discards
 
 	OnFlow  func(sandbox.Flow) // told of the begin and end of flows and of refusals, these at a bounded rate; must not wait
-	OnEvent func(text string)  // told, in one line, what the sandbox's owner should know; at a bounded rate; must not wait
+	OnEvent func(text string)  // told, in one line, what the sandbox's owner should know, at a bounded rate; default: the Logger is
 }
 
 // DNSConfig is how names are resolved (contract msb-0.6 §2.7).
@@ -166,6 +166,9 @@ func start(cfg Config) (*Gateway, error) {
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.OnEvent == nil {
+		cfg.OnEvent = func(text string) { cfg.Logger.Warn(text) }
 	}
 	g := &Gateway{
 		cfg: cfg, log: cfg.Logger,

@@ -180,11 +180,7 @@ func (g *Gateway) tell(f sandbox.Flow) {
 
 // note tells of something in one line, unless too much is told of already.
 func (g *Gateway) note(text string) {
-	if !g.notes.admit(1) {
-		return
-	}
-	g.log.Warn("network", "event", text)
-	if g.cfg.OnEvent != nil {
+	if g.notes.admit(1) {
 		g.cfg.OnEvent(text)
 	}
 }
