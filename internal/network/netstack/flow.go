@@ -131,14 +131,8 @@ func (f *flow) passLocked(data []byte) {
 func (f *flow) run() {
 	g := f.g
 	defer g.tasks.Done()
-	defer func() {
-		g.mu.Lock()
-		if g.flows[f.key] == f {
-			delete(g.flows, f.key)
-		}
-		g.mu.Unlock()
-	}()
-	if !g.begun(f.e, f.close) {
+	defer f.forget()
+	if !g.begun(f.e, func() { f.forget(); f.close() }) {
 		f.unreachable()
 		return
 	}
@@ -155,6 +149,15 @@ func (f *flow) run() {
 	defer closeConn()
 	if f.opened(conn) {
 		f.receive(conn)
+	}
+}
+
+// forget takes the flow out of the way of the datagrams that come from now on.
+func (f *flow) forget() {
+	f.g.mu.Lock()
+	defer f.g.mu.Unlock()
+	if f.g.flows[f.key] == f {
+		delete(f.g.flows, f.key)
 	}
 }
 

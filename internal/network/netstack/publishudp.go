@@ -45,7 +45,12 @@ func (g *Gateway) publishUDP(l listener) {
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
-		if err != nil { // an ICMP error about one of our answers
+		if err != nil {
+			g.log.Warn("receive at a published port", "port", l.port.String(), "err", err)
+			select {
+			case <-time.After(acceptPause):
+			case <-g.ctx.Done():
+			}
 			continue
 		}
 		in.receive(from, buf[:n])
