@@ -34,7 +34,7 @@ var layers = []struct {
 	{"internal/image", []string{"internal/atomicfile", "internal/image/erofs", "sandbox"}},
 	{"internal/image/erofs", []string{"internal/atomicfile"}},
 	{"internal/rootfs", []string{"internal/agentproto", "internal/image/erofs", "sandbox"}},
-	{"internal/runner", []string{"internal/agentclient", "internal/agentproto", "internal/atomicfile", "internal/cgroup", "internal/driver", "internal/execlog", "internal/metering", "internal/image/erofs", "internal/network/netstack", "internal/rootfs", "internal/runner/launch", "sandbox"}},
+	{"internal/runner", []string{"internal/agentclient", "internal/agentproto", "internal/atomicfile", "internal/cgroup", "internal/cleanup", "internal/driver", "internal/execlog", "internal/metering", "internal/image/erofs", "internal/network/netstack", "internal/rootfs", "internal/runner/launch", "sandbox"}},
 	{"internal/runner/launch", []string{"sandbox"}},
 	{"internal/metering", nil},
 	{"internal/execlog", []string{"internal/atomicfile", "sandbox"}},

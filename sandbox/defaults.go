@@ -81,6 +81,10 @@ func (s Spec) WithDefaults() Spec {
 	if s.Network.Policy == nil {
 		s.Network.Enabled = true
 	}
+	s.Network.Ports = append([]Port{}, s.Network.Ports...)
+	for i := range s.Network.Ports {
+		s.Network.Ports[i].Protocol = cmp.Or(s.Network.Ports[i].Protocol, PortTCP)
+	}
 	s.PullPolicy = cmp.Or(s.PullPolicy, PullIfMissing)
 	s.SecurityProfile = cmp.Or(s.SecurityProfile, ProfileDefault)
 	s.DeploymentProfile = cmp.Or(s.DeploymentProfile, SingleTenant)

@@ -30,6 +30,7 @@ var multiTenant = [...]struct {
 	asked func(*Spec) bool
 	take  func(*Spec)
 }{
+	{"published ports", func(s *Spec) bool { return len(s.Network.Ports) > 0 }, func(s *Spec) { s.Network.Ports = []Port{} }},
 	{"names that lead to private addresses", func(s *Spec) bool { return s.Network.DNS != nil && s.Network.DNS.NoRebindProtection }, func(s *Spec) {
 		dns := *s.Network.DNS
 		dns.NoRebindProtection = false

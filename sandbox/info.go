@@ -16,6 +16,8 @@ type Info struct {
 	RunnerPID int       `json:"runner_pid,omitempty"`
 	// Confinement says how the running sandbox is held; nil before it first ran.
 	Confinement *Confinement `json:"confinement,omitempty"`
+	// Ports are those that the running sandbox publishes, with the host's ports that were taken where any would do.
+	Ports []Port `json:"ports,omitempty"`
 	// End says how the last run ended; nil while it runs.
 	End *End `json:"end,omitempty"`
 }

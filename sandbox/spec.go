@@ -187,6 +187,9 @@ type Network struct {
 	MaxConnections *int           `json:"max_connections"`
 	TrustHostCAs   bool           `json:"trust_host_cas"`
 	DNS            *DNS           `json:"dns,omitempty"`
+	Ports          []Port         `json:"ports"`
+	Interface      *Interface     `json:"interface,omitempty"`
+	RateLimiter    *RateLimiter   `json:"rate_limiter,omitempty"`
 }
 
 // DNS says who answers the guest's questions. The zero value: the host's nameservers, 5 s, rebinding protection on.

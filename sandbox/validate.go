@@ -34,7 +34,7 @@ func (s Spec) Validate() error {
 	}
 	for _, check := range [...]func() error{
 		s.Image.validate, s.Resources.validate, s.Runtime.validate, s.validateEnv, s.validateLabels, s.validateRlimits,
-		s.validateMounts, s.validatePatches, s.validateWords, s.Lifecycle.validate,
+		s.validateMounts, s.validatePatches, s.validateWords, s.Lifecycle.validate, s.Network.validate,
 	} {
 		if err := check(); err != nil {
 			return err

@@ -26,7 +26,7 @@ func TestWithDefaults(t *testing.T) {
 		`"runtime":{"shell":"/bin/sh","scripts":{},"entrypoint":null,"cmd":null,"hostname":"s","metrics_sample_interval_ms":1000,"disable_metrics_sample":false},` +
 		`"env":[],"labels":{},"rlimits":[],` +
 		`"mounts":[{"type":"Tmpfs","guest":"/tmp","size_mib":128,"options":{"readonly":false,"noexec":false,"nosuid":false,"nodev":false}}],` +
-		`"patches":[],"network":{"enabled":true,"strict":false,"max_connections":null,"trust_host_cas":false},` +
+		`"patches":[],"network":{"enabled":true,"strict":false,"max_connections":null,"trust_host_cas":false,"ports":[]},` +
 		`"pull_policy":"IfMissing","security_profile":"default","deployment_profile":"single_tenant",` +
 		`"lifecycle":{"ephemeral":false,"max_duration_secs":null,"idle_timeout_secs":null}}`
 	if string(b) != want {

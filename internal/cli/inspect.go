@@ -95,6 +95,9 @@ func inspectText(i sandbox.Info, st style) string {
 		}
 		line("Mount", "%s (%s, %s)", m.Guest, strings.ToLower(m.Type), size)
 	}
+	for _, p := range portsOf(i) {
+		line("Port", "%s", p)
+	}
 	for k, v := range s.Labels {
 		line("Label", "%s=%s", k, v)
 	}

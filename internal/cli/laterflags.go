@@ -1,7 +1,7 @@
 package cli
 
 // declareLater declares the flags of contract msb-0.6 §1.2 that belong to parts which are not there yet: snapshots,
-// named volumes, published ports, secrets, a guest kernel of its own. Each moves to sandboxflags.go with its part.
+// named volumes, secrets, a guest kernel of its own. Each moves to sandboxflags.go with its part.
 func declareLater(f *flags) {
 	f.group("")
 	for _, l := range [...]struct{ short, name, value, help string }{
@@ -13,18 +13,6 @@ func declareLater(f *flags) {
 		{"", "fs-conf", "PATH", "Read its mounts and files from a file"},
 		{"", "secret-conf", "PATH", "Read its secrets from a file"},
 		{"", "script-conf", "PATH", "Read its scripts from a file"},
-		{"p", "port", "[BIND:]HOST:GUEST", "Publish a port of the guest"},
-		{"", "net-strict", "", "Allow names only where the request shows them"},
-		{"", "net-ipv4-pool", "CIDR", "Where guest IPv4 addresses come from"},
-		{"", "net-ipv6-pool", "CIDR", "Where guest IPv6 addresses come from"},
-		{"", "net-egress-bandwidth", "SIZE[/DURATION]", "Bytes out per time"},
-		{"", "net-egress-bandwidth-burst", "SIZE", "Bytes out at the start"},
-		{"", "net-egress-ops", "COUNT[/DURATION]", "Packets out per time"},
-		{"", "net-egress-ops-burst", "COUNT", "Packets out at the start"},
-		{"", "net-ingress-bandwidth", "SIZE[/DURATION]", "Bytes in per time"},
-		{"", "net-ingress-bandwidth-burst", "SIZE", "Bytes in at the start"},
-		{"", "net-ingress-ops", "COUNT[/DURATION]", "Packets in per time"},
-		{"", "net-ingress-ops-burst", "COUNT", "Packets in at the start"},
 		{"", "trust-host-cas", "", "Trust the certificate authorities of this machine"},
 		{"", "proxy", "URL", "Connect through a SOCKS proxy"},
 		{"", "socks4-user-id", "ID", "User of a SOCKS4 proxy"},

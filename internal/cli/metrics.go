@@ -89,7 +89,7 @@ msb metrics -f --interval 5s work >> usage.jsonl`},
 }
 
 func (a *app) allMetrics(ctx context.Context, b backend.Meterer, m *metricsFlags) ([]sandbox.Metrics, error) {
-	found, err := b.AllMetrics(ctx, sandbox.DefaultNamespace)
+	found, err := b.AllMetrics(ctx, a.namespace)
 	if err != nil {
 		return nil, err
 	}

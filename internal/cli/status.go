@@ -61,7 +61,16 @@ func (a *app) statusCommand() *cobra.Command {
 func statusRow(i sandbox.Info) []string {
 	r := i.Spec.Resources
 	return []string{string(i.Ref.Name), imageOf(i.Spec), shorten(quoteWords(commandOf(i.Spec)), 40), upTo(strconv.Itoa(r.CPUs), strconv.Itoa(r.MaxCPUs)),
-		upTo(mebibytes(r.MemoryMiB), mebibytes(r.MaxMemoryMiB)), i.Status.Title(), ""}
+		upTo(mebibytes(r.MemoryMiB), mebibytes(r.MaxMemoryMiB)), i.Status.Title(), strings.Join(portsOf(i), ", ")}
+}
+
+// portsOf are the ports that a sandbox publishes, in the form 127.0.0.1:8080->80/tcp.
+func portsOf(i sandbox.Info) []string {
+	ports := i.Ports // with those that were had where any would do
+	if len(ports) == 0 {
+		ports = i.Spec.Network.Ports
+	}
+	return each(ports, sandbox.Port.String)
 }
 
 // upTo is "now / most" where they differ.
@@ -104,6 +113,6 @@ func statusJSON(i sandbox.Info) any {
 	}
 	r := i.Spec.Resources
 	return map[string]any{"name": i.Ref.Name, "image": imageOf(i.Spec), "status": i.Status.Title(), "command": command, "cpus": r.CPUs,
-		"max_cpus": r.MaxCPUs, "memory_mib": r.MemoryMiB, "max_memory_mib": r.MaxMemoryMiB, "ports": []string{},
+		"max_cpus": r.MaxCPUs, "memory_mib": r.MemoryMiB, "max_memory_mib": r.MaxMemoryMiB, "ports": portsOf(i),
 		"thp": nil} // huge pages are a matter of a guest's own kernel; gVisor's has none
 }

@@ -1,11 +1,11 @@
 package runner
 
 import (
-	"fmt"
 	"net/netip"
 	"os"
 	"time"
 
+	"github.com/microsandbox-go/microsandbox/internal/cleanup"
 	"github.com/microsandbox-go/microsandbox/internal/driver"
 	"github.com/microsandbox-go/microsandbox/internal/network/netstack"
 	"github.com/microsandbox-go/microsandbox/internal/rootfs"
@@ -15,14 +15,18 @@ import (
 // startNetwork starts the gateway, unless the policy lets nothing through in either direction, and returns the sentry's
 // end of its link and what the guest is told.
 func (s *supervisor) startNetwork(n sandbox.Network) (*driver.Link, rootfs.Network, error) {
-	p := sandbox.PublicPolicy()
-	if n.Policy != nil {
-		p = *n.Policy
-	}
+	p := policyOf(n)
 	if !n.Enabled || p.DefaultEgress != sandbox.Allow && p.DefaultIngress != sandbox.Allow && len(p.Rules) == 0 {
 		return nil, rootfs.Network{}, nil
 	}
-	ends, err := netstack.Addresses(1)
+	undo := cleanup.Make()
+	defer undo.Clean()
+	ports, err := netstack.Listen(n.Ports)
+	if err != nil {
+		return nil, rootfs.Network{}, err
+	}
+	undo.Add(func() error { ports.Close(); return nil })
+	ends, err := endsOf(n.Interface)
 	if err != nil {
 		return nil, rootfs.Network{}, err
 	}
@@ -30,27 +34,103 @@ func (s *supervisor) startNetwork(n sandbox.Network) (*driver.Link, rootfs.Netwo
 	if err != nil {
 		return nil, rootfs.Network{}, err
 	}
+	undo.Add(pair.Close)
 	if pair.Buffers < netstack.WantBuffers {
 		s.log.Warn("the network link's buffers are small: many uploads at once will be slow", "bytes", pair.Buffers, "remedy", "sysctl net.core.wmem_max=4194304")
 	}
-	cfg := netstack.Config{Link: pair.Gateway, Ends: ends, Policy: p, Logger: s.log}
+	s.flows = newFlowLog(s.flowLogDir(), s.log)
+	undo.Add(s.flows.close)
+	cfg := netstack.Config{Link: pair.Gateway, Ends: ends, Policy: p, Publish: ports, Strict: n.Strict, Logger: s.log, OnFlow: s.flows.add, OnEvent: s.event}
 	if n.MaxConnections != nil {
-		cfg.MaxConns = *n.MaxConnections
+		cfg.MaxConns, cfg.MaxFlows = *n.MaxConnections, *n.MaxConnections
+	}
+	if r := n.RateLimiter; r != nil {
+		cfg.Egress, cfg.Ingress = r.Egress, r.Ingress
 	}
 	if n.DNS != nil {
 		cfg.DNS.NoRebindProtection = n.DNS.NoRebindProtection
 		cfg.DNS.Timeout = time.Duration(n.DNS.QueryTimeoutMS) * time.Millisecond
-		if cfg.DNS.Nameservers, err = nameservers(n.DNS.Nameservers); err != nil {
-			pair.Close()
-			return nil, rootfs.Network{}, err
+		for _, d := range n.DNS.Nameservers {
+			at, err := sandbox.ParseNameserver(d)
+			if err != nil {
+				return nil, rootfs.Network{}, err
+			}
+			cfg.DNS.Nameservers = append(cfg.DNS.Nameservers, at)
 		}
 	}
 	if s.gateway, err = netstack.New(cfg); err != nil {
-		pair.Sentry.Close()
 		return nil, rootfs.Network{}, err
 	}
+	undo.Release()
+	s.policy, s.ports = p, ports.Ports()
 	return linkOf(pair.Sentry, ends), toldOf(ends), nil
 }
+
+// policyOf is the policy of a network; where it says none, that is the profile public.
+func policyOf(n sandbox.Network) sandbox.NetworkPolicy {
+	if n.Policy == nil {
+		return sandbox.PublicPolicy()
+	}
+	return *n.Policy
+}
+
+// endsOf is what the ends of the link are called. Links are not connected to each other: each may have the same slot.
+func endsOf(i *sandbox.Interface) (netstack.Ends, error) {
+	pool4, pool6 := netstack.Pool4, netstack.Pool6
+	if i != nil && i.IPv4Pool != "" {
+		var err error
+		if pool4, err = sandbox.ParseIPv4Pool(i.IPv4Pool); err != nil {
+			return netstack.Ends{}, err
+		}
+	}
+	if i != nil && i.IPv6Pool != "" {
+		var err error
+		if pool6, err = sandbox.ParseIPv6Pool(i.IPv6Pool); err != nil {
+			return netstack.Ends{}, err
+		}
+	}
+	return netstack.AddressesIn(pool4, pool6, 1)
+}
+
+// setPolicy changes the policy of the running sandbox. Kinds: InvalidConfig; Unsupported where it started without a network.
+func (s *supervisor) setPolicy(p sandbox.NetworkPolicy) error {
+	if s.gateway == nil {
+		return &sandbox.Error{Op: "modify", Kind: sandbox.Unsupported, Message: "the sandbox was started without a network, so it has none to open",
+			Hint: "start it anew with another policy"}
+	}
+	s.policyMu.Lock()
+	defer s.policyMu.Unlock()
+	if err := s.gateway.SetPolicy(p); err != nil {
+		return err
+	}
+	s.policy = p
+	return nil
+}
+
+// networkState is what goes on in the network now.
+func (s *supervisor) networkState() sandbox.NetworkState {
+	s.policyMu.Lock()
+	st := sandbox.NetworkState{Policy: s.policy, Ports: s.ports}
+	s.policyMu.Unlock()
+	if s.gateway == nil {
+		st.Policy = sandbox.DenyAllPolicy()
+		return st
+	}
+	st.Flows = s.gateway.Flows()
+	for _, d := range s.gateway.Denied() {
+		st.Denied = append(st.Denied, d.Flow())
+	}
+	c := s.gateway.Stats()
+	st.Counters = sandbox.NetworkCounters{RxBytes: c.RxBytes, TxBytes: c.TxBytes, RxPackets: c.RxPackets, TxPackets: c.TxPackets,
+		Connections: c.Conns, Flows: c.Flows, Denied: c.Denied, Refused: c.Refused, Open: uint64(c.Open)}
+	return st
+}
+
+// event tells the sandbox's owner something, in one line of the system log.
+func (s *supervisor) event(text string) { s.log.Warn(text) }
+
+// flowLogDir is where the flow log is written.
+func (s *supervisor) flowLogDir() string { return s.path("") }
 
 func linkOf(f *os.File, e netstack.Ends) *driver.Link {
 	return &driver.Link{File: f, MTU: netstack.MTU, MAC: e.GuestMAC, GatewayMAC: e.GatewayMAC,
@@ -60,21 +140,4 @@ func linkOf(f *os.File, e netstack.Ends) *driver.Link {
 
 func toldOf(e netstack.Ends) rootfs.Network {
 	return rootfs.Network{IPv4: e.Guest4, IPv6: e.Guest6, DNS: []netip.Addr{e.Gateway4}, Gateway: e.Gateway4}
-}
-
-// nameservers reads addresses with or without a port.
-func nameservers(list []string) ([]netip.AddrPort, error) {
-	var out []netip.AddrPort
-	for _, s := range list {
-		if ap, err := netip.ParseAddrPort(s); err == nil {
-			out = append(out, ap)
-			continue
-		}
-		a, err := netip.ParseAddr(s)
-		if err != nil {
-			return nil, &sandbox.Error{Kind: sandbox.InvalidConfig, Message: fmt.Sprintf("nameserver %q is not an IP address", s)}
-		}
-		out = append(out, netip.AddrPortFrom(a, 53))
-	}
-	return out, nil
 }

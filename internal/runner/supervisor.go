@@ -51,7 +51,9 @@ type supervisor struct {
 	dir     *os.File // the run directory, held so that its path's length does not matter
 	inst    driver.Instance
 	limits  *limits
-	gateway *netstack.Gateway
+	gateway *netstack.Gateway // nil where there is no network
+	flows   *flowLog          // as gateway
+	ports   []sandbox.Port    // published
 	relay   *relay
 	listen  *net.UnixListener
 	control *net.UnixListener           // requests to the runner; nil before it is ready
@@ -61,6 +63,9 @@ type supervisor struct {
 	tasks   sync.WaitGroup
 
 	recording sync.Mutex // one writer of RunningFile at a time
+	policyMu sync.Mutex
+	policy   sandbox.NetworkPolicy
+
 	startedAt time.Time
 	bounding  sync.WaitGroup // settle, which must not meet processes that are being ended
 }
@@ -298,7 +303,7 @@ func (s *supervisor) settle() {
 }
 
 func (s *supervisor) running() launch.Running {
-	return launch.Running{PID: os.Getpid(), StartedAt: s.startedAt, Confinement: s.confinement(), Draining: s.relay.work.isDraining()}
+	return launch.Running{PID: os.Getpid(), StartedAt: s.startedAt, Confinement: s.confinement(), Draining: s.relay.work.isDraining(), Ports: s.ports}
 }
 
 // recordRunning writes what readers of a running sandbox see.

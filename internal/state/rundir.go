@@ -236,6 +236,7 @@ func (s Store) read(dir string) (Record, error) {
 		if run.Draining {
 			r.Status = sandbox.Draining
 		}
+		r.Ports = run.Ports
 	case live:
 		r.Status = sandbox.Starting
 	default:

@@ -247,6 +247,7 @@ func (b *Backend) boot(ctx context.Context, dir *state.Dir, row state.Row, root 
 		return sandbox.Info{}, b.startError(info.Ref, err)
 	}
 	info.Status, info.RunnerPID, info.Confinement, info.UpdatedAt = sandbox.Running, run.PID, &run.Confinement, run.StartedAt
+	info.Ports = run.Ports
 	return info, nil
 }
 

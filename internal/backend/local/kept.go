@@ -130,7 +130,7 @@ func (b *Backend) truth(db *state.DB, r state.Row) (state.Row, error) {
 				r.Status, r.End, r.UpdatedAt = run.Status, run.End, run.UpdatedAt
 				return r, nil
 			}
-			r.RunnerPID = run.RunnerPID
+			r.RunnerPID, r.Ports = run.RunnerPID, run.Ports
 			if r.Status == sandbox.Starting || run.Status != sandbox.Running {
 				r.Status = run.Status
 			}

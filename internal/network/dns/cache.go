@@ -29,6 +29,7 @@ type cached struct {
 type cache struct {
 	mu      sync.Mutex
 	entries map[cacheKey]cached
+	cleared int // how often
 }
 
 // get returns the answer with its TTLs counted down; it is the caller's.
@@ -50,14 +51,24 @@ func (c *cache) get(k cacheKey, now time.Time) *dns.Msg {
 	return m
 }
 
-// put keeps a copy of m. A full cache loses what has expired, else any one entry.
-func (c *cache) put(k cacheKey, m *dns.Msg, now time.Time) {
+// age is to be had before a name server is asked, for put: what was asked under another policy is not kept.
+func (c *cache) age() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.cleared
+}
+
+// put keeps a copy of m, unless the cache was cleared since age. A full cache loses what has expired, else any one entry.
+func (c *cache) put(k cacheKey, m *dns.Msg, age int, now time.Time) {
 	ttl := lifetime(m)
 	if ttl == 0 {
 		return
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.cleared != age {
+		return
+	}
 	if c.entries == nil {
 		c.entries = map[cacheKey]cached{}
 	}
@@ -75,6 +86,14 @@ func (c *cache) put(k cacheKey, m *dns.Msg, now time.Time) {
 		}
 	}
 	c.entries[k] = cached{m.Copy(), now, now.Add(time.Duration(ttl) * time.Second)}
+}
+
+// clear forgets everything.
+func (c *cache) clear() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	clear(c.entries)
+	c.cleared++
 }
 
 // lifetime is for how many seconds m may be kept: its shortest TTL, or the zone's word on absence (RFC 2308).

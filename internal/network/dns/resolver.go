@@ -84,6 +84,9 @@ func New(cfg Config) *Resolver {
 // Names returns the names, lower case, that this sandbox was told a for and that are still valid.
 func (r *Resolver) Names(a netip.Addr) []string { return r.pins.names(a.Unmap(), r.cfg.Now()) }
 
+// Forget drops the answers that were kept: another policy may refuse them. What was pinned stays.
+func (r *Resolver) Forget() { r.cache.clear() }
+
 // Answer returns the answer to a query as it goes on the wire, or nil where none is due. Over UDP it is cut to what the
 // client takes, and says so.
 func (r *Resolver) Answer(ctx context.Context, query []byte, udp bool) []byte {
@@ -191,6 +194,7 @@ func (r *Resolver) resolve(ctx context.Context, q *dns.Msg, name string) *dns.Ms
 	now := r.cfg.Now()
 	known := r.cache.get(key, now)
 	if known == nil {
+		age := r.cache.age()
 		var err error
 		if known, err = r.forward(ctx, q.Question[0], key.do); err != nil {
 			return failure(q, dns.RcodeServerFailure)
@@ -200,7 +204,7 @@ func (r *Resolver) resolve(ctx context.Context, q *dns.Msg, name string) *dns.Ms
 			return failure(q, dns.RcodeNameError)
 		}
 		now = r.cfg.Now()
-		r.cache.put(key, known, now)
+		r.cache.put(key, known, age, now)
 	}
 	m := failure(q, known.Rcode)
 	m.Answer, m.Ns = known.Answer, known.Ns

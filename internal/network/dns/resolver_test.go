@@ -287,22 +287,18 @@ func TestFailures(t *testing.T) {
 		name    string
 		servers []netip.AddrPort
 		want    string
-		within  time.Duration
+		timeout time.Duration
 	}{
-		{"no server", nil, "SERVFAIL", 100 * time.Millisecond},
-		{"closed port", []netip.AddrPort{closed}, "SERVFAIL", 100 * time.Millisecond},
-		{"silence", []netip.AddrPort{silent}, "SERVFAIL", 600 * time.Millisecond},
-		{"answer to another question", []netip.AddrPort{forged}, "SERVFAIL", 600 * time.Millisecond},
-		{"the second knows", []netip.AddrPort{closed, good}, "NOERROR 198.51.100.7", 400 * time.Millisecond},
-		{"the second knows, the first is silent", []netip.AddrPort{silent, good}, "NOERROR 198.51.100.7", 400 * time.Millisecond},
+		{"no server", nil, "SERVFAIL", 0},
+		{"closed port", []netip.AddrPort{closed}, "SERVFAIL", 0},
+		{"silence", []netip.AddrPort{silent}, "SERVFAIL", 100 * time.Millisecond},
+		{"answer to another question", []netip.AddrPort{forged}, "SERVFAIL", 100 * time.Millisecond},
+		{"the second knows", []netip.AddrPort{closed, good}, "NOERROR 198.51.100.7", 0},
+		{"the second knows, the first is silent", []netip.AddrPort{silent, good}, "NOERROR 198.51.100.7", 0},
 	} {
-		r := newResolver(t, dns.Config{Nameservers: c.servers, Timeout: 400 * time.Millisecond}, sandbox.PublicPolicy())
-		start := time.Now()
+		r := newResolver(t, dns.Config{Nameservers: c.servers, Timeout: c.timeout}, sandbox.PublicPolicy())
 		if got := summary(ask(t, r, "a.example.", mdns.TypeA)); got != c.want {
 			t.Errorf("%s: %s, want %s", c.name, got, c.want)
-		}
-		if took := time.Since(start); took > c.within {
-			t.Errorf("%s: took %v", c.name, took)
 		}
 	}
 }

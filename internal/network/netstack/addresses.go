@@ -1,6 +1,7 @@
 package netstack
 
 import (
+	"encoding/binary"
 	"fmt"
 	"net"
 	"net/netip"
@@ -24,20 +25,41 @@ const (
 // MaxSlot is the highest slot; the lowest is 1.
 const MaxSlot = 65535
 
-// Addresses returns those of network slot n (contract msb-0.6 §5.6): of 172.16.0.0/12 the n-th /30, of
-// fd42:6d73:62::/48 the n-th /64, and MACs that say the slot. Links are not connected to each other, so every
-// sandbox may have slot 1.
-func Addresses(n int) (Ends, error) {
+// The pools that addresses come from by default.
+var (
+	Pool4 = netip.MustParsePrefix("172.16.0.0/12")
+	Pool6 = netip.MustParsePrefix("fd42:6d73:62::/48")
+)
+
+// Addresses returns those of network slot n in the default pools.
+func Addresses(n int) (Ends, error) { return AddressesIn(Pool4, Pool6, n) }
+
+// AddressesIn returns those of network slot n (contract msb-0.6 §5.6): of pool4 the n-th /30, of pool6 the n-th /64, and
+// MACs that say the slot. A pool that has not so many begins anew. Links are not connected to each other, so every sandbox
+// may have slot 1.
+func AddressesIn(pool4, pool6 netip.Prefix, n int) (Ends, error) {
 	if n < 1 || n > MaxSlot {
 		return Ends{}, fmt.Errorf("network slot %d is not in 1-%d", n, MaxSlot)
 	}
+	if !pool4.Addr().Is4() || pool4.Bits() > PrefixBits4 || !pool6.Addr().Is6() || pool6.Bits() > PrefixBits6 {
+		return Ends{}, fmt.Errorf("address pools %s and %s do not hold a sandbox's network", pool4, pool6)
+	}
 	hi, lo := byte(n>>8), byte(n)
-	v4 := func(host int) netip.Addr {
-		x := 4*n + host
-		return netip.AddrFrom4([4]byte{172, 16 + byte(x>>16), byte(x >> 8), byte(x)})
+	base4, base6 := pool4.Masked().Addr().As4(), pool6.Masked().Addr().As16()
+	subnet4, subnet6 := uint64(n)&(1<<(PrefixBits4-pool4.Bits())-1), uint64(n)
+	if bits := PrefixBits6 - pool6.Bits(); bits < 64 {
+		subnet6 &= 1<<bits - 1
+	}
+	v4 := func(host uint32) netip.Addr {
+		var a [4]byte
+		binary.BigEndian.PutUint32(a[:], binary.BigEndian.Uint32(base4[:])+uint32(subnet4)<<2+host)
+		return netip.AddrFrom4(a)
 	}
 	v6 := func(host byte) netip.Addr {
-		return netip.AddrFrom16([16]byte{0: 0xfd, 1: 0x42, 2: 0x6d, 3: 0x73, 4: 0x00, 5: 0x62, 6: hi, 7: lo, 15: host})
+		a := base6
+		binary.BigEndian.PutUint64(a[:8], binary.BigEndian.Uint64(a[:8])+subnet6)
+		a[15] = host
+		return netip.AddrFrom16(a)
 	}
 	return Ends{
 		Guest4: v4(2), Gateway4: v4(1),

@@ -31,6 +31,7 @@ type flowKey struct {
 // flow is a connected socket of the host's for one of the guest's, as long as something passes.
 type flow struct {
 	g   *Gateway
+	e   *entry
 	key flowKey
 
 	mu    sync.Mutex
@@ -49,11 +50,11 @@ func (g *Gateway) flow(key flowKey) *flow {
 }
 
 // addFlow starts a flow; the one longest unused makes room. nil: the gateway is down. Only the link's reader calls it.
-func (g *Gateway) addFlow(key flowKey) *flow {
+func (g *Gateway) addFlow(key flowKey, names []string, v policy.Verdict) *flow {
 	if !g.begin() {
 		return nil
 	}
-	f := &flow{g: g, key: key, last: time.Now()}
+	f := &flow{g: g, e: g.newEntry(policy.Egress, key.proto, key.port, key.to, names, v), key: key, last: time.Now()}
 	g.mu.Lock()
 	var oldest *flow
 	if len(g.flows) >= g.cfg.MaxFlows {
@@ -95,32 +96,47 @@ func (f *flow) send(data []byte) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.last = time.Now()
+	if !f.g.limits[policy.Egress].admit(len(data)) {
+		return
+	}
+	f.g.count(f.e, policy.Egress, len(data))
 	switch {
 	case f.conn == nil:
 		if len(f.early) < maxEarly {
 			f.early = append(f.early, data)
 		}
-	case f.raw != nil:
-		_ = f.raw.Write(func(fd uintptr) bool {
-			_, _ = unix.Write(int(fd), data)
-			return true
-		})
 	default:
-		_, _ = f.conn.Write(data)
+		f.passLocked(data)
 	}
+}
+
+func (f *flow) pass(data []byte) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.passLocked(data)
+}
+
+func (f *flow) passLocked(data []byte) {
+	if f.raw == nil {
+		_, _ = f.conn.Write(data)
+		return
+	}
+	_ = f.raw.Write(func(fd uintptr) bool {
+		_, _ = unix.Write(int(fd), data)
+		return true
+	})
 }
 
 // run opens the host's socket and passes on what it receives until nothing has passed for flowTimeout.
 func (f *flow) run() {
 	g := f.g
 	defer g.tasks.Done()
-	defer func() {
-		g.mu.Lock()
-		if g.flows[f.key] == f {
-			delete(g.flows, f.key)
-		}
-		g.mu.Unlock()
-	}()
+	defer f.forget()
+	if !g.begun(f.e, func() { f.forget(); f.close() }) {
+		f.unreachable()
+		return
+	}
+	defer g.ended(f.e)
 	conn, err := f.dial()
 	if err != nil {
 		f.unreachable()
@@ -133,6 +149,15 @@ func (f *flow) run() {
 	defer closeConn()
 	if f.opened(conn) {
 		f.receive(conn)
+	}
+}
+
+// forget takes the flow out of the way of the datagrams that come from now on.
+func (f *flow) forget() {
+	f.g.mu.Lock()
+	defer f.g.mu.Unlock()
+	if f.g.flows[f.key] == f {
+		delete(f.g.flows, f.key)
 	}
 }
 
@@ -176,7 +201,7 @@ func (f *flow) opened(conn net.Conn) bool {
 	f.early = nil
 	f.mu.Unlock()
 	for _, d := range early {
-		f.send(d)
+		f.pass(d)
 	}
 	return true
 }
@@ -194,7 +219,10 @@ func (f *flow) reply(data []byte) {
 	f.mu.Lock()
 	f.last = time.Now()
 	f.mu.Unlock()
-	f.g.stats.received.Add(uint64(len(data)))
+	if f.g.limits[policy.Ingress].wait(f.g.ctx.Done(), nil, len(data)) != nil {
+		return
+	}
+	f.g.count(f.e, policy.Ingress, len(data))
 	if f.key.proto == policy.UDP {
 		f.g.writeUDP(f.key, data)
 		return

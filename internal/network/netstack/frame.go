@@ -89,10 +89,15 @@ type filter struct {
 	mac    [6]byte // ours
 	guest4 [4]byte
 	guest6 [16]byte
+
+	broadcast4 [4]byte // of the guest's own network
 }
 
 func newFilter(e Ends) filter {
-	return filter{mac: [6]byte(e.GatewayMAC), guest4: e.Guest4.As4(), guest6: e.Guest6.As16()}
+	f := filter{mac: [6]byte(e.GatewayMAC), guest4: e.Guest4.As4(), guest6: e.Guest6.As16()}
+	f.broadcast4 = f.guest4
+	f.broadcast4[3] |= 1<<(32-PrefixBits4) - 1
+	return f
 }
 
 // admit decides whether a frame goes to the stack, and as which protocol. head is the first part of the frame, whole up

@@ -16,6 +16,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -36,7 +37,7 @@ type Dialer interface {
 
 // Config says what the gateway of one sandbox is like.
 type Config struct {
-	Link   *os.File              // the gateway's end of a Pair; New takes it over, also when it fails
+	Link   *os.File              // the gateway's end of a Pair
 	Ends   Ends                  // default: those of slot 1
 	Policy sandbox.NetworkPolicy // the zero value denies everything
 
@@ -46,8 +47,17 @@ type Config struct {
 
 	DNS DNSConfig
 
-	MaxConns int // TCP connections at once, default 256; more are refused with RST
+	MaxConns int // TCP connections at once, in both directions, default 256; more are refused with RST
 	MaxFlows int // UDP and echo flows at once, default 256; the one longest unused makes room
+
+	Egress, Ingress *sandbox.RateLimit // default: none
+
+	Publish *Listeners // what Listen made; default: nothing
+
+	Inspector    Inspector // default: none
+	Strict       bool      // rules about domains count only for connections that the Inspector has
+	BlockQUIC    []uint16  // UDP ports that are refused, so that TLS on TCP is used, which can be intercepted
+	InterceptDoT bool      // the Inspector has DNS over TLS, so the policy may allow it
 
 	DialTimeout time.Duration // default 30 s; the guest's own time-out is usually longer
 	Dialer      Dialer        // default: a net.Dialer, so from the network namespace of this process
@@ -55,6 +65,9 @@ type Config struct {
 	// socket where Dialer is the default too, else none.
 	Ping   func(to netip.Addr) (net.Conn, error)
 	Logger *slog.Logger // default: discards
+
+	OnFlow  func(sandbox.Flow) // told of the begin and end of flows and of refusals, these at a bounded rate; must not wait
+	OnEvent func(text string)  // told, in one line, what the sandbox's owner should know, at a bounded rate; default: the Logger is
 }
 
 // DNSConfig is how names are resolved (contract msb-0.6 §2.7).
@@ -63,12 +76,13 @@ type DNSConfig struct {
 	ResolvConf         string           // default: /etc/resolv.conf, read at the first query
 	Timeout            time.Duration    // default 5 s
 	NoRebindProtection bool
+	Dialer             Dialer // to the nameservers; default: Config.Dialer
 }
 
 // Gateway is a running gateway.
 type Gateway struct {
 	cfg    Config
-	policy *policy.Policy
+	policy atomic.Pointer[policy.Policy]
 	log    *slog.Logger
 	names  *dns.Resolver
 	link   *link
@@ -76,6 +90,9 @@ type Gateway struct {
 	tcp    [len(windows)]*tcp.Forwarder
 	growth atomic.Int32 // connections that may still have a large window
 	denied denials
+	limits [2]limit // by policy.Direction
+	notes  limit    // of what is told of
+	lastID atomic.Uint64
 
 	ctx    context.Context // ends when the gateway goes down
 	cancel context.CancelFunc
@@ -86,6 +103,7 @@ type Gateway struct {
 	down  bool
 	open  map[io.Closer]struct{} // the host's side of connections
 	flows map[flowKey]*flow
+	live  map[uint64]*entry
 	conns int
 
 	dnsInFlight atomic.Int32
@@ -98,15 +116,17 @@ type stats struct {
 
 // Stats are counters since the start, for metrics.
 type Stats struct {
-	Conns, Flows   uint64 // TCP connections and flows of datagrams that were let through
-	Denied         uint64 // by policy
-	Refused        uint64 // for want of room
-	Sent, Received uint64 // payload bytes, from the guest's view
-	Dropped        uint64 // frames that made no sense or came too late
-	Open           int    // TCP connections now
+	Conns, Flows       uint64 // TCP connections and flows of datagrams that were let through
+	Denied             uint64 // by policy
+	Refused            uint64 // for want of room
+	Sent, Received     uint64 // payload bytes, from the guest's view
+	TxPackets, TxBytes uint64 // what left the guest on its link, as a wire with its MTU would have had it
+	RxPackets, RxBytes uint64 // what came to it
+	Dropped            uint64 // frames that made no sense or came too late
+	Open               int    // TCP connections now
 }
 
-// New starts a gateway. It takes over cfg.Link, also when it fails.
+// New starts a gateway. It takes over cfg.Link and cfg.Publish, also when it fails.
 func New(cfg Config) (*Gateway, error) {
 	g, err := start(cfg)
 	if err != nil {
@@ -116,6 +136,7 @@ func New(cfg Config) (*Gateway, error) {
 		if cfg.Link != nil {
 			_ = cfg.Link.Close()
 		}
+		cfg.Publish.Close()
 		return nil, fmt.Errorf("start the network gateway: %w", err)
 	}
 	return g, nil
@@ -140,31 +161,45 @@ func start(cfg Config) (*Gateway, error) {
 	if cfg.Dialer == nil {
 		cfg.Dialer = &net.Dialer{}
 	}
+	if cfg.DNS.Dialer == nil {
+		cfg.DNS.Dialer = cfg.Dialer
+	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.OnEvent == nil {
+		cfg.OnEvent = func(text string) { cfg.Logger.Warn(text) }
 	}
 	g := &Gateway{
 		cfg: cfg, log: cfg.Logger,
 		open:  map[io.Closer]struct{}{},
 		flows: map[flowKey]*flow{},
+		live:  map[uint64]*entry{},
+		notes: newLimit(noteRate, time.Now()),
 	}
+	g.limits = [2]limit{newLimit(cfg.Egress, time.Now()), newLimit(cfg.Ingress, time.Now())}
 	gateways := []netip.Addr{cfg.Ends.Gateway4, cfg.Ends.Gateway6}
-	var err error
-	if g.policy, err = policy.New(cfg.Policy, append(gateways, cfg.HostAddrs...)...); err != nil {
+	compiled, err := g.compile(cfg.Policy)
+	if err != nil {
 		return g, err
 	}
+	g.policy.Store(compiled)
 	g.ctx, g.cancel = context.WithCancel(context.Background())
 	g.names = dns.New(dns.Config{
-		Policy: g.policy, Gateway: gateways,
+		Policy: livePolicy{g}, Gateway: gateways,
 		Nameservers: cfg.DNS.Nameservers, ResolvConf: cfg.DNS.ResolvConf, Timeout: cfg.DNS.Timeout,
 		NoRebindProtection: cfg.DNS.NoRebindProtection,
-		Dial:               cfg.Dialer.DialContext,
+		Dial:               cfg.DNS.Dialer.DialContext,
 		Denied:             g.denyName,
 	})
-	if g.link, err = newLink(cfg.Link, cfg.Ends, g.goDown); err != nil {
+	if g.link, err = newLink(cfg.Link, cfg.Ends, g.goDown, g.refuseSpecial); err != nil {
 		return g, err
 	}
-	return g, g.startStack()
+	if err := g.startStack(); err != nil {
+		return g, err
+	}
+	g.publish(cfg.Publish)
+	return g, nil
 }
 
 func orDefault[T comparable](v, d T) T {
@@ -194,6 +229,7 @@ func (g *Gateway) goDown() {
 	defer g.mu.Unlock()
 	g.down = true
 	g.cancel()
+	g.cfg.Publish.Close()
 	for c := range g.open {
 		_ = c.Close()
 	}
@@ -240,31 +276,47 @@ func (g *Gateway) dial(ctx context.Context, network string, to netip.AddrPort) (
 	return g.cfg.Dialer.DialContext(ctx, network, to.String())
 }
 
-// check asks the policy.
-func (g *Gateway) check(p policy.Proto, to netip.AddrPort) (policy.Verdict, string) {
-	var name string
-	var names []string
-	if g.policy.UsesNames() {
-		if names = g.names.Names(to.Addr()); len(names) > 0 {
-			name = names[0]
-		}
+// check asks the policy about what the guest wants, and returns the names that it went by.
+func (g *Gateway) check(p policy.Proto, to netip.AddrPort) (policy.Verdict, []string) {
+	names := g.names.Names(to.Addr())
+	v := g.policy.Load().Check(policy.Egress, p, to, names)
+	if v.Allowed && p == policy.UDP && slices.Contains(g.cfg.BlockQUIC, to.Port()) {
+		return quicRefused, names
 	}
-	return g.policy.Check(policy.Egress, p, to, names), name
+	return g.refine(p, v), names
+}
+
+var quicRefused = policy.Verdict{Rule: policy.BuiltIn, Reason: "QUIC is refused where TLS is intercepted"}
+
+// refine makes of a verdict what it is where names must be shown.
+func (g *Gateway) refine(p policy.Proto, v policy.Verdict) policy.Verdict {
+	if v.Allowed && v.ByName && g.cfg.Strict && (p != policy.TCP || g.cfg.Inspector == nil) {
+		v.Allowed = false
+		v.Reason += ", but strict: this traffic does not show its name"
+	}
+	return v
 }
 
 // allows asks the policy, and remembers a refusal.
-func (g *Gateway) allows(p policy.Proto, to netip.AddrPort) bool {
-	v, name := g.check(p, to)
+func (g *Gateway) allows(p policy.Proto, guestPort uint16, to netip.AddrPort) bool {
+	v, names := g.check(p, to)
 	if !v.Allowed {
-		g.deny(p, to, name, v)
+		g.deny(policy.Egress, p, to, guestPort, first(names), v)
 	}
 	return v.Allowed
+}
+
+func first(names []string) string {
+	if len(names) == 0 {
+		return ""
+	}
+	return names[0]
 }
 
 // isDNS reports whether the resolver is to answer for to. With rules about domains it answers for every server, or a
 // denied name could be had from another and an allowed one would not be known here.
 func (g *Gateway) isDNS(to netip.AddrPort) bool {
-	return to.Port() == 53 && (g.isGateway(to.Addr()) || g.policy.UsesNames())
+	return to.Port() == 53 && (g.isGateway(to.Addr()) || g.policy.Load().UsesNames())
 }
 
 func (g *Gateway) isGateway(a netip.Addr) bool {
@@ -280,6 +332,8 @@ func (g *Gateway) Stats() Stats {
 		Conns: g.stats.conns.Load(), Flows: g.stats.flows.Load(),
 		Denied: g.stats.denied.Load(), Refused: g.stats.refused.Load(),
 		Sent: g.stats.sent.Load(), Received: g.stats.received.Load(),
+		TxPackets: g.link.in.packets.Load(), TxBytes: g.link.in.bytes.Load(),
+		RxPackets: g.link.out.packets.Load(), RxBytes: g.link.out.bytes.Load(),
 		Dropped: g.link.rxDropped.Load() + g.link.txDropped.Load(), Open: open,
 	}
 }

@@ -264,15 +264,14 @@ func countFiles(t testing.TB) int {
 
 func mustRefuse(t *testing.T, g *guest, to string) {
 	t.Helper()
-	start := time.Now()
 	c, err := g.dial(to)
 	if err == nil {
 		c.Close()
 		t.Errorf("%s was reached", to)
 		return
 	}
-	if took := time.Since(start); took > 500*time.Millisecond || !strings.Contains(err.Error(), "refused") {
-		t.Errorf("%s: %v after %v, want refused at once", to, err, took)
+	if !strings.Contains(err.Error(), "refused") { // and not timed out
+		t.Errorf("%s: %v, want refused", to, err)
 	}
 }
 

@@ -24,11 +24,26 @@ type link struct {
 	mac    tcpip.LinkAddress
 	filter filter
 	onDown func() // called once by the reader when the far end is gone
+	// refuse is given what the stack would drop without a word (see special).
+	refuse func(proto tcpip.NetworkProtocolNumber, packet []byte)
 
 	dispatcher atomic.Pointer[stack.NetworkDispatcher]
 	reader     sync.WaitGroup
 
 	rxDropped, txDropped atomic.Uint64
+	in, out              traffic // from and to the guest
+}
+
+// traffic counts packets as a wire with the link's MTU would have had them.
+type traffic struct{ packets, bytes atomic.Uint64 }
+
+func (t *traffic) add(size int, segment uint16) {
+	n := 1
+	if segment > 0 {
+		n = (size + int(segment) - 1) / int(segment)
+	}
+	t.packets.Add(uint64(n))
+	t.bytes.Add(uint64(size))
 }
 
 var (
@@ -36,12 +51,12 @@ var (
 	_ stack.GSOEndpoint  = (*link)(nil)
 )
 
-func newLink(file *os.File, ends Ends, onDown func()) (*link, error) {
+func newLink(file *os.File, ends Ends, onDown func(), refuse func(tcpip.NetworkProtocolNumber, []byte)) (*link, error) {
 	raw, err := file.SyscallConn()
 	if err != nil {
 		return nil, err
 	}
-	return &link{file: file, raw: raw, mac: tcpip.LinkAddress(ends.GatewayMAC), filter: newFilter(ends), onDown: onDown}, nil
+	return &link{file: file, raw: raw, mac: tcpip.LinkAddress(ends.GatewayMAC), filter: newFilter(ends), onDown: onDown, refuse: refuse}, nil
 }
 
 // close wakes the reader and every writer and waits for the reader. It may be called twice.
@@ -101,9 +116,16 @@ func (l *link) deliver(d stack.NetworkDispatcher, s *slot, size int) bool {
 		return false
 	}
 	head := s.small.AsSlice()
-	proto, ok := l.filter.admit(parseVnetHdr(&s.hdr), head[:min(size, len(head))], size)
+	vnet := parseVnetHdr(&s.hdr)
+	head = head[:min(size, len(head))]
+	proto, ok := l.filter.admit(vnet, head, size)
 	if !ok {
 		return false
+	}
+	l.in.add(size, vnet.gsoSize)
+	if packet := head[ethHdrLen:]; l.filter.special(proto, packet) {
+		l.refuse(proto, packet)
+		return true
 	}
 	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: s.take(size)})
 	defer pkt.DecRef()

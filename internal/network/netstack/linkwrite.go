@@ -37,7 +37,7 @@ func (l *link) WritePackets(list stack.PacketBufferList) (int, tcpip.Error) {
 	for len(pkts) > 0 {
 		o.n, o.sent, o.errno = min(len(pkts), len(o.hdrs)), 0, 0
 		for i, pkt := range pkts[:o.n] {
-			o.put(i, pkt)
+			l.out.add(pkt.Size(), o.put(i, pkt))
 		}
 		err := l.raw.Write(o.send)
 		written += o.sent
@@ -51,9 +51,10 @@ func (l *link) WritePackets(list stack.PacketBufferList) (int, tcpip.Error) {
 	return written, nil
 }
 
-// put makes pkt the i-th message.
-func (o *outbox) put(i int, pkt *stack.PacketBuffer) {
-	vnetHdrOf(pkt).put(&o.vnet[i])
+// put makes pkt the i-th message, and returns into what pieces a wire would cut it, 0 for none.
+func (o *outbox) put(i int, pkt *stack.PacketBuffer) (segment uint16) {
+	vnet := vnetHdrOf(pkt)
+	vnet.put(&o.vnet[i])
 	iovs := append(o.iovs[i][:0], iovec(o.vnet[i][:]))
 	views, offset := pkt.AsViewList()
 	if views.Len() > maxIovecs {
@@ -72,6 +73,7 @@ func (o *outbox) put(i int, pkt *stack.PacketBuffer) {
 	o.iovs[i] = iovs
 	o.hdrs[i].msg.Iov = &iovs[0]
 	o.hdrs[i].msg.SetIovlen(len(iovs))
+	return vnet.gsoSize
 }
 
 func iovec(b []byte) unix.Iovec {

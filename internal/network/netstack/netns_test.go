@@ -79,6 +79,13 @@ func testInNamespace(t *testing.T) {
 				c.Close()
 			}
 		}()
+		// The kernel finishes its IPv6 routes after it has said that the address is there.
+		for reached := false; !reached; {
+			if probe, err := net.Dial("tcp", at); err == nil {
+				probe.Close()
+				reached = true
+			}
+		}
 		c := w.mustDial(t, at)
 		if n, err := c.Read(make([]byte, 1)); n != 1 {
 			t.Errorf("%s: %v", at, err)

@@ -11,17 +11,23 @@ import (
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/waiter"
+
+	"github.com/microsandbox-go/microsandbox/internal/network/policy"
 )
 
 // relay copies between the guest's side of a connection and the host's until both directions have ended. Each end of a
 // direction is passed on as it came: FIN as FIN while the other direction goes on, RST as RST for both.
 type relay struct {
 	g     *Gateway
+	e     *entry
 	guest tcpip.Endpoint
 	queue *waiter.Queue // of guest
 	host  net.Conn
 	sent  uint64 // bytes from the guest
 	grown bool   // it may have a large window
+
+	broken sync.Once
+	gone   chan struct{} // closed when it broke
 }
 
 // copyBuffers are taken when there is something to read and given back when it is written: an idle connection has none.
@@ -30,6 +36,7 @@ var copyBuffers = sync.Pool{New: func() any { return new([64 << 10]byte) }}
 var errAborted = errors.New("connection aborted")
 
 func (r *relay) run() {
+	r.gone = make(chan struct{})
 	var up sync.WaitGroup
 	up.Go(func() { r.end(r.toHost()) })
 	r.end(r.toGuest())
@@ -58,6 +65,7 @@ func (r *relay) end(err error) {
 	if err == nil {
 		return
 	}
+	r.broken.Do(func() { close(r.gone) })
 	r.guest.Abort()
 	reset(r.host)
 	_ = r.host.Close()
@@ -68,15 +76,19 @@ func (r *relay) toHost() error {
 	entry, ready := waiter.NewChannelEntry(waiter.ReadableEvents | waiter.EventHUp | waiter.EventErr)
 	r.queue.EventRegister(&entry)
 	defer r.queue.EventUnregister(&entry)
+	limit := &r.g.limits[policy.Egress]
+	chunk := limit.chunk()
 	for {
 		buf := copyBuffers.Get().(*[64 << 10]byte)
-		w := tcpip.SliceWriter(buf[:])
+		w := tcpip.SliceWriter(buf[:chunk])
 		res, terr := r.guest.Read(&w, tcpip.ReadOptions{})
 		var err error
 		if terr == nil {
 			r.grow(res.Count)
-			_, err = r.host.Write(buf[:res.Count])
-			r.g.stats.sent.Add(uint64(res.Count))
+			if err = limit.wait(r.g.ctx.Done(), r.gone, res.Count); err == nil {
+				_, err = r.host.Write(buf[:res.Count])
+				r.g.count(r.e, policy.Egress, res.Count)
+			}
 		}
 		copyBuffers.Put(buf)
 		switch terr.(type) {
@@ -107,17 +119,22 @@ func (r *relay) toGuest() error {
 	r.queue.EventRegister(&entry)
 	defer r.queue.EventUnregister(&entry)
 	in := newReader(r.host)
+	limit := &r.g.limits[policy.Ingress]
+	in.chunk = limit.chunk()
 	var data bytes.Reader
 	for {
 		buf, n, err := in.read()
 		if n > 0 {
 			data.Reset(buf[:n])
-			werr := r.write(&data, room)
+			werr := limit.wait(r.g.ctx.Done(), r.gone, n)
+			if werr == nil {
+				werr = r.write(&data, room)
+			}
 			copyBuffers.Put(buf)
 			if werr != nil {
 				return werr
 			}
-			r.g.stats.received.Add(uint64(n))
+			r.g.count(r.e, policy.Ingress, n)
 		}
 		if errors.Is(err, io.EOF) {
 			if terr := r.guest.Shutdown(tcpip.ShutdownWrite); terr != nil {
@@ -151,16 +168,17 @@ func (r *relay) write(data *bytes.Reader, room <-chan struct{}) error {
 
 // reader reads a connection into copyBuffers, taken only when there is something to read.
 type reader struct {
-	conn net.Conn
-	raw  syscall.RawConn // nil when conn has none: then a buffer is held while waiting
-	buf  *[64 << 10]byte
-	n    int
-	err  error
-	try  func(fd uintptr) bool
+	conn  net.Conn
+	raw   syscall.RawConn // nil when conn has none: then a buffer is held while waiting
+	chunk int             // how much is read at a time
+	buf   *[64 << 10]byte
+	n     int
+	err   error
+	try   func(fd uintptr) bool
 }
 
 func newReader(conn net.Conn) *reader {
-	r := &reader{conn: conn}
+	r := &reader{conn: conn, chunk: len(new([64 << 10]byte))}
 	r.try = r.tryRead
 	if sc, ok := conn.(syscall.Conn); ok {
 		if raw, err := sc.SyscallConn(); err == nil {
@@ -175,7 +193,7 @@ func newReader(conn net.Conn) *reader {
 func (r *reader) read() (buf *[64 << 10]byte, n int, err error) {
 	if r.raw == nil {
 		buf = copyBuffers.Get().(*[64 << 10]byte)
-		n, err = r.conn.Read(buf[:])
+		n, err = r.conn.Read(buf[:r.chunk])
 		if n == 0 {
 			copyBuffers.Put(buf)
 			buf = nil
@@ -192,7 +210,7 @@ func (r *reader) read() (buf *[64 << 10]byte, n int, err error) {
 func (r *reader) tryRead(fd uintptr) bool {
 	buf := copyBuffers.Get().(*[64 << 10]byte)
 	for {
-		n, err := unix.Read(int(fd), buf[:])
+		n, err := unix.Read(int(fd), buf[:r.chunk])
 		switch {
 		case errors.Is(err, unix.EINTR):
 			continue

@@ -26,7 +26,7 @@ func (g *Gateway) handleTCP(id stack.TransportEndpointID, pkt *stack.PacketBuffe
 	if f := h.Flags(); !f.Contains(header.TCPFlagSyn) || f.Contains(header.TCPFlagAck) {
 		return false
 	}
-	if !g.allows(policy.TCP, farEnd(id)) {
+	if !g.allows(policy.TCP, id.RemotePort, farEnd(id)) {
 		return false
 	}
 	g.mu.Lock()
@@ -59,20 +59,37 @@ func (g *Gateway) acceptTCP(req *tcp.ForwarderRequest) {
 		g.serveDNS(req)
 		return
 	}
-	ctx, cancel := context.WithTimeout(g.ctx, g.cfg.DialTimeout)
-	host, err := g.dial(ctx, "tcp", to)
-	cancel()
-	if err != nil {
-		// After a time-out the guest's next SYN tries again.
-		req.Complete(!errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, os.ErrDeadlineExceeded))
+	v, names := g.check(policy.TCP, to)
+	if !v.Allowed { // by a policy that was set since the SYN
+		req.Complete(true)
 		return
 	}
-	closeHost, ok := g.keep(host)
-	if !ok {
-		req.Complete(false)
+	e := g.newEntry(policy.Egress, policy.TCP, req.ID().RemotePort, to, names, v)
+	c := g.toInspect(e, names, v)
+	if c == nil && g.cfg.Inspector != nil && (v.ByName && g.cfg.Strict || to.Port() == 853) {
+		v.Allowed, v.Reason = false, v.Reason+", but nobody looks into it"
+		g.deny(policy.Egress, policy.TCP, to, e.guestPort, first(names), v)
+		req.Complete(true)
 		return
 	}
-	defer closeHost()
+	var host net.Conn
+	if c == nil || to.Port() != 853 {
+		ctx, cancel := context.WithTimeout(g.ctx, g.cfg.DialTimeout)
+		var err error
+		host, err = g.dial(ctx, "tcp", to)
+		cancel()
+		if err != nil {
+			// After a time-out the guest's next SYN tries again.
+			req.Complete(!errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, os.ErrDeadlineExceeded))
+			return
+		}
+		closeHost, ok := g.keep(host)
+		if !ok {
+			req.Complete(false)
+			return
+		}
+		defer closeHost()
+	}
 
 	var queue waiter.Queue
 	ep, terr := req.CreateEndpoint(&queue)
@@ -82,8 +99,31 @@ func (g *Gateway) acceptTCP(req *tcp.ForwarderRequest) {
 		return
 	}
 	g.stats.conns.Add(1)
-	r := &relay{g: g, guest: ep, queue: &queue, host: host}
+	if !g.begun(e, ep.Abort) {
+		reset(host)
+		ep.Abort()
+		return
+	}
+	defer g.ended(e)
+	if c != nil {
+		c.Host, c.ep, c.queue = host, ep, &queue
+		g.inspect(c)
+		return
+	}
+	r := &relay{g: g, e: e, guest: ep, queue: &queue, host: host}
 	r.run()
+}
+
+// toInspect returns the connection as the inspector gets it, or nil if there is none who wants it.
+func (g *Gateway) toInspect(e *entry, names []string, v policy.Verdict) *Conn {
+	if g.cfg.Inspector == nil {
+		return nil
+	}
+	c := &Conn{To: e.peer, Names: names, Verdict: v, Strict: g.cfg.Strict, g: g, e: e}
+	if !g.cfg.Inspector.Wants(c) {
+		return nil
+	}
+	return c
 }
 
 func (g *Gateway) takeConn() bool {

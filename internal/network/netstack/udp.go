@@ -23,25 +23,25 @@ func (g *Gateway) handleUDP(id stack.TransportEndpointID, pkt *stack.PacketBuffe
 	key := flowKey{policy.UDP, id.RemotePort, farEnd(id)}
 	f := g.flow(key)
 	if f == nil {
-		v, name := g.check(policy.UDP, key.to)
+		v, names := g.check(policy.UDP, key.to)
 		isDNS := g.isDNS(key.to)
 		if !v.Allowed {
+			name := first(names)
 			if isDNS { // more telling than that the resolver was refused
 				name = dns.QueryName(pkt.Data().AsRange().ToSlice())
 			}
-			g.deny(policy.UDP, key.to, name, v)
+			g.deny(policy.Egress, policy.UDP, key.to, key.port, name, v)
 			return false
 		}
 		if isDNS {
 			g.answerDNS(key, pkt.Data().AsRange().ToSlice())
 			return true
 		}
-		if f = g.addFlow(key); f == nil {
+		if f = g.addFlow(key, names, v); f == nil {
 			return true
 		}
 	}
 	data := pkt.Data().AsRange().ToSlice()
-	g.stats.sent.Add(uint64(len(data)))
 	f.send(data)
 	return true
 }

@@ -29,6 +29,13 @@ func (p *Policy) Class(a netip.Addr) Class {
 	return classify(a)
 }
 
+// WithDoT returns the policy for a gateway that intercepts DNS over TLS: then the rules decide about it.
+func (p *Policy) WithDoT() *Policy {
+	q := *p
+	q.dot = true
+	return &q
+}
+
 // UsesNames reports whether any rule is about a domain, so that Check wants names.
 func (p *Policy) UsesNames() bool { return p.names }
 
@@ -37,7 +44,7 @@ func (p *Policy) UsesNames() bool { return p.names }
 // this sandbox saw resolved to that address, lower case without final dot (see [CanonicalName]). ICMP has port 0.
 //
 // Two things hold against every rule: Reserved addresses are never reached, and "any" and the defaults do not mean
-// Loopback, since the host's loopback is no place on the sandbox's network.
+// Loopback, since the host's loopback is no place on the sandbox's network. Who comes in from there is only this machine.
 func (p *Policy) Check(d Direction, proto Proto, to netip.AddrPort, names []string) Verdict {
 	a := to.Addr()
 	if !a.IsValid() {
@@ -49,7 +56,7 @@ func (p *Policy) Check(d Direction, proto Proto, to netip.AddrPort, names []stri
 		return reservedRefused
 	}
 	if d == Egress {
-		if v, refused := nameService(proto, to.Port()); refused {
+		if v, refused := p.nameService(proto, to.Port()); refused {
 			return v
 		}
 	}
@@ -60,12 +67,12 @@ func (p *Policy) Check(d Direction, proto Proto, to netip.AddrPort, names []stri
 		if r.protos&proto == 0 || !r.hasPort(proto, to.Port()) {
 			continue
 		}
-		if r.hasAddr(a, e, c) || r.hasNameAt(c, names) {
+		if r.hasAddr(a, e, c, d) || r.hasNameAt(c, names) {
 			return r.verdict
 		}
 	}
 	switch {
-	case c == Loopback:
+	case c == Loopback && d == Egress:
 		return loopbackByDefault
 	case p.resolve && d == Egress && c == Host && to.Port() == 53 && proto&(TCP|UDP) != 0:
 		return resolverImplied
@@ -79,7 +86,7 @@ var (
 	resolverImplied = Verdict{Allowed: true, Rule: ByDefault, Reason: "a rule allows a domain, so names are resolved"}
 )
 
-func nameService(proto Proto, port uint16) (Verdict, bool) {
+func (p *Policy) nameService(proto Proto, port uint16) (Verdict, bool) {
 	switch {
 	case port == 5353 && proto == UDP:
 		return mdnsRefused, true
@@ -88,7 +95,7 @@ func nameService(proto Proto, port uint16) (Verdict, bool) {
 	case port == 137 && proto&(TCP|UDP) != 0:
 		return nbnsRefused, true
 	case port == 853 && proto == TCP:
-		return dotRefused, true
+		return dotRefused, !p.dot
 	case port == 853 && proto == UDP:
 		return doqRefused, true
 	}
@@ -112,8 +119,8 @@ func (r *rule) hasPort(proto Proto, port uint16) bool {
 }
 
 // hasAddr reports whether the rule is about the address a, of class c, that wraps e (if valid).
-func (r *rule) hasAddr(a, e netip.Addr, c Class) bool {
-	opensLoopback := c == Loopback && r.verdict.Allowed
+func (r *rule) hasAddr(a, e netip.Addr, c Class, d Direction) bool {
+	opensLoopback := c == Loopback && r.verdict.Allowed && d == Egress
 	switch r.kind {
 	case anywhere:
 		return !opensLoopback
@@ -207,7 +214,7 @@ func (p *Policy) AllowsAnswer(a netip.Addr) bool {
 		if r.kind != group && r.kind != cidr || len(r.ports) > 0 {
 			continue
 		}
-		if r.hasAddr(a, e, c) {
+		if r.hasAddr(a, e, c, Egress) {
 			return r.verdict.Allowed
 		}
 	}

@@ -68,6 +68,7 @@ type Verdict struct {
 	Allowed bool
 	Rule    int    // index into NetworkPolicy.Rules, or ByDefault or BuiltIn
 	Reason  string // e.g. "rule 2: deny@private"
+	ByName  bool   // a rule about a domain decided
 }
 
 // Policy is a compiled NetworkPolicy.
@@ -77,6 +78,7 @@ type Policy struct {
 	byDeflt [2]Verdict
 	names   bool // a rule is about a domain
 	resolve bool // an egress rule allows a domain
+	dot     bool // see WithDoT
 }
 
 // rule is a NetworkRule in the form in which it is tried.
@@ -120,6 +122,7 @@ func New(p sandbox.NetworkPolicy, host ...netip.Addr) (*Policy, error) {
 			return nil, invalid("rule %d: %v", i, err)
 		}
 		r.verdict.Rule = i
+		r.verdict.ByName = r.kind == domain || r.kind == suffix
 		r.verdict.Reason = fmt.Sprintf("rule %d: %s", i, describe(nr))
 		switch nr.Direction {
 		case sandbox.Egress:
@@ -132,7 +135,7 @@ func New(p sandbox.NetworkPolicy, host ...netip.Addr) (*Policy, error) {
 		default:
 			return nil, invalid("rule %d: direction %q is not egress, ingress or any", i, nr.Direction)
 		}
-		if r.kind == domain || r.kind == suffix {
+		if r.verdict.ByName {
 			c.names = true
 			c.resolve = c.resolve || r.verdict.Allowed && nr.Direction != sandbox.Ingress
 		}

@@ -253,7 +253,7 @@ func model(p sandbox.NetworkPolicy, dir, proto string, to netip.AddrPort, names 
 			match = match && d.Group == class
 		case d.CIDR != "":
 			match = match && netip.MustParsePrefix(d.CIDR).Contains(a)
-			if class == "loopback" && r.Action == "allow" && d.CIDR != "127.0.0.0/8" {
+			if class == "loopback" && dir == "egress" && r.Action == "allow" && d.CIDR != "127.0.0.0/8" {
 				match = false
 			}
 		case d.Domain != "":
@@ -262,13 +262,13 @@ func model(p sandbox.NetworkPolicy, dir, proto string, to netip.AddrPort, names 
 			match = match && slices.ContainsFunc(names, func(n string) bool { return n == d.DomainSuffix || strings.HasSuffix(n, "."+d.DomainSuffix) }) &&
 				(r.Action == "deny" || class == "public" || class == "private")
 		default:
-			match = match && (class != "loopback" || r.Action == "deny")
+			match = match && (class != "loopback" || dir == "ingress" || r.Action == "deny")
 		}
 		if match {
 			return r.Action == "allow"
 		}
 	}
-	if class == "loopback" {
+	if class == "loopback" && dir == "egress" {
 		return false
 	}
 	allowsDomain := slices.ContainsFunc(p.Rules, func(r sandbox.NetworkRule) bool {

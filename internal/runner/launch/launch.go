@@ -33,6 +33,7 @@ const (
 	SocketFile  = "agent.sock"
 	LogFile     = "runner.log"
 	ControlFile = "control.sock" // requests to the runner itself (see ControlRequest)
+	FlowFile    = "net.jsonl"    // the flow log: a sandbox.Flow per line; what is older is in FlowFile + ".1"
 )
 
 // Running is what a runner says of itself while its sandbox runs.
@@ -41,6 +42,7 @@ type Running struct {
 	StartedAt   time.Time           `json:"started_at"`
 	Confinement sandbox.Confinement `json:"confinement"`
 	Draining    bool                `json:"draining,omitempty"` // it begins no new sessions
+	Ports       []sandbox.Port      `json:"ports,omitempty"`    // published, with the host's ports that were had
 }
 
 // Config is all that a runner needs to know. Secrets may be in it: it travels on a file descriptor only.
