@@ -267,16 +267,28 @@ func remove(dir string) error {
 // Sweep removes the groups of home for whose id alive is false. It ends no process: those of a killed runner end with it.
 // It is cheap where there are none.
 func Sweep(home string, alive func(id string) bool) error {
+	var errs []error
+	for _, dir := range Strays(home, alive) {
+		// EBUSY: its last process is ending; the next sweep finds it empty.
+		if err := unix.Rmdir(dir); err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EBUSY) {
+			errs = append(errs, fmt.Errorf("remove control group %s: %w", dir, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Strays are the groups that Sweep would remove.
+func Strays(home string, alive func(id string) bool) []string {
 	h, err := hierarchies()
 	if err != nil {
-		return err
+		return nil
 	}
 	prefix := homePrefix(home)
 	parents := []string{h.delegated()}
 	for _, dir := range h.v1 {
 		parents = append(parents, dir)
 	}
-	var errs []error
+	var strays []string
 	for _, parent := range parents {
 		if parent == "" {
 			continue
@@ -286,16 +298,12 @@ func Sweep(home string, alive func(id string) bool) error {
 			continue
 		}
 		for _, dir := range names {
-			if alive(strings.TrimPrefix(filepath.Base(dir), prefix)) {
-				continue
-			}
-			// EBUSY: its last process is ending; the next sweep finds it empty.
-			if err := unix.Rmdir(dir); err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EBUSY) {
-				errs = append(errs, fmt.Errorf("remove control group %s: %w", dir, err))
+			if !alive(strings.TrimPrefix(filepath.Base(dir), prefix)) {
+				strays = append(strays, dir)
 			}
 		}
 	}
-	return errors.Join(errs...)
+	return strays
 }
 
 // hierarchy is where this process is in each mounted hierarchy.

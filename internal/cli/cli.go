@@ -34,6 +34,7 @@ type Use int
 const (
 	UseManage Use = iota
 	UseCreate
+	UseCheck // to look at everything as it was left
 )
 
 // app is one invocation of msb.

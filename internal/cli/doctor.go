@@ -11,17 +11,31 @@ import (
 )
 
 func (a *app) doctorCommand() *cobra.Command {
-	var format string
+	var (
+		format   string
+		fix, yes bool
+	)
 	c := a.command(&cobra.Command{Use: "doctor", Short: "Check whether sandboxes can run here, and how they are held",
 		Long:    "Exits with 0 if a sandbox can run, and with 1 if not.",
 		Example: "msb doctor\nmsb doctor --format json"})
 	f := flagsOf(c, false)
 	f.format(&format)
-	f.notYet("", "fix", "", "Change what can be changed")
-	f.notYet("y", "yes", "", "Change it without asking")
+	f.toggle("", "fix", "Mend what a crash may have left, as msb fsck does; settings of the machine are never changed", &fix)
+	f.toggle("y", "yes", "Do not ask; nothing is ever asked", &yes)
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		if err := f.refusal(); err != nil {
-			return err
+		if fix && format != "json" {
+			found, err := a.check(c.Context(), true)
+			if err != nil {
+				return err
+			}
+			if err := a.printFindings(found); err != nil {
+				return err
+			}
+			fmt.Fprintln(a.out)
+		} else if fix {
+			if _, err := a.check(c.Context(), true); err != nil {
+				return err
+			}
 		}
 		a.spinFor(false, "Looking around")
 		report := doctor.Examine(c.Context(), machine())

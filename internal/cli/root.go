@@ -136,6 +136,7 @@ func (a *app) commands() []entry {
 		{groupStorage, a.snapshotsCommand, []string{"snapshots", "snaps"}},
 		{groupInstallation, a.later(installCommand), []string{"install"}},
 		{groupInstallation, a.later(uninstallCommand), []string{"uninstall"}},
+		{groupStorage, a.fsckCommand, []string{"fsck"}},
 		{groupInstallation, a.doctorCommand, []string{"doctor"}},
 		{groupInstallation, a.later(updateCommand), []string{"update", "upgrade"}},
 		{groupInstallation, a.later(downgradeCommand), []string{"downgrade"}},

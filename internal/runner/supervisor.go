@@ -63,8 +63,8 @@ type supervisor struct {
 	tasks   sync.WaitGroup
 
 	recording sync.Mutex // one writer of RunningFile at a time
-	policyMu sync.Mutex
-	policy   sandbox.NetworkPolicy
+	policyMu  sync.Mutex
+	policy    sandbox.NetworkPolicy
 
 	startedAt time.Time
 	bounding  sync.WaitGroup // settle, which must not meet processes that are being ended

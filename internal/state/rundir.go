@@ -296,6 +296,32 @@ func (s Store) Sweep() ([]sandbox.Ref, error) {
 	return dead, errors.Join(errs...)
 }
 
+// Dead are the run directories that Sweep would remove.
+func (s Store) Dead() ([]string, error) {
+	entries, err := os.ReadDir(s.run())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, ioError("list sandboxes", err)
+	}
+	var dead []string
+	for _, e := range entries {
+		dir := filepath.Join(s.run(), e.Name())
+		if !e.IsDir() {
+			continue
+		}
+		if live, err := held(dir); live && err == nil {
+			continue
+		}
+		var info sandbox.Info
+		if err := readJSON(filepath.Join(dir, launch.InfoFile), &info); atomicfile.IsTemp(dir) || err != nil || info.Spec.Lifecycle.Ephemeral {
+			dead = append(dead, dir)
+		}
+	}
+	return dead, nil
+}
+
 func (s Store) sweepOne(dir string) error {
 	unlock, err := s.exclude()
 	if err != nil {

@@ -68,20 +68,14 @@ func (b *Backend) tidy(db *state.DB) {
 
 // directories are those of kept sandboxes, by namespace/name. What was on its way out is removed.
 func (b *Backend) directories() map[string]sandbox.Ref {
-	found := map[string]sandbox.Ref{}
 	top := filepath.Join(b.cfg.Home, "sandboxes")
-	spaces, _ := os.ReadDir(top)
-	for _, ns := range spaces {
-		dirs, _ := os.ReadDir(filepath.Join(top, ns.Name()))
-		for _, d := range dirs {
-			if atomicfile.IsTemp(d.Name()) {
-				_ = os.RemoveAll(filepath.Join(top, ns.Name(), d.Name()))
-				continue
-			}
-			found[ns.Name()+"/"+d.Name()] = sandbox.Ref{Namespace: ns.Name(), Name: sandbox.Name(d.Name())}
+	temps, _ := filepath.Glob(filepath.Join(top, "*", ".*"))
+	for _, p := range temps {
+		if atomicfile.IsTemp(p) {
+			_ = os.RemoveAll(p)
 		}
 	}
-	return found
+	return listDirectories(top)
 }
 
 // discardStray removes a directory without a record, unless there is one by now.
