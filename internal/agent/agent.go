@@ -37,7 +37,7 @@ type Agent struct {
 	out    *wire
 	reaper *reaper
 	users  userDB
-	guest  guest // what core.bootstrap asked for
+	guest  atomic.Pointer[guest] // what core.bootstrap asked for
 
 	activity atomic.Uint64
 	stopping atomic.Bool

@@ -116,11 +116,24 @@ func (a *Agent) apply(b *agentproto.Bootstrap) error {
 	if _, err := parseRlimits(b.Rlimits); err != nil {
 		return err
 	}
-	a.guest = guest{user: b.User, cwd: b.DefaultCwd, rlimits: b.Rlimits}
-	for _, v := range b.DefaultEnv {
-		a.guest.env = append(a.guest.env, v.Key+"="+v.Value)
-	}
+	a.guest.Store(guestOf(b))
 	return nil
+}
+
+func guestOf(b *agentproto.Bootstrap) *guest {
+	g := &guest{user: b.User, cwd: b.DefaultCwd, rlimits: b.Rlimits}
+	for _, v := range b.DefaultEnv {
+		g.env = append(g.env, v.Key+"="+v.Value)
+	}
+	return g
+}
+
+// redefine takes what a later core.bootstrap says about commands to come: their variables and their directory.
+func (a *Agent) redefine(b *agentproto.Bootstrap) {
+	next := guestOf(b)
+	now := a.guest.Load()
+	next.user, next.rlimits = now.user, now.rlimits
+	a.guest.Store(next)
 }
 
 func (a *Agent) mountTmpfs(m *agentproto.TmpfsMount) error {

@@ -76,6 +76,15 @@ func (a *Agent) handle(id uint32, m agentproto.Message, f *agentproto.Frame) (ke
 		a.out.reply(id, agentproto.TypePong, nil)
 	case agentproto.TypeTouch:
 		a.out.reply(id, agentproto.TypeTouched, &agentproto.Touched{ActivitySeq: a.activity.Load()})
+	case agentproto.TypeBootstrap:
+		if id != 0 { // only the runner speaks with it
+			return false, &agentproto.Error{Kind: agentproto.UnsupportedType, Message: fmt.Sprintf("%s is not for clients", m.Type)}
+		}
+		var b agentproto.Bootstrap
+		if err := agentproto.Decode(m.Payload, &b); err != nil {
+			return false, err
+		}
+		a.redefine(&b)
 	case agentproto.TypeClientDisconnected:
 		var gone agentproto.ClientDisconnected
 		if err := agentproto.Decode(m.Payload, &gone); err != nil {

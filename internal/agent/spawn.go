@@ -57,7 +57,8 @@ func (a *Agent) prepare(req *agentproto.ExecRequest) (*command, *agentproto.Exec
 			}
 		}
 	}
-	c.cwd = cmpOr(req.Cwd, a.guest.cwd, "/")
+	g := a.guest.Load()
+	c.cwd = cmpOr(req.Cwd, g.cwd, "/")
 	if !strings.HasPrefix(c.cwd, "/") {
 		c.cwd = "/" + c.cwd
 	}
@@ -65,16 +66,16 @@ func (a *Agent) prepare(req *agentproto.ExecRequest) (*command, *agentproto.Exec
 	if c.id, err = a.identity(req.User); err != nil {
 		return nil, c.failure(agentproto.FailUserSetup, stageUser, err)
 	}
-	if c.limits, err = parseRlimits(a.guest.rlimits, req.Rlimits); err != nil {
+	if c.limits, err = parseRlimits(g.rlimits, req.Rlimits); err != nil {
 		return nil, c.failure(agentproto.FailResourceLimit, stageLimits, err)
 	}
-	c.env = mergeEnv(a.guest.env, req.Env, func() string { return a.users.home(c.id.uid) })
+	c.env = mergeEnv(g.env, req.Env, func() string { return a.users.home(c.id.uid) })
 	return c, nil
 }
 
 func (a *Agent) identity(user string) (identity, error) {
 	if user == "" {
-		user = a.guest.user
+		user = a.guest.Load().user
 	}
 	return a.users.lookup(user)
 }

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/microsandbox-go/microsandbox/internal/agentproto"
 	"github.com/microsandbox-go/microsandbox/internal/runner/launch"
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
@@ -97,10 +98,12 @@ func refusal(err error) launch.ControlResponse {
 func (s *supervisor) perform(req launch.ControlRequest, resp *launch.ControlResponse) error {
 	switch req.Op {
 	case launch.OpCapabilities:
-		resp.Capabilities = []string{launch.OpCapabilities, launch.OpDrain, launch.OpLimits}
+		resp.Capabilities = []string{launch.OpCapabilities, launch.OpDrain, launch.OpLimits, launch.OpDefaults}
 		return nil
 	case launch.OpDrain:
 		return s.drain()
+	case launch.OpDefaults:
+		return s.redefine(req.Defaults)
 	case launch.OpLimits:
 		return s.resize(req.Limits)
 	}
@@ -115,6 +118,18 @@ func (s *supervisor) resize(l *launch.Limits) error {
 	}
 	s.bounding.Wait() // settle's own
 	return s.limits.resize(filepath.Base(s.cfg.RunDir), s.inst, uint64(l.MemoryMiB)<<20, l.CPUs)
+}
+
+// redefine tells the agent what commands to come get that say nothing else.
+func (s *supervisor) redefine(d *launch.Defaults) error {
+	if d == nil {
+		return &sandbox.Error{Kind: sandbox.InvalidArgument, Message: "no defaults are given"}
+	}
+	m := &agentproto.Bootstrap{DefaultCwd: d.Workdir}
+	for _, e := range d.Env {
+		m.DefaultEnv = append(m.DefaultEnv, agentproto.EnvVar{Key: e.Key, Value: e.Value})
+	}
+	return s.relay.toAgent(agentproto.Append(nil, 0, agentproto.TypeBootstrap, m))
 }
 
 // drain lets no session begin, and ends the sandbox with the last one.

@@ -48,7 +48,7 @@ func (b *Backend) Modify(ctx context.Context, ref sandbox.Ref, req backend.Modif
 	plan.Applied = true
 	restart := policy == sandbox.ModifyRestart && slices.ContainsFunc(plan.Changes, func(c sandbox.Change) bool { return c.Disposition == sandbox.RequiresRestart })
 	if !restart {
-		return plan, b.tellLimits(ctx, row, next, &plan)
+		return plan, b.tell(ctx, row, next, &plan)
 	}
 	if err := b.Stop(ctx, ref, backend.StopOptions{}); err != nil && sandbox.KindOf(err) != sandbox.NotRunning {
 		return plan, err
@@ -101,11 +101,22 @@ func onlyLive(m sandbox.Modification) sandbox.Modification {
 	return m
 }
 
-// tellLimits has a running sandbox held to its new limits.
-func (b *Backend) tellLimits(ctx context.Context, row state.Row, next sandbox.Spec, plan *sandbox.Plan) error {
+// tell has a running sandbox take what changed.
+func (b *Backend) tell(ctx context.Context, row state.Row, next sandbox.Spec, plan *sandbox.Plan) error {
 	if row.Active == nil || plan.Policy == sandbox.ModifyNextStart {
 		return nil
 	}
+	if !slices.Equal(row.Active.Env, next.Env) || row.Active.Runtime.Workdir != next.Runtime.Workdir {
+		req := launch.ControlRequest{Op: launch.OpDefaults, Defaults: &launch.Defaults{Env: next.Env, Workdir: next.Runtime.Workdir}}
+		if _, err := b.control(ctx, row.Ref, req); err != nil {
+			return err
+		}
+	}
+	return b.tellLimits(ctx, row, next, plan)
+}
+
+// tellLimits has a running sandbox held to its new limits.
+func (b *Backend) tellLimits(ctx context.Context, row state.Row, next sandbox.Spec, plan *sandbox.Plan) error {
 	was, want := row.Active.Resources, next.Resources
 	if was.CPUs == want.CPUs && was.MemoryMiB == want.MemoryMiB {
 		return nil

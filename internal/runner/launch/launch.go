@@ -104,8 +104,15 @@ type Word struct {
 //
 // To add an operation: 1. its Op here, 2. its case in package runner, control.go, 3. who asks for it in backend/local.
 type ControlRequest struct {
-	Op     string  `json:"op"`
-	Limits *Limits `json:"limits,omitempty"` // of OpLimits
+	Op       string    `json:"op"`
+	Limits   *Limits   `json:"limits,omitempty"`   // of OpLimits
+	Defaults *Defaults `json:"defaults,omitempty"` // of OpDefaults
+}
+
+// Defaults are what commands get that say nothing else.
+type Defaults struct {
+	Env     []sandbox.EnvVar `json:"env"`
+	Workdir string           `json:"workdir"`
 }
 
 // Limits are what a sandbox may use; both are set.
@@ -118,6 +125,7 @@ type Limits struct {
 const (
 	OpCapabilities = "capabilities" // what it can be asked for
 	OpLimits       = "limits"       // hold it to other limits
+	OpDefaults     = "defaults"     // give commands to come other variables and another directory
 	OpDrain        = "drain"        // begin no new session, and end with the last one
 )
 
