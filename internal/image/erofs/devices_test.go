@@ -25,7 +25,7 @@ func checkDevices(t rapid.TB, image string) {
 	var want []*erofs.Entry
 	err = erofs.Walk(f, func(e *erofs.Entry) error {
 		whiteout := e.Mode&fs.ModeCharDevice != 0 && e.Major == 0 && e.Minor == 0
-		if e.Mode&fs.ModeDevice != 0 && !strings.HasPrefix(e.Path, "dev/") && !whiteout {
+		if e.Mode&fs.ModeDevice != 0 && !strings.HasPrefix(e.Path+"/", "dev/") && !whiteout {
 			want = append(want, e)
 		}
 		return nil
@@ -35,8 +35,16 @@ func checkDevices(t rapid.TB, image string) {
 	}
 	got, err := erofs.Devices(f)
 	if err != nil || !reflect.DeepEqual(got, want) {
-		t.Errorf("devices %+v, %v, want %+v", got, err, want)
+		t.Errorf("devices %s, %v, want %s", described(got), err, described(want))
 	}
+}
+
+func described(all []*erofs.Entry) string {
+	var b strings.Builder
+	for _, e := range all {
+		fmt.Fprintf(&b, "%+v\n", *e)
+	}
+	return b.String()
 }
 
 func TestDevices(t *testing.T) {
