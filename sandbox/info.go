@@ -16,6 +16,8 @@ type Info struct {
 	RunnerPID int       `json:"runner_pid,omitempty"`
 	// Confinement says how the running sandbox is held; nil before it first ran.
 	Confinement *Confinement `json:"confinement,omitempty"`
+	// Booted says that it has been running, so what is on its root disk counts. It is not known of ephemeral ones.
+	Booted bool `json:"booted,omitempty"`
 	// End says how the last run ended; nil while it runs.
 	End *End `json:"end,omitempty"`
 }
