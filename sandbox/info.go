@@ -18,6 +18,8 @@ type Info struct {
 	Confinement *Confinement `json:"confinement,omitempty"`
 	// Ports are those that the running sandbox publishes, with the host's ports that were taken where any would do.
 	Ports []Port `json:"ports,omitempty"`
+	// Booted says that it has been running, so what is on its root disk counts. It is not known of ephemeral ones.
+	Booted bool `json:"booted,omitempty"`
 	// End says how the last run ended; nil while it runs.
 	End *End `json:"end,omitempty"`
 }

@@ -51,6 +51,7 @@ func TestSandboxes(t *testing.T) {
 			}
 			home := env.Getenv(config.HomeVar)
 			env.Defer(func() { nothingLeft(t, home) })
+			env.Defer(func() { removeAll(t, env) })
 			return nil
 		}})
 }
@@ -109,8 +110,33 @@ func setup(env *testscript.Env) error {
 	return nil
 }
 
+// removeAll removes the sandboxes that a script has kept.
+func removeAll(t *testing.T, env *testscript.Env) {
+	msb := func(args ...string) string {
+		cmd := exec.Command("msb", args...)
+		cmd.Path = filepath.Join(strings.Split(env.Getenv("PATH"), ":")[0], "msb") // that of the scripts
+		cmd.Env = env.Vars
+		cmd.Err = nil
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Errorf("msb %s: %v\n%s", strings.Join(args, " "), err, out)
+		}
+		return string(out)
+	}
+	if _, err := os.Stat(filepath.Join(env.Getenv(config.HomeVar), "db")); err != nil {
+		return // nothing was ever kept
+	}
+	if names := strings.Fields(msb("ls", "-q")); len(names) > 0 {
+		msb(append([]string{"rm", "-f", "-q"}, names...)...)
+	}
+}
+
 // nothingLeft fails t when a sandbox that was run in home is still there.
 func nothingLeft(t *testing.T, home string) {
+	dirs, _ := filepath.Glob(filepath.Join(home, "sandboxes", "*", "*"))
+	for _, dir := range dirs {
+		t.Errorf("left behind: %s", dir)
+	}
 	left, _ := os.ReadDir(filepath.Join(home, "run"))
 	for _, e := range left {
 		if e.Name() == ".lock" { // of the directory itself

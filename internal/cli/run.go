@@ -115,7 +115,7 @@ func (a *app) run(c *cobra.Command, r *runFlags, image, command []string) error 
 
 // gone reports whether nothing is left of a sandbox but its record: it was ephemeral, or never became ready.
 func gone(i sandbox.Info) bool {
-	return i.Status.Terminal() && (i.Spec.Lifecycle.Ephemeral || i.End != nil && i.End.Reason == sandbox.ReasonFailed)
+	return i.Status.Terminal() && (i.Spec.Lifecycle.Ephemeral || !i.Booted && i.End != nil && i.End.Reason == sandbox.ReasonFailed)
 }
 
 // reuse runs the command in a sandbox that is there already, and leaves it as it was: started if it was stopped, for the time

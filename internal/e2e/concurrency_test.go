@@ -189,6 +189,7 @@ func TestSameName(t *testing.T) {
 			if won == 0 {
 				w.t.Errorf("nobody won: %s", strings.Join(said, "; "))
 			}
+			w.ok("rm", "-q", name)
 		}
 		// In the background they do not end by themselves: exactly one is made.
 		results := w.together(4, func(int) []string { return []string{"run", "-d", "--name", "one", "host"} })

@@ -278,7 +278,9 @@ func TestConfinement(t *testing.T) {
 			for _, e := range entries {
 				n := e.Name()
 				programs := n == "usr" || n == "bin" || n == "sbin" || strings.HasPrefix(n, "lib")
-				if name == goferName && !programs || name == sentryName && n != "proc" && n != "etc" {
+				if name == goferName && n == "dev" {
+					w.disksOnly(fmt.Sprintf("/proc/%d/root/dev", pid))
+				} else if name == goferName && !programs || name == sentryName && n != "proc" && n != "etc" {
 					w.t.Errorf("the root of %s has %s", name, n)
 				}
 			}
@@ -307,6 +309,18 @@ func TestConfinement(t *testing.T) {
 			w.t.Errorf("the run directory has mode %v, %v", st.Mode(), err)
 		}
 	})
+}
+
+// disksOnly fails the test when there is anything in a gofer's /dev but the place of the sandbox's disk.
+func (w *world) disksOnly(dev string) {
+	w.t.Helper()
+	for dir, only := range map[string]string{dev: ".msb", dev + "/.msb": "upper"} {
+		entries, err := os.ReadDir(dir)
+		w.must(err)
+		if len(entries) != 1 || entries[0].Name() != only {
+			w.t.Errorf("%s holds %v", dir, entries)
+		}
+	}
 }
 
 // capabilities are the effective ones of a process.

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/microsandbox-go/microsandbox/sandbox"
 )
 
 // Bounds on what comes after a kill.
@@ -100,9 +103,17 @@ func (k *killer) words() string {
 // round runs a sandbox and kills the victim a time after the start, or after the command in it runs.
 func (k *killer) round(after time.Duration, running bool) {
 	k.t.Helper()
-	name := "kill" + strconv.Itoa(len(k.gone))
-	group := k.group(name)
-	cmd := k.msb("run", "-q", "--name", name, "host", "--", "sh", "-c", "echo running; exec sleep 60")
+	// With a name it is kept, and made anew every other time; without one it is ephemeral.
+	name, args := "kill", []string{"run", "-q"}
+	n := len(k.gone)
+	named := n%3 != 0
+	if named {
+		args = append(args, "--name", name)
+		if n%3 == 1 {
+			args = append(args, "--replace")
+		}
+	}
+	cmd := k.msb(append(args, "host", "--", "sh", "-c", "echo running; exec sleep 60")...)
 	out, err := os.Create(filepath.Join(k.top, "out"))
 	k.must(err)
 	defer out.Close()
@@ -132,7 +143,7 @@ func (k *killer) round(after time.Duration, running bool) {
 
 	// All that takes up the machine.
 	var left []string
-	if !until(tidy, func() bool { left = k.left(name, group); return len(left) == 0 }) {
+	if !until(tidy, func() bool { left = k.left(); return len(left) == 0 }) {
 		k.t.Errorf("%v after the start (command running: %v): a second after the kill there is still\n  %s", when, running, strings.Join(left, "\n  "))
 	}
 	k.gone = append(k.gone, time.Since(killed))
@@ -150,7 +161,7 @@ func (k *killer) round(after time.Duration, running bool) {
 	}
 
 	// The rest, by the next command.
-	k.ok("ls", "-q")
+	k.truthful(name, k.ok("ls", "-q"), running && named)
 	files, err := os.ReadDir(filepath.Join(k.home, "run"))
 	k.must(err)
 	for _, f := range files {
@@ -158,10 +169,32 @@ func (k *killer) round(after time.Duration, running bool) {
 			k.t.Errorf("%v after the start (command running: %v): run/%s is left after the next msb", when, running, f.Name())
 		}
 	}
-	if dirs := cgroups(group); len(dirs) > 0 {
+	if dirs := cgroups(k.groups()); len(dirs) > 0 {
 		k.t.Errorf("%v after the start (command running: %v): control groups are left after the next msb: %v", when, running, dirs)
 	}
 }
+
+// truthful checks what is recorded of the sandbox that was killed: that it is not running, and that there is one if it must be.
+// What is in its directory belongs to the record.
+func (k *killer) truthful(name, listed string, must bool) {
+	k.t.Helper()
+	dirs, _ := filepath.Glob(filepath.Join(k.home, "sandboxes", "*", "*"))
+	switch listed {
+	case "":
+		if must || len(dirs) > 0 {
+			k.t.Errorf("a sandbox that was made is not listed; its directories: %v", dirs)
+		}
+	case name + "\n":
+		if i := k.inspect(name); i.Status != "Stopped" && i.Status != "Crashed" && i.Status != "Created" || len(dirs) != 1 {
+			k.t.Errorf("what was killed is recorded as %+v; directories: %v", i, dirs)
+		}
+	default:
+		k.t.Errorf("ls says %q", listed)
+	}
+}
+
+// generated are the names of sandboxes that were given none.
+var generated = regexp.MustCompile(`msb-[0-9a-f]{8}`)
 
 // sensible checks what msb says when what it talks to is killed.
 func (k *killer) sensible(name string, code int, said string, when time.Duration, running bool) {
@@ -176,11 +209,11 @@ func (k *killer) sensible(name string, code int, said string, when time.Duration
 	if k.said == nil {
 		k.said = map[string]int{}
 	}
-	k.said[fmt.Sprintf("%d %q", code, strings.ReplaceAll(strings.ReplaceAll(said, name, "NAME"), "\n", ""))]++
+	k.said[fmt.Sprintf("%d %q", code, strings.ReplaceAll(generated.ReplaceAllString(strings.ReplaceAll(said, `"`+name+`"`, `"NAME"`), "NAME"), "\n", ""))]++
 }
 
 // left lists what there is of a sandbox on the machine: processes, mounts, listeners and charged memory.
-func (k *killer) left(name, group string) []string {
+func (k *killer) left() []string {
 	all := ours()
 	mounts, _ := os.ReadFile("/proc/self/mountinfo")
 	for line := range strings.Lines(string(mounts)) {
@@ -192,16 +225,19 @@ func (k *killer) left(name, group string) []string {
 		return all // what follows is dear to look for
 	}
 	// A process that is ending has no program any more, but still its files and its group.
-	if held(filepath.Join(k.runDir(name), "lock")) {
-		all = append(all, "the lock of the run directory")
-	}
-	socket := filepath.Join(k.runDir(name), "agent.sock")
-	if conn, err := net.Dial("unix", socket); err == nil {
-		_ = conn.Close()
-		all = append(all, "listener "+socket)
+	dirs, _ := filepath.Glob(filepath.Join(k.home, "run", "*"))
+	for _, dir := range dirs {
+		if held(filepath.Join(dir, "lock")) {
+			all = append(all, "the lock of "+dir)
+		}
+		socket := filepath.Join(dir, "agent.sock")
+		if conn, err := net.Dial("unix", socket); err == nil {
+			_ = conn.Close()
+			all = append(all, "listener "+socket)
+		}
 	}
 	const noise = 1 << 20 // what a CPU has counted and not told yet
-	for _, dir := range cgroups(group) {
+	for _, dir := range cgroups(k.groups()) {
 		if n := charged(dir); n > noise {
 			all = append(all, fmt.Sprintf("%d bytes charged to %s", n, dir))
 		}
@@ -252,20 +288,26 @@ func TestKillDetached(t *testing.T) {
 			}
 			k := killer{world: *w}
 			var left []string
-			if !until(tidy, func() bool { left = k.left(name, w.group(name)); return len(left) == 0 }) {
+			if !until(tidy, func() bool { left = k.left(); return len(left) == 0 }) {
 				w.t.Errorf("a second after the kill there is still\n  %s", strings.Join(left, "\n  "))
 			}
 			w.t.Logf("all gone after %v", time.Since(begin))
-			w.refused("exec", w.run("exec", name, "--", "true"), 1, "sandbox not found")
-			if out := w.ok("ls", "-q"); out != "" {
+			if i := w.inspect(name); i.Status != "Crashed" || i.End == nil || i.End.Reason != sandbox.ReasonLost {
+				w.t.Errorf("what was killed is recorded as %+v", i)
+			}
+			if out := w.ok("ls", "-q", "--running"); out != "" {
 				w.t.Errorf("ls says %q", out)
 			}
 			if dirs := cgroups(w.group(name)); len(dirs) > 0 {
 				w.t.Errorf("control groups are left: %v", dirs)
 			}
-			// Its name is free again.
-			w.background(name)
+			// It starts again.
+			if out := w.ok("exec", "-q", name, "--", "echo", "again"); out != "again\n" {
+				w.t.Errorf("stdout %q", out)
+			}
+			w.ok("start", "-q", name)
 			w.ok("rm", "-f", "-q", name)
+			w.refused("exec", w.run("exec", name, "--", "true"), 1, "sandbox not found")
 		}
 	})
 }

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/microsandbox-go/microsandbox/sandbox"
 )
 
 // fill touches so many MiB of memory and then says so.
@@ -60,8 +62,8 @@ func TestOutOfMemory(t *testing.T) {
 		check("run", w.run("run", "--name", "small", "-m", "128", "host", "--", "python3", "-c", fill, "600"), "small")
 		w.background("tiny", "-m", "128")
 		check("exec", w.run("exec", "tiny", "--", "python3", "-c", fill, "600"), "tiny")
-		if !until(2*time.Second, func() bool { return strings.Contains(w.run("inspect", "tiny").err, "sandbox not found") }) {
-			w.t.Error("what ended is still known")
+		if i := w.inspect("tiny"); i.Status != "Stopped" || i.End == nil || i.End.Reason != sandbox.ReasonOOM {
+			w.t.Errorf("what ended is recorded as %+v", i)
 		}
 
 		// Memory that no process has: files in a tmpfs that is larger than the limit.
@@ -165,9 +167,13 @@ func TestMaxDuration(t *testing.T) {
 		if line := w.errorLine(r); r.code != 1 || line != `sandbox "short" ended: it ran for its maximum of 1s` || r.took > 5*time.Second {
 			w.t.Errorf("exit code %d after %v, stderr %q", r.code, r.took, r.err)
 		}
+		if i := w.inspect("short"); i.Status != "Stopped" || i.End == nil || i.End.Reason != sandbox.ReasonMaxDuration {
+			w.t.Errorf("it is recorded as %+v", i)
+		}
 		w.background("gone", "--max-duration", "1s")
-		if !until(5*time.Second, func() bool { return w.run("inspect", "gone").code == 1 }) {
-			w.t.Error("a sandbox in the background outlives its maximum")
+		unnamed := strings.TrimSpace(w.ok("run", "-d", "-q", "--max-duration", "1s", "host"))
+		if !until(5*time.Second, func() bool { return w.inspect("gone").Status == "Stopped" && w.run("inspect", unnamed).code == 1 }) {
+			w.t.Errorf("sandboxes in the background outlive their maximum:\n%s", w.run("ls").out)
 		}
 	})
 }

@@ -109,8 +109,8 @@ func ours() (all []string) {
 	return all
 }
 
-// cgroups lists the directories of the control groups with that name.
-func cgroups(name string) (dirs []string) {
+// cgroups lists the directories of the control groups whose names begin so.
+func cgroups(prefix string) (dirs []string) {
 	mounts, _ := os.ReadFile("/proc/self/mountinfo")
 	for line := range strings.Lines(string(mounts)) {
 		head, tail, _ := strings.Cut(line, " - ")
@@ -119,7 +119,7 @@ func cgroups(name string) (dirs []string) {
 			continue
 		}
 		_ = filepath.WalkDir(f[4], func(p string, d fs.DirEntry, err error) error {
-			if err == nil && d.IsDir() && d.Name() == name {
+			if err == nil && d.IsDir() && strings.HasPrefix(d.Name(), prefix) {
 				dirs = append(dirs, p)
 			}
 			return nil

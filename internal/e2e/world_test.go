@@ -15,8 +15,12 @@ import (
 	"testing"
 	"time"
 
+	"zombiezen.com/go/sqlite"
+	"zombiezen.com/go/sqlite/sqlitex"
+
 	"github.com/microsandbox-go/microsandbox/internal/cgroup"
 	"github.com/microsandbox-go/microsandbox/internal/leakcheck"
+	"github.com/microsandbox-go/microsandbox/internal/state"
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
 
@@ -68,13 +72,73 @@ func newWorld(t *testing.T, user bool) *world {
 	return w
 }
 
-// check looks for leaks of a home when the test ends.
+// check removes all sandboxes of a home when the test ends, and then looks for leaks.
 func (w *world) check(home string) {
 	leakcheck.Check(w.t, leakcheck.Home(home, kept...), leakcheck.Binaries(bin), leakcheck.Cgroups(cgroup.Name(home, "")))
+	w.t.Cleanup(func() { w.removeAll(home) })
 }
 
-// kept is what may be left in a home: what the next sandbox needs again.
-var kept = []string{"bin/agent-*.erofs", "images/host/*.erofs", "images/[^h]*", "run/.lock"}
+// kept is what may be left in a home: what the next sandbox needs again, and the records, of which removeAll has seen that they
+// are empty.
+var kept = []string{"bin/agent-*.erofs", "images/host/*.erofs", "images/[^h]*", "run/.lock", "db/msb.db", "db/msb.db-wal", "db/msb.db-shm"}
+
+// removeAll removes the sandboxes of a home, and then the directories of namespaces, which have to be empty by then.
+func (w *world) removeAll(home string) {
+	w.t.Helper()
+	if _, err := os.Stat(state.DBPath(home)); err != nil {
+		return // nothing was ever kept
+	}
+	for _, ns := range w.rows(home)["namespaces"] {
+		cmd := w.msb("--namespace", ns, "ls", "-q")
+		cmd.Env = append(cmd.Env, "MSB_HOME="+home)
+		if names := strings.Fields(w.finish(cmd).out); len(names) > 0 {
+			cmd = w.msb(append([]string{"--namespace", ns, "rm", "-f", "-q"}, names...)...)
+			cmd.Env = append(cmd.Env, "MSB_HOME="+home)
+			if r := w.finish(cmd); r.code != 0 {
+				w.t.Errorf("msb rm -f %v: exit code %d, stderr %q", names, r.code, clip(r.err))
+			}
+		}
+	}
+	for table, rows := range w.rows(home) {
+		if len(rows) > 0 {
+			w.t.Errorf("left in the records, table %s: %d rows, of which the first is %s", table, len(rows), rows[0])
+		}
+	}
+	for _, top := range []string{"sandboxes", "volumes"} {
+		spaces, _ := os.ReadDir(filepath.Join(home, top))
+		for _, ns := range spaces {
+			_ = os.Remove(filepath.Join(home, top, ns.Name())) // what is left in it is a leak
+		}
+		_ = os.Remove(filepath.Join(home, top))
+	}
+}
+
+// rows are the records of a home by their tables, without what SQLite keeps for itself, and the namespaces of the sandboxes.
+func (w *world) rows(home string) map[string][]string {
+	w.t.Helper()
+	conn, err := sqlite.OpenConn(state.DBPath(home), sqlite.OpenReadWrite)
+	w.must(err)
+	defer conn.Close()
+	conn.SetBusyTimeout(patience)
+	all := map[string][]string{}
+	query := func(table, query string) {
+		w.must(sqlitex.ExecuteTransient(conn, query, &sqlitex.ExecOptions{ResultFunc: func(s *sqlite.Stmt) error {
+			var line []string
+			for i := range s.ColumnCount() {
+				line = append(line, s.ColumnText(i))
+			}
+			all[table] = append(all[table], strings.Join(line, "|"))
+			return nil
+		}}))
+	}
+	query("", "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite%'")
+	for _, table := range all[""] {
+		query(table, "SELECT * FROM "+table)
+	}
+	delete(all, "")
+	query("namespaces", "SELECT DISTINCT namespace FROM sandbox")
+	return all
+}
 
 // own gives a file to the world's user.
 func (w *world) own(path string) {
@@ -194,10 +258,9 @@ func (w *world) ok(args ...string) string {
 	return r.out
 }
 
-// background starts a sandbox of that name without a command. It is removed before the leaks are looked for.
+// background starts a sandbox of that name without a command. It is kept, and removed before the leaks are looked for.
 func (w *world) background(name string, flags ...string) {
 	w.t.Helper()
-	w.t.Cleanup(func() { w.run("rm", "-f", "-q", name) })
 	if out := w.ok(append([]string{"run", "-d", "-q", "--name", name}, append(flags, "host")...)...); out != name+"\n" {
 		w.t.Fatalf("msb run -d printed %q", out)
 	}
@@ -205,6 +268,7 @@ func (w *world) background(name string, flags ...string) {
 
 // inspect is what msb says of a sandbox.
 func (w *world) inspect(name string) (info struct {
+	ID          string
 	Status      string
 	Confinement sandbox.Confinement
 	End         *sandbox.End
@@ -232,6 +296,9 @@ func (w *world) runDir(name string) string {
 func (w *world) group(name string) string {
 	return cgroup.Name(w.home, sandbox.DefaultRef(name).ShortID())
 }
+
+// groups is how the names of the control groups of all sandboxes begin.
+func (w *world) groups() string { return cgroup.Name(w.home, "") }
 
 // errorLine checks that stderr is one error and its hints, and returns it without "error: ".
 func (w *world) errorLine(r result) string {

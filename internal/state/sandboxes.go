@@ -15,7 +15,6 @@ import (
 type Row struct {
 	sandbox.Info          // Active is nil while it does not run
 	Startup      []string // command that each run does by itself
-	Booted       bool     // it has been running, so what is on its root disk counts
 }
 
 // Run is one run of a sandbox.
@@ -33,7 +32,8 @@ func rowOf(s *sqlite.Stmt) (Row, error) {
 	r := Row{Info: sandbox.Info{
 		Ref: sandbox.Ref{Namespace: s.GetText("namespace"), Name: sandbox.Name(s.GetText("name"))}, ID: s.GetText("id"), Seq: s.GetInt64("seq"),
 		Status: sandbox.Status(s.GetText("status")), CreatedAt: timeOf(s, "created_at"), UpdatedAt: timeOf(s, "updated_at"),
-	}, Booted: s.GetInt64("booted") != 0}
+		Booted: s.GetInt64("booted") != 0,
+	}}
 	for _, f := range []struct {
 		col  string
 		into any

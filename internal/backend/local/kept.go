@@ -358,12 +358,18 @@ func (b *Backend) rootOf(ctx context.Context, row state.Row) (*root, error) {
 	return &root{img, lease}, nil
 }
 
+// removePatience bounds how long a removal waits for those who make, start and end the sandbox meanwhile.
+const removePatience = 10 * time.Second
+
 // Remove forgets a sandbox and its files.
 func (b *Backend) Remove(ctx context.Context, ref sandbox.Ref, force bool) error {
 	b.Sweep()
-	const tries = 10 // of others that start it all the time
-	for n := 0; ; n++ {
+	killed := false
+	for deadline := time.Now().Add(removePatience); ; {
 		info, err := b.Get(ctx, ref)
+		if killed && sandbox.KindOf(err) == sandbox.NotFound {
+			return nil // whoever was making it has undone it
+		}
 		if err != nil {
 			return err
 		}
@@ -376,14 +382,19 @@ func (b *Backend) Remove(ctx context.Context, ref sandbox.Ref, force bool) error
 			if k := sandbox.KindOf(err); err != nil && k != sandbox.NotRunning && k != sandbox.NotFound {
 				return err
 			}
+			killed = killed || err == nil
 		}
 		if info.Spec.Lifecycle.Ephemeral {
 			return nil
 		}
 		err = b.removeStopped(ref, info.ID)
-		if sandbox.KindOf(err) == sandbox.StillRunning && n < tries {
-			time.Sleep(startPoll) // its runner is still tearing it down, or it was started again
+		k := sandbox.KindOf(err)
+		if k == sandbox.StillRunning && time.Now().Before(deadline) && ctx.Err() == nil {
+			time.Sleep(startPoll) // it is being made, or torn down, or it was started again
 			continue
+		}
+		if killed && k == sandbox.NotFound {
+			return nil
 		}
 		return err
 	}
