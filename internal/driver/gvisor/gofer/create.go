@@ -396,9 +396,11 @@ func (fd *control) RenameAt2(name string, dir lisafs.ControlFDImpl, to string, f
 		default:
 			return err
 		}
-		if v != nil && v.in.key == keyOf(&st) { // two names of one inode: nothing happens (rename(2))
+		if st.Nlink > 1 && st.Mode&unix.S_IFMT != unix.S_IFDIR && m.sameAt(at.h.fd, to, &st) {
+			// Two names of one inode. By rename(2) both stay, and so they would on the host; but gVisor's overlay takes the
+			// old one for gone, and the sandbox ends in a panic when it is not. So it goes.
 			m.went(v, false)
-			return nil
+			return unix.Unlinkat(fd.h.fd, name, 0)
 		}
 	}
 	err = fsutil.RenameAt2(fd.h.fd, name, at.h.fd, to, flags)
@@ -417,6 +419,17 @@ func (fd *control) RenameAt2(name string, dir lisafs.ControlFDImpl, to string, f
 		m.release(in)
 	}
 	return nil
+}
+
+// sameAt reports whether a name stands for this file.
+func (m *mount) sameAt(dir int, name string, file *unix.Statx_t) bool {
+	fd, err := openBeneath(dir, name, unix.O_PATH)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
+	st, err := statOf(fd)
+	return err == nil && keyOf(&st) == keyOf(file)
 }
 
 // BindAt implements lisafs.ControlFDImpl. The client keeps sockets in memory when they are refused here.
