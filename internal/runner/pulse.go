@@ -127,6 +127,7 @@ func (p *pulse) measure(now look) {
 	}
 	if p.disks != nil {
 		for _, d := range p.disks.Disks() {
+			m.DiskRead, m.DiskWritten = m.DiskRead+d.Read, m.DiskWritten+d.Written
 			if d.Target == driver.DiskTarget {
 				m.Upper, m.UpperUsed = true, d.Bytes
 				if d.LimitBytes > d.Bytes {
