@@ -8,7 +8,7 @@ import (
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
 
-// logPrinter prints entries for people. What a guest printed reaches a terminal as text and colours, and as nothing else.
+// logPrinter prints entries for people, each stream's on lines of its own. What a guest printed reaches a terminal as text and colours, and as nothing else.
 type logPrinter struct {
 	out      io.Writer
 	colour   bool
@@ -50,10 +50,17 @@ func (p *logPrinter) entry(e sandbox.LogEntry) error {
 		text = append(text, '\n')
 	}
 	p.buf = p.buf[:0]
-	if !p.times && !p.ids {
-		p.buf = append(p.buf, text...)
-	} else {
+	if len(text) > 0 && p.line != nil && *p.line != s { // a line of its own for each stream
+		p.buf = append(p.buf, '\n')
+		p.line = nil
+	}
+	if p.times || p.ids {
 		p.prefixed(e, s, text)
+	} else if p.buf = append(p.buf, text...); len(text) > 0 {
+		p.line = nil
+		if text[len(text)-1] != '\n' {
+			p.line = &s
+		}
 	}
 	_, err := p.out.Write(p.buf)
 	return err
@@ -64,10 +71,6 @@ func (p *logPrinter) prefixed(e sandbox.LogEntry, s stream, text []byte) {
 	colour, reset := "", ""
 	if p.sessions && p.colour && e.Session != nil {
 		colour, reset = sessionColours[(*e.Session-1)%uint64(len(sessionColours))], "\x1b[0m"
-	}
-	if p.line != nil && *p.line != s {
-		p.buf = append(p.buf, '\n')
-		p.line = nil
 	}
 	for len(text) > 0 {
 		n := bytes.IndexByte(text, '\n') + 1
@@ -104,7 +107,7 @@ func (p *logPrinter) end() error {
 	if p.used {
 		tail = append(tail, "\x1b[0m"...)
 	}
-	if p.line != nil {
+	if p.line != nil && (p.times || p.ids) {
 		tail = append(tail, '\n')
 	}
 	_, err := p.out.Write(tail)

@@ -74,7 +74,7 @@ func TestLogPrinter(t *testing.T) {
 		p    logPrinter
 		want string
 	}{
-		{logPrinter{}, "--- sandbox started ---\none\ntwo\nhalfother\n"},
+		{logPrinter{}, "--- sandbox started ---\none\ntwo\nhalf\nother\n"},
 		{logPrinter{times: true}, stamp + "--- sandbox started ---\n" + stamp + "one\n" + stamp + "two\n" + stamp + "half\n" + stamp + "other\n"},
 		{logPrinter{ids: true}, "[id:sys] --- sandbox started ---\n[id:  1] one\n[id:  1] two\n[id:  1] half\n[id: 12] other\n"},
 		{logPrinter{ids: true, sessions: true, colour: true}, "[id:sys] --- sandbox started ---\n\x1b[36m[id:  1] one\x1b[0m\n\x1b[36m[id:  1] tw\x1b[0m\x1b[36mo\x1b[0m\n" +

@@ -68,6 +68,8 @@ type DiskUsage struct {
 	Inodes      uint64
 	LimitBytes  uint64 // 0 is none
 	LimitInodes uint64
+	// Read and Written are the bytes that the guest moved. What its kernel had in memory was not read again.
+	Read, Written uint64
 }
 
 // ErrDiskInUse is a disk that another sandbox has.
@@ -84,7 +86,7 @@ type Usage struct {
 	CPU           uint64 // ns since the start, of the guest and its kernel
 	Guest         uint64 // bytes of memory that the guest holds, files in memory included
 	Resident      uint64 // bytes of host memory held for the sandbox, as Meter says
-	Read, Written uint64 // bytes that it had the host's disks move
+	Read, Written uint64 // bytes that the host's disks moved for its kernel; of files that are served to it, see Disks
 }
 
 // Processes is an instance that can list the host processes it consists of, for placing them in cgroups.

@@ -185,6 +185,13 @@ func (l *limits) pin(id string, pids func() []int) error {
 	return nil
 }
 
+// now is how much memory, in bytes, and how many CPUs the guest may have.
+func (l *limits) now() (memory uint64, cpus int) {
+	l.resizing.Lock()
+	defer l.resizing.Unlock()
+	return l.memory.Load() - overhead, l.cpus
+}
+
 func (l *limits) memoryBy() string {
 	if l.getGroup().Memory() {
 		return "cgroup"

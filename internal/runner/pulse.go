@@ -112,10 +112,10 @@ func (p *pulse) busy(now look) bool {
 
 // measure makes the sample of what was seen now.
 func (p *pulse) measure(now look) {
-	limits := p.s.cfg.Info.Spec.Resources
+	memory, cpus := p.s.limits.now()
 	m := metering.Sample{
-		At: now.at, Started: p.s.startedAt, Interval: p.every, CPUs: uint64(limits.CPUs), CPUTime: time.Duration(now.usage.CPU),
-		Memory: now.usage.Guest, Resident: now.usage.Resident, MemoryLimit: uint64(limits.MemoryMiB) << 20,
+		At: now.at, Started: p.s.startedAt, Interval: p.every, CPUs: uint64(cpus), CPUTime: time.Duration(now.usage.CPU),
+		Memory: now.usage.Guest, Resident: now.usage.Resident, MemoryLimit: memory,
 		DiskRead: now.usage.Read, DiskWritten: now.usage.Written, Received: now.net.Received, Sent: now.net.Sent,
 	}
 	since := p.sampled.at
@@ -127,6 +127,7 @@ func (p *pulse) measure(now look) {
 	}
 	if p.disks != nil {
 		for _, d := range p.disks.Disks() {
+			m.DiskRead, m.DiskWritten = m.DiskRead+d.Read, m.DiskWritten+d.Written
 			if d.Target == driver.DiskTarget {
 				m.Upper, m.UpperUsed = true, d.Bytes
 				if d.LimitBytes > d.Bytes {

@@ -89,7 +89,8 @@ func (i *instance) Disks() []driver.DiskUsage {
 	var all []driver.DiskUsage
 	for n, m := range i.served {
 		bytes, inodes := i.usage.Of(n)
-		all = append(all, driver.DiskUsage{Target: m.Target, Bytes: bytes, Inodes: inodes, LimitBytes: m.Bytes, LimitInodes: m.Inodes})
+		read, written := i.usage.Moved(n)
+		all = append(all, driver.DiskUsage{Target: m.Target, Bytes: bytes, Inodes: inodes, LimitBytes: m.Bytes, LimitInodes: m.Inodes, Read: read, Written: written})
 	}
 	return all
 }

@@ -13,9 +13,9 @@ import (
 	"github.com/microsandbox-go/microsandbox/internal/driver"
 )
 
-// gauge is what is remembered between two looks at what the sandbox uses. Guest code runs in children of the sentry, one
-// for each of the guest's address spaces. To list them takes a read for each of its threads, so that is done only when
-// the sentry has run since the last time: children come and go by its doing alone.
+// gauge is what is remembered between two looks at what the sandbox uses. Guest code runs in children of the sentry and
+// theirs. To list them takes a read for each thread, so that is done only when the sentry has run since the last time: they
+// come and go by its doing alone.
 type gauge struct {
 	began    bool
 	sentry   uint64 // ns of CPU when its children were listed
@@ -42,8 +42,10 @@ func (i *instance) Usage() (driver.Usage, error) {
 	}
 	if !g.began || sentry-g.sentry > quiet {
 		g.began, g.sentry, g.children = true, sentry, children(i.sentry)
-		if g.gone, err = endedChildren(i.sentry); err != nil {
-			return u, err
+		g.gone = endedChildren(i.sentry)
+		for n := 0; n < len(g.children); n++ { // each address space is a process with children of its own
+			g.children = append(g.children, children(g.children[n])...)
+			g.gone += endedChildren(g.children[n])
 		}
 	}
 	u.CPU = sentry + g.gone
@@ -75,9 +77,8 @@ func (i *instance) Usage() (driver.Usage, error) {
 			return u, err
 		}
 		u.Resident += n
-		read, written := diskIO(pid)
-		u.Read, u.Written = u.Read+read, u.Written+written
 	}
+	u.Read, u.Written = diskIO(i.sentry) // the gofer counts for itself
 	return u, nil
 }
 
@@ -95,26 +96,20 @@ func cpuTime(pid int) (uint64, error) {
 // clockTick is USER_HZ, the unit of times in /proc, in ns: 100 on every Linux that Go runs on.
 const clockTick = 10_000_000
 
-// endedChildren is the CPU time of the children that a process has waited for, in ns.
-func endedChildren(pid int) (uint64, error) {
+// endedChildren is the CPU time of the children that a process has waited for, in ns; 0 if it has ended itself.
+func endedChildren(pid int) uint64 {
 	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
 	if err != nil {
-		return 0, fmt.Errorf("read the CPU time of process %d's children: %w", pid, err)
+		return 0
 	}
 	// Fields are counted from behind the command, which may hold spaces and parentheses.
 	f := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
 	if len(f) < 15 {
-		return 0, fmt.Errorf("read the CPU time of process %d's children: short stat", pid)
+		return 0
 	}
-	var ticks uint64
-	for _, s := range f[13:15] { // cutime cstime
-		n, err := strconv.ParseUint(s, 10, 64)
-		if err != nil {
-			return 0, fmt.Errorf("read the CPU time of process %d's children: %w", pid, err)
-		}
-		ticks += n
-	}
-	return ticks * clockTick, nil
+	user, _ := strconv.ParseUint(f[13], 10, 64) // cutime
+	system, _ := strconv.ParseUint(f[14], 10, 64)
+	return (user + system) * clockTick
 }
 
 // diskIO is what a process had disks move, in bytes: zeroes where that may not be read (proc(5), PTRACE_MODE_READ).

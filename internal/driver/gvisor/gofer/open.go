@@ -115,6 +115,7 @@ func (o *opened) Write(b []byte, off uint64) (uint64, error) {
 		in.size = end
 	}
 	o.m.quota.give(taken - grown)
+	o.m.quota.used.written.Add(n)
 	if n > 0 {
 		err = nil
 	}
@@ -156,6 +157,7 @@ func (o *opened) Read(b []byte, off uint64) (uint64, error) {
 		n += uint64(r)
 		b, off = b[r:], off+uint64(r)
 	}
+	o.m.quota.used.read.Add(n)
 	return n, nil
 }
 

@@ -19,8 +19,8 @@ const (
 	usageSize = maxMounts * int(unsafe.Sizeof(slot{}))
 )
 
-// slot is what one mount holds. It is shared with another process.
-type slot struct{ bytes, inodes atomic.Uint64 }
+// slot is what one mount holds, and how many bytes the guest has read and written in it. It is shared with another process.
+type slot struct{ bytes, inodes, read, written atomic.Uint64 }
 
 // slots is the memory that the counters are in, made by [Register].
 var slots *[maxMounts]slot
@@ -78,6 +78,12 @@ func OpenUsage(pid int) (*Usage, error) {
 func (u *Usage) Of(mount int) (bytes, inodes uint64) {
 	s := &(*[maxMounts]slot)(unsafe.Pointer(&u.mem[0]))[mount]
 	return s.bytes.Load(), s.inodes.Load()
+}
+
+// Moved returns how many bytes were read from the mount and written to it.
+func (u *Usage) Moved(mount int) (read, written uint64) {
+	s := &(*[maxMounts]slot)(unsafe.Pointer(&u.mem[0]))[mount]
+	return s.read.Load(), s.written.Load()
 }
 
 // Close gives the memory back.
