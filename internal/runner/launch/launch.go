@@ -104,8 +104,9 @@ type Word struct {
 //
 // To add an operation: 1. its Op here, 2. its case in package runner, control.go, 3. who asks for it in backend/local.
 type ControlRequest struct {
-	Op     string  `json:"op"`
-	Limits *Limits `json:"limits,omitempty"` // of OpLimits
+	Op     string                 `json:"op"`
+	Limits *Limits                `json:"limits,omitempty"` // of OpLimits
+	Policy *sandbox.NetworkPolicy `json:"policy,omitempty"` // of OpPolicy
 }
 
 // Limits are what a sandbox may use; both are set.
@@ -119,13 +120,16 @@ const (
 	OpCapabilities = "capabilities" // what it can be asked for
 	OpLimits       = "limits"       // hold it to other limits
 	OpDrain        = "drain"        // begin no new session, and end with the last one
+	OpNetwork      = "network"      // what goes on in its network
+	OpPolicy       = "policy"       // put another network policy in the place of the one there is
 )
 
 // ControlResponse answers a [ControlRequest].
 type ControlResponse struct {
-	OK           bool     `json:"ok"`
-	Failure      *Failure `json:"error,omitempty"`
-	Capabilities []string `json:"capabilities,omitempty"`
+	OK           bool                  `json:"ok"`
+	Failure      *Failure              `json:"error,omitempty"`
+	Capabilities []string              `json:"capabilities,omitempty"`
+	Network      *sandbox.NetworkState `json:"network,omitempty"` // of OpNetwork
 }
 
 // Failure is an error that crossed a process boundary.
