@@ -80,6 +80,9 @@ func (a *app) execIn(s *signals, b backend.Backend, info sandbox.Info, j job) er
 	a.log.Debug("connect", "sandbox", info.Ref.Name, "took", time.Since(begin))
 	code, err := a.session(s, client, j)
 	if err == nil {
+		if code != 0 && code != exitDetached {
+			a.tellDenied(s.ctx, b, info.Ref, begin)
+		}
 		return code
 	}
 	return a.explainEnd(s, b, info, err)

@@ -115,6 +115,7 @@ func (a *app) commands() []entry {
 		{groupSandboxes, a.listCommand, []string{"list", "ls"}},
 		{groupSandboxes, a.statusCommand, []string{"status", "ps"}},
 		{groupSandboxes, a.metricsCommand, []string{"metrics"}},
+		{groupSandboxes, a.netCommand, []string{"net"}},
 		{groupSandboxes, a.removeCommand, []string{"remove", "rm"}},
 		{groupSandboxes, a.execCommand, []string{"exec"}},
 		{groupSandboxes, a.copyCommand, []string{"copy", "cp"}},

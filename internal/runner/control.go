@@ -98,7 +98,7 @@ func refusal(err error) launch.ControlResponse {
 func (s *supervisor) perform(req launch.ControlRequest, resp *launch.ControlResponse) error {
 	switch req.Op {
 	case launch.OpCapabilities:
-		resp.Capabilities = []string{launch.OpCapabilities, launch.OpDrain, launch.OpLimits, launch.OpDefaults}
+		resp.Capabilities = []string{launch.OpCapabilities, launch.OpDrain, launch.OpLimits, launch.OpDefaults, launch.OpNetwork, launch.OpPolicy}
 		return nil
 	case launch.OpDrain:
 		return s.drain()
@@ -106,6 +106,15 @@ func (s *supervisor) perform(req launch.ControlRequest, resp *launch.ControlResp
 		return s.redefine(req.Defaults)
 	case launch.OpLimits:
 		return s.resize(req.Limits)
+	case launch.OpNetwork:
+		st := s.networkState()
+		resp.Network = &st
+		return nil
+	case launch.OpPolicy:
+		if req.Policy == nil {
+			return &sandbox.Error{Kind: sandbox.InvalidArgument, Message: "the request has no policy"}
+		}
+		return s.setPolicy(*req.Policy)
 	}
 	return &sandbox.Error{Kind: sandbox.Unsupported, Message: fmt.Sprintf("the sandbox's runner does not know %q", req.Op), Hint: "restart the sandbox to update its runner"}
 }

@@ -20,22 +20,29 @@ const (
 	flowLogQueue = 1024
 )
 
-// flowLog writes flows as lines of JSON, in a goroutine of its own, so that a slow disk does not hold up the network. What
-// it cannot keep up with is left out, and counted in the next line.
+// flowLog writes flows as lines of JSON, and passes on events in words, in a goroutine of its own, so that a slow disk does
+// not hold up the network. What it cannot keep up with is left out; flows that were are counted in the next line.
 type flowLog struct {
-	path string
-	log  *slog.Logger
-	done sync.WaitGroup
+	path  string
+	log   *slog.Logger
+	event func(text string) // may wait
+	done  sync.WaitGroup
 
 	mu     sync.Mutex
-	queue  chan sandbox.Flow
+	queue  chan told
 	lost   int
 	closed bool
 }
 
+// told is a flow or, if that has no event, a text.
+type told struct {
+	flow sandbox.Flow
+	text string
+}
+
 // newFlowLog makes the log in dir; its file is made with its first line.
-func newFlowLog(dir string, log *slog.Logger) *flowLog {
-	l := &flowLog{path: filepath.Join(dir, launch.FlowFile), log: log, queue: make(chan sandbox.Flow, flowLogQueue)}
+func newFlowLog(dir string, log *slog.Logger, event func(text string)) *flowLog {
+	l := &flowLog{path: filepath.Join(dir, launch.FlowFile), log: log, event: event, queue: make(chan told, flowLogQueue)}
 	l.done.Go(l.write)
 	return l
 }
@@ -44,15 +51,29 @@ func newFlowLog(dir string, log *slog.Logger) *flowLog {
 func (l *flowLog) add(f sandbox.Flow) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.closed {
-		return
-	}
 	f.Suppressed += l.lost
+	l.lost = 0
+	if !l.putLocked(told{flow: f}) {
+		l.lost = f.Suppressed + 1
+	}
+}
+
+// tell passes an event on in words. It never waits.
+func (l *flowLog) tell(text string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.putLocked(told{text: text})
+}
+
+func (l *flowLog) putLocked(t told) bool {
+	if l.closed {
+		return true
+	}
 	select {
-	case l.queue <- f:
-		l.lost = 0
+	case l.queue <- t:
+		return true
 	default:
-		l.lost++
+		return false
 	}
 }
 
@@ -78,8 +99,12 @@ func (l *flowLog) write() {
 			_ = file.Close()
 		}
 	}()
-	for f := range l.queue {
-		line, err := json.Marshal(f)
+	for t := range l.queue {
+		if t.flow.Event == "" {
+			l.event(t.text)
+			continue
+		}
+		line, err := json.Marshal(t.flow)
 		if err != nil {
 			continue // it has no value that JSON has not
 		}
@@ -94,7 +119,7 @@ func (l *flowLog) write() {
 		}
 		if file == nil {
 			if file, size = l.open(); file == nil {
-				l.drain()
+				l.eventsOnly()
 				return
 			}
 			out = bufio.NewWriter(file)
@@ -104,7 +129,7 @@ func (l *flowLog) write() {
 		if len(l.queue) == 0 {
 			if err := out.Flush(); err != nil {
 				l.log.Warn("the flow log ends here", "err", err)
-				l.drain()
+				l.eventsOnly()
 				return
 			}
 		}
@@ -124,8 +149,11 @@ func (l *flowLog) open() (*os.File, int64) {
 	return file, st.Size()
 }
 
-// drain takes what nobody will write.
-func (l *flowLog) drain() {
-	for range l.queue {
+// eventsOnly takes the flows that nobody will write.
+func (l *flowLog) eventsOnly() {
+	for t := range l.queue {
+		if t.flow.Event == "" {
+			l.event(t.text)
+		}
 	}
 }

@@ -38,9 +38,9 @@ func (s *supervisor) startNetwork(n sandbox.Network) (*driver.Link, rootfs.Netwo
 	if pair.Buffers < netstack.WantBuffers {
 		s.log.Warn("the network link's buffers are small: many uploads at once will be slow", "bytes", pair.Buffers, "remedy", "sysctl net.core.wmem_max=4194304")
 	}
-	s.flows = newFlowLog(s.flowLogDir(), s.log)
+	s.flows = newFlowLog(s.cfg.LogDir, s.log, s.event)
 	undo.Add(s.flows.close)
-	cfg := netstack.Config{Link: pair.Gateway, Ends: ends, Policy: p, Publish: ports, Strict: n.Strict, Logger: s.log, OnFlow: s.flows.add, OnEvent: s.event}
+	cfg := netstack.Config{Link: pair.Gateway, Ends: ends, Policy: p, Publish: ports, Strict: n.Strict, Logger: s.log, OnFlow: s.flows.add, OnEvent: s.flows.tell}
 	if n.MaxConnections != nil {
 		cfg.MaxConns, cfg.MaxFlows = *n.MaxConnections, *n.MaxConnections
 	}
@@ -107,6 +107,9 @@ func (s *supervisor) setPolicy(p sandbox.NetworkPolicy) error {
 	return nil
 }
 
+// maxFlowsTold is how many flows, the latest, one answer has.
+const maxFlowsTold = 1000
+
 // networkState is what goes on in the network now.
 func (s *supervisor) networkState() sandbox.NetworkState {
 	s.policyMu.Lock()
@@ -117,6 +120,7 @@ func (s *supervisor) networkState() sandbox.NetworkState {
 		return st
 	}
 	st.Flows = s.gateway.Flows()
+	st.Flows = st.Flows[max(0, len(st.Flows)-maxFlowsTold):]
 	for _, d := range s.gateway.Denied() {
 		st.Denied = append(st.Denied, d.Flow())
 	}
@@ -126,11 +130,14 @@ func (s *supervisor) networkState() sandbox.NetworkState {
 	return st
 }
 
-// event tells the sandbox's owner something, in one line of the system log.
-func (s *supervisor) event(text string) { s.log.Warn(text) }
-
-// flowLogDir is where the flow log is written.
-func (s *supervisor) flowLogDir() string { return s.path("") }
+// event tells the sandbox's owner something, in one line of the system log. It may wait for the disk.
+func (s *supervisor) event(text string) {
+	if out := s.events.Load(); out != nil {
+		out.System(text + "\n")
+		return
+	}
+	s.log.Warn(text)
+}
 
 func linkOf(f *os.File, e netstack.Ends) *driver.Link {
 	return &driver.Link{File: f, MTU: netstack.MTU, MAC: e.GuestMAC, GatewayMAC: e.GatewayMAC,

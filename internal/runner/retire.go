@@ -57,6 +57,7 @@ func (s *supervisor) openLog() {
 	}
 	s.out = execlog.NewWriter(s.cfg.LogDir, wait, s.log)
 	s.out.System(execlog.Started)
+	s.events.Store(s.out)
 }
 
 // lastWords logs why the sandbox ends, where that is more than that it was done or was stopped.

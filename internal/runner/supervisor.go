@@ -51,9 +51,10 @@ type supervisor struct {
 	dir     *os.File // the run directory, held so that its path's length does not matter
 	inst    driver.Instance
 	limits  *limits
-	gateway *netstack.Gateway // nil where there is no network
-	flows   *flowLog          // as gateway
-	ports   []sandbox.Port    // published
+	gateway *netstack.Gateway              // nil where there is no network
+	flows   *flowLog                       // as gateway
+	events  atomic.Pointer[execlog.Writer] // out, for whoever tells of something while it is begun
+	ports   []sandbox.Port                 // published
 	relay   *relay
 	listen  *net.UnixListener
 	control *net.UnixListener           // requests to the runner; nil before it is ready

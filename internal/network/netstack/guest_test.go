@@ -183,12 +183,16 @@ func (g *guest) mustDial(t testing.TB, to string) *gonet.TCPConn {
 func (g *guest) dialUDP(t testing.TB, to string) *gonet.UDPConn {
 	t.Helper()
 	a, proto := full(netip.MustParseAddrPort(to))
-	c, err := gonet.DialUDP(g.stack, nil, &a, proto)
+	c, err := dialUDP(g, a, proto)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
 	return c
+}
+
+func dialUDP(g *guest, a tcpip.FullAddress, proto tcpip.NetworkProtocolNumber) (*gonet.UDPConn, error) {
+	return gonet.DialUDP(g.stack, nil, &a, proto)
 }
 
 // world is a guest, a gateway between and the fake outside. At the end of the test it must leave no goroutine or file.

@@ -54,10 +54,10 @@ func (g *Gateway) handleICMP(id stack.TransportEndpointID, pkt *stack.PacketBuff
 // openPing opens a ping socket (icmp(7)), which needs no privilege where net.ipv4.ping_group_range has this process's group.
 // It carries echo requests and replies, header included, with an identifier of its own.
 func openPing(to netip.Addr) (net.Conn, error) {
-	family, proto := unix.AF_INET, unix.IPPROTO_ICMP
-	var sa unix.Sockaddr = &unix.SockaddrInet4{Addr: to.Unmap().As4()}
-	if to.Is6() {
-		family, proto, sa = unix.AF_INET6, unix.IPPROTO_ICMPV6, &unix.SockaddrInet6{Addr: to.As16()}
+	family, proto := unix.AF_INET6, unix.IPPROTO_ICMPV6
+	var sa unix.Sockaddr = &unix.SockaddrInet6{Addr: to.As16()}
+	if to.Is4() {
+		family, proto, sa = unix.AF_INET, unix.IPPROTO_ICMP, &unix.SockaddrInet4{Addr: to.As4()}
 	}
 	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, proto)
 	if err != nil {

@@ -14,18 +14,25 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestInNamespace runs testInNamespace in a network namespace of its own, where loopback has public addresses: there
-// the gateway dials as it does by default.
-func TestInNamespace(t *testing.T) {
+// inNamespace runs test in a network namespace of its own, where loopback has no addresses but its own: there the gateway
+// dials as it does by default.
+func inNamespace(t *testing.T, test func(t *testing.T)) {
 	if os.Getenv("NETSTACK_IN_NAMESPACE") != "" {
-		testInNamespace(t)
+		lo, err := netlink.LinkByName("lo")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := netlink.LinkSetUp(lo); err != nil {
+			t.Fatal(err)
+		}
+		test(t)
 		return
 	}
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(self, "-test.run=^TestInNamespace$", "-test.v", "-test.timeout=30s")
+	cmd := exec.Command(self, "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=5m")
 	cmd.Env = append(os.Environ(), "NETSTACK_IN_NAMESPACE=1")
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET,
@@ -45,20 +52,28 @@ func TestInNamespace(t *testing.T) {
 	}
 }
 
-func testInNamespace(t *testing.T) {
+// addAddress gives the namespace's loopback an address.
+func addAddress(t *testing.T, a netip.Addr) {
+	t.Helper()
 	lo, err := netlink.LinkByName("lo")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := netlink.LinkSetUp(lo); err != nil {
+	addr, err := netlink.ParseAddr(netip.PrefixFrom(a, a.BitLen()).String())
+	if err != nil {
 		t.Fatal(err)
 	}
-	for _, a := range []string{"198.51.100.7/32", "2001:db8::7/128", "10.0.0.1/32"} {
-		addr, _ := netlink.ParseAddr(a)
-		addr.Flags = unix.IFA_F_NODAD
-		if err := netlink.AddrAdd(lo, addr); err != nil {
-			t.Fatal(err)
-		}
+	addr.Flags = unix.IFA_F_NODAD
+	if err := netlink.AddrAdd(lo, addr); err != nil && !errors.Is(err, unix.EEXIST) {
+		t.Fatal(err)
+	}
+}
+
+func TestInNamespace(t *testing.T) { inNamespace(t, testInNamespace) }
+
+func testInNamespace(t *testing.T) {
+	for _, a := range []string{"198.51.100.7", "2001:db8::7", "10.0.0.1"} {
+		addAddress(t, netip.MustParseAddr(a))
 	}
 	group := []byte("0 0")
 	pings := os.WriteFile("/proc/sys/net/ipv4/ping_group_range", group, 0) == nil

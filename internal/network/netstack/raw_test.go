@@ -82,7 +82,10 @@ func rawWorld(t testing.TB, cfg Config) (*Gateway, *Pair) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg.Link, cfg.Policy = pair.Gateway, sandbox.PublicPolicy()
+	cfg.Link = pair.Gateway
+	if cfg.Policy.Rules == nil && cfg.Policy.DefaultEgress == "" {
+		cfg.Policy = sandbox.PublicPolicy()
+	}
 	if cfg.Dialer == nil {
 		cfg.Dialer = &fakeNet{}
 	}

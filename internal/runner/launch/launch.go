@@ -104,9 +104,10 @@ type Word struct {
 //
 // To add an operation: 1. its Op here, 2. its case in package runner, control.go, 3. who asks for it in backend/local.
 type ControlRequest struct {
-	Op       string    `json:"op"`
-	Limits   *Limits   `json:"limits,omitempty"`   // of OpLimits
-	Defaults *Defaults `json:"defaults,omitempty"` // of OpDefaults
+	Op       string                 `json:"op"`
+	Limits   *Limits                `json:"limits,omitempty"`   // of OpLimits
+	Defaults *Defaults              `json:"defaults,omitempty"` // of OpDefaults
+	Policy   *sandbox.NetworkPolicy `json:"policy,omitempty"`   // of OpPolicy
 }
 
 // Defaults are what commands get that say nothing else.
@@ -127,13 +128,16 @@ const (
 	OpLimits       = "limits"       // hold it to other limits
 	OpDefaults     = "defaults"     // give commands to come other variables and another directory
 	OpDrain        = "drain"        // begin no new session, and end with the last one
+	OpNetwork      = "network"      // what goes on in its network
+	OpPolicy       = "policy"       // put another network policy in the place of the one there is
 )
 
 // ControlResponse answers a [ControlRequest].
 type ControlResponse struct {
-	OK           bool     `json:"ok"`
-	Failure      *Failure `json:"error,omitempty"`
-	Capabilities []string `json:"capabilities,omitempty"`
+	OK           bool                  `json:"ok"`
+	Failure      *Failure              `json:"error,omitempty"`
+	Capabilities []string              `json:"capabilities,omitempty"`
+	Network      *sandbox.NetworkState `json:"network,omitempty"` // of OpNetwork
 }
 
 // Failure is an error that crossed a process boundary.
