@@ -376,3 +376,18 @@ func request(t testing.TB, method, url string, body io.Reader) *http.Request {
 }
 
 var on = &sandbox.TLS{Enabled: true}
+
+// own is an authority that nobody knows.
+type own struct {
+	issuer *issuer
+	pem    []byte
+}
+
+func newOwn(t testing.TB) own {
+	t.Helper()
+	cert, key, err := ca.Open(t.TempDir())
+	must(t, err)
+	i, err := newIssuer(cert, key, 10, time.Hour)
+	must(t, err)
+	return own{i, cert}
+}

@@ -78,10 +78,10 @@ func classifyText(head []byte) kind {
 	return opaque
 }
 
-// short is the verdict on what may still become something.
+// short is the verdict on what may still become a request. When too much of it has come, it is taken for one.
 func short(head []byte) kind {
 	if len(head) >= maxHead {
-		return opaque
+		return speaksHTTP
 	}
 	return undecided
 }
