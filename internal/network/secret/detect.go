@@ -73,8 +73,8 @@ func newScanner(list []*secret) *scanner {
 		}
 	}
 	s.decoded = [3]decoded{
-		{undo: &percent{}, next: &decoded{undo: &percent{}, next: &decoded{undo: &escapes{}}}},
-		{undo: &escapes{}, next: &decoded{undo: &percent{}}},
+		{undo: &percent{}, next: &decoded{undo: &percent{}, next: &decoded{undo: &percent{}, next: &decoded{undo: &escapes{}}}}},
+		{undo: &escapes{}, next: &decoded{undo: &percent{}, next: &decoded{undo: &percent{}}}},
 		{undo: &breaks{}},
 	}
 	return s

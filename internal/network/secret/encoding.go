@@ -85,13 +85,20 @@ type decodeReader struct {
 	plan *Plan
 	pipe *io.PipeWriter
 	done chan error
-	sent int64
-	err  error
+
+	last, next *piece // next was decoded, and last may go out
+	ready      []byte // the rest of what goes out
+	err        error
+}
+
+type piece struct {
+	buf [pieceSize]byte
+	n   int
 }
 
 func newDecodeReader(in io.Reader, p *Plan, list []string) *decodeReader {
 	pr, pw := io.Pipe()
-	r := &decodeReader{in: in, plan: p, pipe: pw, done: make(chan error, 1)}
+	r := &decodeReader{in: in, plan: p, pipe: pw, done: make(chan error, 1), last: new(piece), next: new(piece)}
 	counted := &counter{in: pr}
 	go func() {
 		err := search(counted, p, list)
@@ -141,36 +148,50 @@ func search(in *counter, p *Plan, list []string) error {
 }
 
 func (r *decodeReader) Read(p []byte) (int, error) {
-	if r.err != nil {
-		return 0, r.err
+	for len(r.ready) == 0 {
+		if r.err != nil {
+			return 0, r.err
+		}
+		r.fill()
 	}
-	n, err := r.in.Read(p)
+	n := copy(p, r.ready)
+	r.ready = r.ready[n:]
+	return n, nil
+}
+
+// fill has the next piece decoded, and makes the one before ready: the last one waits until all is decoded.
+func (r *decodeReader) fill() {
+	r.last, r.next = r.next, r.last
+	n, err := r.in.Read(r.next.buf[:])
+	r.next.n = n
 	if n > 0 {
-		if _, werr := r.pipe.Write(p[:n]); werr != nil {
-			return 0, r.fail(<-r.done)
+		if _, werr := r.pipe.Write(r.next.buf[:n]); werr != nil {
+			r.fail(<-r.done)
+			return
 		}
 	}
-	if errors.Is(err, io.EOF) {
+	r.ready = r.last.buf[:r.last.n]
+	switch {
+	case errors.Is(err, io.EOF):
 		_ = r.pipe.Close()
 		if derr := <-r.done; derr != nil {
-			return 0, r.fail(derr)
+			r.fail(derr)
+			return
 		}
-		r.err = io.EOF
-	} else if err != nil {
-		r.err = err
+		r.ready, r.err = append(r.ready[:len(r.ready):len(r.ready)], r.next.buf[:n]...), io.EOF
+	case err != nil:
 		_ = r.pipe.CloseWithError(err)
+		r.err = err
 	}
-	return n, err
 }
 
 // fail says why the stream may not go on: a violation, or that it could not be searched.
-func (r *decodeReader) fail(err error) error {
+func (r *decodeReader) fail(err error) {
 	var v *Violation
 	if !errors.As(err, &v) {
 		v = r.plan.opaque("a compressed body that is broken or too large")
 	}
-	r.err = v
-	return r.err
+	r.ready, r.err = nil, v
 }
 
 // Close lets go of what decodes beside. It is for a stream that was not read to its end.

@@ -9,7 +9,9 @@ package secret
 
 import (
 	"bytes"
+	"encoding/base64"
 	"fmt"
+	"net/url"
 	"slices"
 	"strings"
 
@@ -32,6 +34,7 @@ type secret struct {
 	headers, basic, query, body bool
 
 	literals [][]byte // the forms of the placeholder that can be found by looking for them
+	shown    []string // the forms of the value that a text might show
 }
 
 // New makes a set. values are in the order of s.Secrets; that the spec is valid was seen to before.
@@ -53,7 +56,7 @@ func New(s *sandbox.Secrets, values []string) (*Set, error) {
 			violation: own.Or(s.OnViolation),
 			headers:   said(x.Injection.Headers, true), basic: said(x.Injection.BasicAuth, true),
 			query: said(x.Injection.QueryParams, false), body: said(x.Injection.Body, false),
-			literals: literals(x.Placeholder),
+			literals: literals(x.Placeholder), shown: shown(values[i]),
 		})
 	}
 	slices.SortStableFunc(set.list, func(a, b *secret) int { return len(b.placeholder) - len(a.placeholder) })
@@ -76,11 +79,21 @@ func (s *Set) Redact(text string) string {
 		return text
 	}
 	for _, x := range s.list {
-		if len(x.value) >= minRedacted {
-			text = strings.ReplaceAll(text, x.value, sandbox.SecretValue(x.value).String())
+		for _, form := range x.shown {
+			text = strings.ReplaceAll(text, form, sandbox.SecretValue(form).String())
 		}
 	}
 	return text
+}
+
+// shown returns a value as it is and as it is in URLs and in basic authentication.
+func shown(value string) (forms []string) {
+	for _, f := range []string{value, url.QueryEscape(value), url.PathEscape(value), (&url.URL{Path: value}).EscapedPath(), base64.StdEncoding.EncodeToString([]byte(value))} {
+		if len(value) >= minRedacted && !slices.Contains(forms, f) {
+			forms = append(forms, f)
+		}
+	}
+	return forms
 }
 
 // minRedacted is the length below which a value is likely to be found where it does not come from.
