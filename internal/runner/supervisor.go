@@ -22,6 +22,7 @@ import (
 	"github.com/microsandbox-go/microsandbox/internal/atomicfile"
 	"github.com/microsandbox-go/microsandbox/internal/driver"
 	"github.com/microsandbox-go/microsandbox/internal/network/netstack"
+	"github.com/microsandbox-go/microsandbox/internal/network/proxy"
 	"github.com/microsandbox-go/microsandbox/internal/runner/launch"
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
@@ -51,6 +52,7 @@ type supervisor struct {
 	inst    driver.Instance
 	limits  *limits
 	gateway *netstack.Gateway // nil where there is no network
+	proxy   *proxy.Proxy      // as gateway
 	flows   *flowLog          // as gateway
 	ports   []sandbox.Port    // published
 	relay   *relay
