@@ -113,6 +113,7 @@ func (s *session) request(w http.ResponseWriter, r *http.Request) {
 		s.switchTo(w, res, upgrade)
 		return
 	}
+	plan.Mask(res.Header)
 	err = answer(w, res)
 	if bad := watch.violation(); bad != nil {
 		s.violated(bad)

@@ -158,6 +158,22 @@ func (p *Plan) misfit(text, where string) error {
 	return v
 }
 
+// Mask replaces, in the header of an answer, values by their placeholders: a server that sends back what it was sent, in a
+// redirect for example, would tell the guest. What is in the body of an answer is the server's own affair.
+func (p *Plan) Mask(h http.Header) {
+	for _, x := range p.replace {
+		for _, form := range x.shown {
+			for _, vs := range h {
+				for i, v := range vs {
+					if strings.Contains(v, form) {
+						vs[i] = strings.ReplaceAll(v, form, x.placeholder)
+					}
+				}
+			}
+		}
+	}
+}
+
 // replaceQuery replaces in the names and values of a query, which may be encoded. Those without a placeholder stay as they are.
 func (p *Plan) replaceQuery(u *url.URL) error {
 	with := p.replacer(func(x *secret) bool { return x.query })
