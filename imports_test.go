@@ -28,13 +28,13 @@ var layers = []struct {
 	{"internal/doctor", []string{"internal/cgroup", "internal/config", "sandbox"}},
 	// waist
 	{"internal/backend", []string{"sandbox"}},
-	{"internal/backend/local", []string{"internal/agentproto", "internal/atomicfile", "internal/backend", "internal/cgroup", "internal/config", "internal/execlog", "internal/image", "internal/metering", "internal/runner/launch", "internal/state", "sandbox"}},
+	{"internal/backend/local", []string{"internal/agentproto", "internal/atomicfile", "internal/backend", "internal/cgroup", "internal/config", "internal/execlog", "internal/image", "internal/metering", "internal/network/ca", "internal/runner/launch", "internal/state", "sandbox"}},
 	// parts
 	{"internal/state", []string{"internal/atomicfile", "internal/runner/launch", "sandbox"}},
 	{"internal/image", []string{"internal/atomicfile", "internal/image/erofs", "sandbox"}},
 	{"internal/image/erofs", []string{"internal/atomicfile"}},
 	{"internal/rootfs", []string{"internal/agentproto", "internal/image/erofs", "sandbox"}},
-	{"internal/runner", []string{"internal/agentclient", "internal/agentproto", "internal/atomicfile", "internal/cgroup", "internal/cleanup", "internal/driver", "internal/execlog", "internal/metering", "internal/image/erofs", "internal/network/netstack", "internal/rootfs", "internal/runner/launch", "sandbox"}},
+	{"internal/runner", []string{"internal/agentclient", "internal/agentproto", "internal/atomicfile", "internal/cgroup", "internal/cleanup", "internal/driver", "internal/execlog", "internal/image/erofs", "internal/metering", "internal/network/netstack", "internal/network/proxy", "internal/network/secret", "internal/network/socks", "internal/rootfs", "internal/runner/launch", "sandbox"}},
 	{"internal/runner/launch", []string{"sandbox"}},
 	{"internal/metering", nil},
 	{"internal/execlog", []string{"internal/atomicfile", "sandbox"}},
@@ -44,6 +44,10 @@ var layers = []struct {
 	{"internal/network/netstack", []string{"internal/network/dns", "internal/network/policy", "sandbox"}},
 	{"internal/network/dns", []string{"internal/network/policy", "sandbox"}},
 	{"internal/network/policy", []string{"sandbox"}},
+	{"internal/network/proxy", []string{"internal/network/dns", "internal/network/netstack", "internal/network/policy", "internal/network/secret", "sandbox"}},
+	{"internal/network/secret", []string{"sandbox"}},
+	{"internal/network/socks", []string{"sandbox"}},
+	{"internal/network/ca", []string{"internal/atomicfile", "sandbox"}},
 	// protocol
 	{"internal/transfer", []string{"internal/agentclient", "internal/agentproto", "sandbox"}},
 	{"internal/agentclient", []string{"internal/agentproto", "sandbox"}},

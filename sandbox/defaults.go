@@ -85,6 +85,7 @@ func (s Spec) WithDefaults() Spec {
 	for i := range s.Network.Ports {
 		s.Network.Ports[i].Protocol = cmp.Or(s.Network.Ports[i].Protocol, PortTCP)
 	}
+	s.Network = s.Network.withSecrets()
 	s.PullPolicy = cmp.Or(s.PullPolicy, PullIfMissing)
 	s.SecurityProfile = cmp.Or(s.SecurityProfile, ProfileDefault)
 	s.DeploymentProfile = cmp.Or(s.DeploymentProfile, SingleTenant)

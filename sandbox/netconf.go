@@ -237,6 +237,9 @@ func (n Network) validate() error {
 			return invalid("", "the DNS query timeout of %d ms is not from 1 to 600000", d.QueryTimeoutMS)
 		}
 	}
+	if err := n.validateTLS(); err != nil {
+		return err
+	}
 	return n.RateLimiter.validate()
 }
 

@@ -190,6 +190,9 @@ type Network struct {
 	Ports          []Port         `json:"ports"`
 	Interface      *Interface     `json:"interface,omitempty"`
 	RateLimiter    *RateLimiter   `json:"rate_limiter,omitempty"`
+	TLS            *TLS           `json:"tls,omitempty"`
+	Secrets        *Secrets       `json:"secrets,omitempty"`
+	OutboundProxy  *OutboundProxy `json:"outbound_proxy,omitempty"`
 }
 
 // DNS says who answers the guest's questions. The zero value: the host's nameservers, 5 s, rebinding protection on.

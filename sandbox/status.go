@@ -61,9 +61,10 @@ const (
 	ReasonIdle        Reason = "idle-timeout"
 	ReasonShutdown    Reason = "shutdown-requested"
 	ReasonDrain       Reason = "drain-requested"
-	ReasonParentGone  Reason = "parent-exited" // the process that owned it ended
-	ReasonOOM         Reason = "oom"           // it went over its memory limit
-	ReasonSignal      Reason = "signal"        // the sentry was killed from outside
-	ReasonLost        Reason = "lost"          // the runner was killed; found by a reader
+	ReasonParentGone  Reason = "parent-exited"    // the process that owned it ended
+	ReasonOOM         Reason = "oom"              // it went over its memory limit
+	ReasonViolation   Reason = "secret-violation" // a secret's placeholder was sent where it may not go
+	ReasonSignal      Reason = "signal"           // the sentry was killed from outside
+	ReasonLost        Reason = "lost"             // the runner was killed; found by a reader
 	ReasonInternal    Reason = "internal-error"
 )

@@ -104,7 +104,11 @@ func (a *Agent) receiveFiles(scripts, keepProfile bool) error {
 		if h.Typeflag == tar.TypeChar || h.Typeflag == tar.TypeBlock {
 			err = image.add(h)
 		} else if err = image.settle(); err == nil {
-			err = into.extract(h, archive)
+			if agentproto.FilesOp(h.PAXRecords[agentproto.FilesOpRecord]) == agentproto.FilesTrust {
+				err = a.trust(root, h.Name, archive)
+			} else {
+				err = into.extract(h, archive)
+			}
 		}
 		if err != nil {
 			return err

@@ -137,9 +137,11 @@ type FilesOp string
 // FilesOpRecord is the name of the record.
 const FilesOpRecord = "MSB.op"
 
-// The operations: to fail if there is something, to be appended to what is there, to remove what is there.
+// The operations: to fail if there is something, to be appended to what is there, to remove what is there, to be trusted as
+// a file of certificates.
 const (
 	FilesNew    FilesOp = "new"
 	FilesAppend FilesOp = "append"
 	FilesRemove FilesOp = "remove"
+	FilesTrust  FilesOp = "trust"
 )

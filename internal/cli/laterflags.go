@@ -1,7 +1,7 @@
 package cli
 
 // declareLater declares the flags of contract msb-0.6 §1.2 that belong to parts which are not there yet: snapshots,
-// named volumes, secrets, a guest kernel of its own. Each moves to sandboxflags.go with its part.
+// named volumes, a guest kernel of its own. Each moves to sandboxflags.go with its part.
 func declareLater(f *flags) {
 	f.group("")
 	for _, l := range [...]struct{ short, name, value, help string }{
@@ -13,22 +13,6 @@ func declareLater(f *flags) {
 		{"", "fs-conf", "PATH", "Read its mounts and files from a file"},
 		{"", "secret-conf", "PATH", "Read its secrets from a file"},
 		{"", "script-conf", "PATH", "Read its scripts from a file"},
-		{"", "trust-host-cas", "", "Trust the certificate authorities of this machine"},
-		{"", "proxy", "URL", "Connect through a SOCKS proxy"},
-		{"", "socks4-user-id", "ID", "User of a SOCKS4 proxy"},
-		{"", "socks5-username", "NAME", "User of a SOCKS5 proxy"},
-		{"", "socks5-password-env", "VARIABLE", "Where the password of a SOCKS5 proxy is"},
-		{"", "tls-intercept", "", "Look into TLS connections"},
-		{"", "tls-intercept-port", "PORT", "Port on which to do so"},
-		{"", "tls-bypass", "DOMAIN", "Do not look into those to this domain"},
-		{"", "no-block-quic", "", "Let QUIC through all the same"},
-		{"", "tls-intercept-ca-cert", "PATH", "Certificate authority to do so with"},
-		{"", "tls-intercept-ca-key", "PATH", "Its key"},
-		{"", "tls-upstream-ca-cert", "PATH", "Certificate authority to trust in servers"},
-		{"", "tls-upstream-ca-cert-for", "PATTERN=PATH", "The same, for some servers"},
-		{"", "tls-no-verify-upstream-for", "PATTERN", "Trust these servers without proof"},
-		{"", "secret", "ENV@HOST[,HOST...]", "Secret that only these hosts get to see"},
-		{"", "on-secret-violation", "ACTION", "What happens when another host would"},
 		{"", "from-snap", "SNAPSHOT", "Start from a snapshot; now --from-snapshot"},
 	} {
 		f.notYet(l.short, l.name, l.value, l.help)

@@ -15,6 +15,7 @@ type netFlags struct {
 	ports    []sandbox.Port
 	pools    sandbox.Interface
 	limits   [2]rateFlags // out of the sandbox, into it
+	tls      tlsFlags
 }
 
 // rateFlags are the bounds of one direction.
@@ -57,6 +58,7 @@ func (n *netFlags) declare(f *flags) {
 		n.pools.IPv6Pool = v
 		return err
 	})
+	n.tls.declare(f)
 	for i, d := range [...]struct{ word, way string }{{"egress", "out"}, {"ingress", "in"}} {
 		l := &n.limits[i]
 		f.value("", "net-"+d.word+"-bandwidth", "SIZE[/DURATION]", "Bytes "+d.way+" per time, e.g. 10M (per second) or 512K/100ms", setParsed(&l.bandwidth, sandbox.ParseBandwidth))
@@ -119,5 +121,5 @@ func (n *netFlags) network() (sandbox.Network, error) {
 	if n.dns.NoRebindProtection || len(n.dns.Nameservers) > 0 || n.dns.QueryTimeoutMS > 0 {
 		net.DNS = &n.dns
 	}
-	return net, nil
+	return net, n.tls.network(&net)
 }

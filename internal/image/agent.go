@@ -16,7 +16,7 @@ import (
 )
 
 // agentFormat changes whenever AgentImage puts something else into its images.
-const agentFormat = "agent 1"
+const agentFormat = "agent 2"
 
 // keepAgents is how many agent images stay: enough for a few versions of msb that share one home.
 const keepAgents = 4
@@ -26,6 +26,7 @@ const keepAgents = 4
 //	/agent     the binary, 0755
 //	/scripts/  empty, 0755
 //	/run/      empty, 0755
+//	/tls/      empty, 0755
 //
 // The binary is told from others by what stat says of it, so a call costs two stats when the file is there.
 func AgentImage(home, agentBinary string) (string, error) {
@@ -60,6 +61,7 @@ func AgentImage(home, agentBinary string) (string, error) {
 			w.File("agent", a, info.Size(), bin),
 			w.Dir("scripts", a),
 			w.Dir("run", a),
+			w.Dir("tls", a),
 		)
 	})
 	if err != nil {

@@ -38,7 +38,7 @@ func TestAgentImage(t *testing.T) {
 	if got := content(img, "agent"); got != "#!/bin/true" {
 		t.Errorf("/agent: %q", got)
 	}
-	for _, p := range []string{"agent", "scripts", "run"} {
+	for _, p := range []string{"agent", "scripts", "run", "tls"} {
 		if info, err := fs.Stat(img, p); err != nil || info.Mode().Perm() != 0o755 {
 			t.Errorf("/%s: %v, %v", p, info, err)
 		}

@@ -20,11 +20,15 @@ import (
 // scriptsDir is where scripts are found by the guest's PATH (contract msb-0.6 §1.2).
 const scriptsDir = ".msb/scripts/"
 
+// trustFile is where the guest finds what it is to trust.
+const trustFile = ".msb/tls/ca.pem"
+
 // Network is what the guest is told of its network. The zero value is none.
 type Network struct {
 	IPv4, IPv6 netip.Addr // of the guest
 	DNS        []netip.Addr
 	Gateway    netip.Addr // host.microsandbox.internal
+	Trust      []byte     // certificates, in PEM, that it is to trust beside its own
 }
 
 // Write writes the tar for spec and the devices of its image. A patch that cannot be made is a PatchFailed error.
@@ -44,6 +48,11 @@ func Write(w io.Writer, devices []*erofs.Entry, spec sandbox.Spec, n Network) er
 	}
 	for _, p := range spec.Patches {
 		if err := t.patch(p); err != nil {
+			return err
+		}
+	}
+	if len(n.Trust) > 0 {
+		if err := t.file(trustFile, 0o644, string(n.Trust), agentproto.FilesTrust); err != nil {
 			return err
 		}
 	}

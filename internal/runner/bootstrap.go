@@ -31,6 +31,7 @@ func sendBootstrap(conn io.Writer, cfg launch.Config, n rootfs.Network) error {
 	for _, e := range spec.Env {
 		m.DefaultEnv = append(m.DefaultEnv, agentproto.EnvVar{Key: e.Key, Value: e.Value})
 	}
+	m.DefaultEnv = append(m.DefaultEnv, proxyEnv(spec, len(n.Trust) > 0)...)
 	for _, l := range spec.Rlimits {
 		m.Rlimits = append(m.Rlimits, agentproto.Rlimit{Resource: l.Resource, Soft: l.Soft, Hard: l.Hard})
 	}

@@ -66,6 +66,7 @@ func (s *supervisor) release() {
 	}
 	if s.gateway != nil {
 		_ = s.gateway.Close()
+		_ = s.proxy.Close()
 		_ = s.flows.close()
 	}
 	s.tasks.Wait() // all of them end with the agent or the listeners

@@ -58,12 +58,15 @@ func (s *supervisor) startNetwork(n sandbox.Network) (*driver.Link, rootfs.Netwo
 			cfg.DNS.Nameservers = append(cfg.DNS.Nameservers, at)
 		}
 	}
+	if err := s.startProxy(&cfg, n); err != nil {
+		return nil, rootfs.Network{}, err
+	}
 	if s.gateway, err = netstack.New(cfg); err != nil {
 		return nil, rootfs.Network{}, err
 	}
 	undo.Release()
 	s.policy, s.ports = p, ports.Ports()
-	return linkOf(pair.Sentry, ends), toldOf(ends), nil
+	return linkOf(pair.Sentry, ends), withTrust(toldOf(ends), s.cfg.Proxy), nil
 }
 
 // policyOf is the policy of a network; where it says none, that is the profile public.

@@ -49,7 +49,9 @@ func readConfig() (launch.Config, error) {
 	if err != nil {
 		return cfg, fmt.Errorf("read the launch config: %w", err)
 	}
-	if err := json.Unmarshal(b, &cfg); err != nil {
+	err = json.Unmarshal(b, &cfg)
+	clear(b) // secrets are in it
+	if err != nil {
 		return cfg, fmt.Errorf("decode the launch config: %w", err)
 	}
 	return cfg, nil
@@ -69,7 +71,11 @@ func settle() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return &sandbox.Error{Kind: sandbox.Runtime, Message: "make the runner's mounts private", Err: err}
 	}
-	_ = unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}) // a dump would hold the guest's environment; none can always be had
+	// A dump would hold the guest's environment and secrets. With a limit of 0 bytes it still goes to a program that the
+	// kernel's core_pattern names; with 1 not even that (fs/coredump.c). Who has less already may not ask for more.
+	if unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{Cur: 1, Max: 1}) != nil {
+		_ = unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})
+	}
 	var lim unix.Rlimit
 	if unix.Getrlimit(unix.RLIMIT_NOFILE, &lim) == nil && lim.Cur < lim.Max {
 		lim.Cur = lim.Max

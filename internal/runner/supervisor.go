@@ -23,6 +23,7 @@ import (
 	"github.com/microsandbox-go/microsandbox/internal/driver"
 	"github.com/microsandbox-go/microsandbox/internal/execlog"
 	"github.com/microsandbox-go/microsandbox/internal/network/netstack"
+	"github.com/microsandbox-go/microsandbox/internal/network/proxy"
 	"github.com/microsandbox-go/microsandbox/internal/runner/launch"
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
@@ -52,6 +53,7 @@ type supervisor struct {
 	inst    driver.Instance
 	limits  *limits
 	gateway *netstack.Gateway              // nil where there is no network
+	proxy   *proxy.Proxy                   // as gateway
 	flows   *flowLog                       // as gateway
 	events  atomic.Pointer[execlog.Writer] // out, for whoever tells of something while it is begun
 	ports   []sandbox.Port                 // published

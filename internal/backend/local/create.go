@@ -37,6 +37,9 @@ func (b *Backend) Create(ctx context.Context, req backend.CreateRequest) (sandbo
 	if err := unsupported(spec.WithDefaults()); err != nil {
 		return sandbox.Info{}, err
 	}
+	if _, err := b.proxy(spec.WithDefaults().Network); err != nil {
+		return sandbox.Info{}, err
+	}
 	spec.Mounts = slices.Clone(spec.Mounts)
 	if err := b.checkBinds(spec.Mounts); err != nil {
 		return sandbox.Info{}, err
@@ -214,6 +217,10 @@ func (b *Backend) boot(ctx context.Context, dir *state.Dir, row state.Row, root 
 		Attached: attached, Startup: row.Startup}
 	cfg.Root.Disk = b.disk(row)
 	if cfg.Mounts, err = b.mounts(info.Ref, info.Spec); err != nil {
+		dir.Remove()
+		return sandbox.Info{}, err
+	}
+	if cfg.Proxy, err = b.proxy(info.Spec.Network); err != nil {
 		dir.Remove()
 		return sandbox.Info{}, err
 	}

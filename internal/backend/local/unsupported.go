@@ -8,16 +8,5 @@ func unsupported(spec sandbox.Spec) error {
 		return &sandbox.Error{Op: "create", Kind: sandbox.Unsupported, Message: "a managed root disk of an ephemeral sandbox is not supported: nobody could ask for it again",
 			Hint: "give the sandbox a name, or use --root-disk tmpfs:SIZE"}
 	}
-	for _, u := range []struct {
-		asked bool
-		what  string
-	}{
-		{spec.Network.Strict, "strict hostname rules"},
-		{spec.Network.TrustHostCAs, "trusting the host's certificate authorities"},
-	} {
-		if u.asked {
-			return &sandbox.Error{Op: "create", Kind: sandbox.Unsupported, Message: "not supported yet: " + u.what}
-		}
-	}
 	return nil
 }

@@ -137,3 +137,8 @@ func (c *guestConn) Write(b []byte) (int, error) {
 		}
 	}
 }
+
+// Refuse tells of something on the connection as Deny does, and leaves the connection to the inspector.
+func (c *Conn) Refuse(name string, v policy.Verdict) {
+	c.g.deny(policy.Egress, policy.TCP, c.To, c.e.guestPort, name, v)
+}

@@ -53,6 +53,7 @@ type Config struct {
 	Home      string // MSB_HOME
 	Root      Root
 	Mounts    []Mount
+	Proxy     *Proxy // nil: nothing is needed of this machine
 	Agent     string // EROFS file with the guest agent
 	Startup   []string
 	Attached  bool

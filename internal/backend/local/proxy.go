@@ -1,0 +1,95 @@
+package local
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/microsandbox-go/microsandbox/internal/network/ca"
+	"github.com/microsandbox-go/microsandbox/internal/runner/launch"
+	"github.com/microsandbox-go/microsandbox/sandbox"
+)
+
+// proxy collects from this machine what the runner needs to look into the connections of a sandbox: certificates, and the
+// values of secrets as they are now. It returns nil where there is nothing to be collected. n has its defaults.
+func (b *Backend) proxy(n sandbox.Network) (*launch.Proxy, error) {
+	var p launch.Proxy
+	if t := n.TLS; t != nil && t.Enabled {
+		var err error
+		if t.InterceptCA != nil {
+			p.CACert, p.CAKey, err = ca.Read(t.InterceptCA.CertPath, t.InterceptCA.KeyPath)
+		} else {
+			p.CACert, p.CAKey, err = ca.Open(b.cfg.Home)
+		}
+		if err != nil {
+			return nil, badFile("read the certificate authority", err)
+		}
+		scoped := t.ScopedUpstreamCACert
+		for _, path := range t.UpstreamCACert {
+			scoped = append([]sandbox.ScopedCACert{{Path: path}}, scoped...)
+		}
+		for _, s := range scoped {
+			pem, err := ca.ReadPEM(s.Path)
+			if err != nil {
+				return nil, badFile("read an upstream certificate authority", err)
+			}
+			p.Upstream = append(p.Upstream, launch.Authority{Pattern: s.Pattern, PEM: pem})
+		}
+	}
+	if n.TrustHostCAs {
+		var err error
+		if p.HostCAs, err = ca.HostBundle(); err != nil {
+			return nil, badFile("read what this machine trusts", err)
+		}
+	}
+	if n.Secrets != nil {
+		for _, s := range n.Secrets.Secrets {
+			v, err := secretValue(s)
+			if err != nil {
+				return nil, err
+			}
+			p.Secrets = append(p.Secrets, v)
+		}
+	}
+	if o := n.OutboundProxy; o != nil && o.PasswordEnv != "" {
+		var err error
+		if p.Password, err = fromEnv("the proxy's password", o.PasswordEnv); err != nil {
+			return nil, err
+		}
+	}
+	if p.CACert == nil && p.HostCAs == nil && p.Secrets == nil && p.Password == "" {
+		return nil, nil
+	}
+	return &p, nil
+}
+
+func badFile(what string, err error) error {
+	return &sandbox.Error{Kind: sandbox.InvalidConfig, Message: what, Err: err}
+}
+
+// secretValue finds a value. Its errors name the variable, and nothing that is in it.
+func secretValue(s sandbox.Secret) (string, error) {
+	v := s.Value.Reveal()
+	switch {
+	case s.Source == nil && v == "":
+		return "", &sandbox.Error{Kind: sandbox.InvalidConfig, Message: fmt.Sprintf("the secret %s has no value", s.EnvVar), Hint: "it is not kept with the sandbox: give it again"}
+	case s.Source != nil && s.Source.Kind == sandbox.SecretFromStore:
+		return "", &sandbox.Error{Kind: sandbox.Unsupported, Message: fmt.Sprintf("the secret %s is in a store, and this machine has none", s.EnvVar), Hint: "put it into an environment variable"}
+	case s.Source != nil:
+		var err error
+		if v, err = fromEnv("the secret "+s.EnvVar, s.Source.Var); err != nil {
+			return "", err
+		}
+	}
+	if len(v) > sandbox.MaxSecretValue {
+		return "", &sandbox.Error{Kind: sandbox.InvalidConfig, Message: fmt.Sprintf("the secret %s is larger than %d KiB", s.EnvVar, sandbox.MaxSecretValue>>10)}
+	}
+	return v, nil
+}
+
+func fromEnv(what, name string) (string, error) {
+	if v := os.Getenv(name); v != "" {
+		return v, nil
+	}
+	return "", &sandbox.Error{Kind: sandbox.InvalidConfig, Message: fmt.Sprintf("%s is the value of the environment variable %s, which is not set or empty", what, name),
+		Hint: "set it where msb runs: export " + name + "=..."}
+}

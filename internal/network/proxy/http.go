@@ -1,0 +1,357 @@
+package proxy
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/netip"
+	"net/textproto"
+	"net/url"
+	"strings"
+	"sync"
+
+	"github.com/microsandbox-go/microsandbox/internal/network/policy"
+	"github.com/microsandbox-go/microsandbox/internal/network/secret"
+)
+
+// h2Preface is what an HTTP/2 connection begins with (RFC 9113, section 3.4).
+var h2Preface = []byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+
+// httpConn is the guest's side of a connection in the hands of the HTTP server.
+type httpConn struct {
+	net.Conn
+	s    *session
+	once sync.Once
+	gone chan struct{}
+}
+
+func (c *httpConn) end() { c.once.Do(func() { close(c.gone) }) }
+
+// serveRequests serves the requests of a connection until its end. head is what it begins with.
+func (s *session) serveRequests(guest net.Conn, head []byte) {
+	transport := s.http1
+	if bytes.HasPrefix(head, h2Preface[:14]) {
+		transport = s.http2
+	}
+	client, err := transport.NewClientConn(context.WithValue(s.ctx, dialedKey{}, s.host), s.scheme, s.conn.To.String())
+	if err != nil {
+		s.conn.Abort()
+		return
+	}
+	defer client.Close()
+	s.client = client
+	c := &httpConn{Conn: guest, s: s, gone: make(chan struct{})}
+	client.SetStateHook(func(cc *http.ClientConn) {
+		if cc.Err() != nil && s.active.Load() == 0 { // the server ended an idle connection
+			_ = guest.Close()
+		}
+	})
+	select {
+	case s.accept.conns <- c:
+	case <-s.ctx.Done():
+		return
+	}
+	select {
+	case <-c.gone:
+	case <-s.ctx.Done():
+		_ = guest.Close()
+		<-c.gone
+	}
+}
+
+func serveRequest(w http.ResponseWriter, r *http.Request) {
+	s := r.Context().Value(sessionKey{}).(*session)
+	s.active.Add(1)
+	defer s.active.Add(-1)
+	s.request(w, r)
+}
+
+// request checks one request, sends it on as its secrets need it, and copies the answer back.
+func (s *session) request(w http.ResponseWriter, r *http.Request) {
+	plan, v := s.admit(r)
+	if !v.Allowed {
+		s.conn.Refuse(hostOf(r.Host), v)
+		forbid(w, v.Reason)
+		return
+	}
+	out := s.outgoing(r)
+	watch := &failing{}
+	done, err := plan.Request(out)
+	defer done()
+	if err != nil {
+		s.stopped(w, err)
+		return
+	}
+	if out.Body != nil {
+		watch.ReadCloser = out.Body
+		out.Body = watch
+	}
+	upgrade := upgradeOf(r.Header)
+	if upgrade != "" {
+		out.Header.Set("Connection", "Upgrade")
+		out.Header.Set("Upgrade", upgrade)
+	}
+	_ = http.NewResponseController(w).EnableFullDuplex()
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	res, err := s.client.RoundTrip(out.WithContext(httptrace.WithClientTrace(ctx, informer(w))))
+	if err != nil {
+		if bad := watch.violation(); bad != nil {
+			s.stopped(w, bad)
+			return
+		}
+		// As if the server had ended the guest's own connection.
+		panic(http.ErrAbortHandler)
+	}
+	if res.StatusCode == http.StatusSwitchingProtocols {
+		s.switchTo(w, res, upgrade)
+		return
+	}
+	plan.Mask(res.Header)
+	err = answer(w, res)
+	if bad := watch.violation(); bad != nil {
+		s.violated(bad)
+		panic(http.ErrAbortHandler)
+	}
+	if err != nil {
+		panic(http.ErrAbortHandler)
+	}
+}
+
+// admit decides whether a request may be sent on this connection, and with what secrets.
+func (s *session) admit(r *http.Request) (*secret.Plan, policy.Verdict) {
+	name := hostOf(r.Host)
+	refused := func(format string, args ...any) (*secret.Plan, policy.Verdict) {
+		return nil, policy.Verdict{Rule: policy.BuiltIn, Reason: fmt.Sprintf(format, args...)}
+	}
+	switch {
+	case r.Method == http.MethodConnect:
+		return refused("CONNECT leads to where nobody looks")
+	case s.tls && name != s.called():
+		return refused("the connection is to %s, the request is for %q", s.called(), name)
+	}
+	if _, err := netip.ParseAddr(name); err == nil {
+		name = "" // it names nothing
+	} else if !isName(name) && name != "" {
+		return refused("the request is for a host with no valid name")
+	}
+	v := s.authority(name)
+	if !v.Allowed {
+		return nil, v
+	}
+	if name != "" && !s.tls {
+		s.conn.SetName(name)
+	}
+	target := secret.Target{Host: hostOf(r.Host), Pinned: s.pinned(name), Verified: s.tls && s.verified}
+	if name == "" {
+		// An address is what the connection was made to; there is nothing that could have been resolved to another.
+		a, err := netip.ParseAddr(target.Host)
+		target.Pinned = err == nil && a.Unmap() == s.conn.To.Addr()
+	}
+	return s.cfg.Secrets.For(target), v
+}
+
+// hostOf is the host of an authority as names are compared.
+func hostOf(authority string) string {
+	if host, _, err := net.SplitHostPort(authority); err == nil {
+		authority = host
+	}
+	return canonical(strings.TrimSuffix(strings.TrimPrefix(authority, "["), "]"))
+}
+
+// outgoing is r as it is sent on. It shares r's body and trailer.
+func (s *session) outgoing(r *http.Request) *http.Request {
+	out := &http.Request{
+		Method: r.Method, Host: r.Host, Header: r.Header.Clone(), ContentLength: r.ContentLength, Trailer: r.Trailer,
+		URL:  &url.URL{Scheme: s.scheme, Host: r.Host, Path: r.URL.Path, RawPath: r.URL.RawPath, RawQuery: r.URL.RawQuery, ForceQuery: r.URL.ForceQuery},
+		Body: r.Body, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+	}
+	if out.URL.Host == "" { // HTTP/1.0
+		out.URL.Host = s.conn.To.String()
+	}
+	if r.ContentLength == 0 {
+		out.Body = nil
+	}
+	removeHops(out.Header)
+	if r.ProtoMajor >= 2 || strings.Contains(strings.ToLower(r.Header.Get("Connection")), "te") {
+		if headerHas(r.Header, "Te", "trailers") {
+			out.Header.Set("Te", "trailers")
+		}
+	}
+	if _, said := out.Header["User-Agent"]; !said {
+		out.Header.Set("User-Agent", "") // none, also by default
+	}
+	return out
+}
+
+// hops are the headers that are about one connection only (RFC 9110, section 7.6.1).
+var hops = []string{"Connection", "Proxy-Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization", "Te", "Trailer", "Transfer-Encoding", "Upgrade"}
+
+func removeHops(h http.Header) {
+	for _, v := range h["Connection"] {
+		for name := range strings.SplitSeq(v, ",") {
+			if name = textproto.TrimString(name); name != "" {
+				h.Del(name)
+			}
+		}
+	}
+	for _, name := range hops {
+		h.Del(name)
+	}
+}
+
+func headerHas(h http.Header, name, token string) bool {
+	for _, v := range h[name] {
+		for t := range strings.SplitSeq(v, ",") {
+			if strings.EqualFold(textproto.TrimString(t), token) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func upgradeOf(h http.Header) string {
+	if !headerHas(h, "Connection", "upgrade") {
+		return ""
+	}
+	return h.Get("Upgrade")
+}
+
+// informer passes on answers that are only informative, but 100, which the server here sends by itself when the body is read.
+func informer(w http.ResponseWriter) *httptrace.ClientTrace {
+	return &httptrace.ClientTrace{Got1xxResponse: func(code int, header textproto.MIMEHeader) error {
+		if code == http.StatusContinue || code == http.StatusSwitchingProtocols {
+			return nil
+		}
+		maps.Copy(w.Header(), http.Header(header))
+		w.WriteHeader(code)
+		clear(w.Header())
+		return nil
+	}}
+}
+
+// answer copies a response.
+func answer(w http.ResponseWriter, res *http.Response) error {
+	defer res.Body.Close()
+	removeHops(res.Header)
+	h := w.Header()
+	maps.Copy(h, res.Header)
+	for _, name := range []string{"Date", "Content-Type"} {
+		if _, said := h[name]; !said {
+			h[name] = nil // none, also by default
+		}
+	}
+	if res.Close {
+		h.Set("Connection", "close")
+	}
+	for name := range res.Trailer {
+		h.Add("Trailer", name)
+	}
+	announced := len(res.Trailer)
+	w.WriteHeader(res.StatusCode)
+	var flush func() error
+	if res.ContentLength < 0 || announced > 0 {
+		flush = http.NewResponseController(w).Flush
+		if err := flush(); err != nil {
+			return err
+		}
+	}
+	if err := copyAll(w, res.Body, flush); err != nil {
+		return err
+	}
+	for name, vs := range res.Trailer {
+		if len(res.Trailer) != announced {
+			name = http.TrailerPrefix + name
+		}
+		for _, v := range vs {
+			h.Add(name, v)
+		}
+	}
+	return nil
+}
+
+// switchTo serves a connection that is HTTP no more.
+func (s *session) switchTo(w http.ResponseWriter, res *http.Response, asked string) {
+	server, ok := res.Body.(io.ReadWriteCloser)
+	if !ok || !strings.EqualFold(upgradeOf(res.Header), asked) {
+		panic(http.ErrAbortHandler)
+	}
+	defer server.Close()
+	guest, buffered, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		panic(http.ErrAbortHandler)
+	}
+	defer s.hijacked(guest)
+	res.Body = nil
+	if err := errors.Join(res.Write(buffered), buffered.Flush()); err != nil {
+		return
+	}
+	stop := context.AfterFunc(s.ctx, func() { _ = guest.Close(); _ = server.Close() })
+	defer stop()
+	// Frames of a WebSocket from a guest are masked, so a placeholder in them is neither found nor replaced.
+	var up sync.WaitGroup
+	up.Go(func() {
+		_ = copyAll(server, buffered, nil)
+		_ = server.Close()
+	})
+	_ = copyAll(guest, server, nil)
+	_ = guest.Close()
+	up.Wait()
+}
+
+func (s *session) hijacked(guest net.Conn) {
+	_ = guest.Close()
+	if c, ok := guest.(*httpConn); ok {
+		c.end()
+	}
+}
+
+// stopped answers a request that a violation, or the guest's own breaking off, ended.
+func (s *session) stopped(w http.ResponseWriter, err error) {
+	if !s.violated(err) {
+		panic(http.ErrAbortHandler)
+	}
+	forbid(w, err.Error())
+}
+
+// forbid says to the guest why a request was not sent.
+func forbid(w http.ResponseWriter, why string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("Connection", "close")
+	w.WriteHeader(http.StatusForbidden)
+	fmt.Fprintf(w, "denied by policy: %s\n", why)
+}
+
+// failing remembers the violation that a body ended with: what reads it wraps errors, or drops them.
+type failing struct {
+	io.ReadCloser
+	mu  sync.Mutex
+	bad *secret.Violation
+}
+
+func (f *failing) Read(p []byte) (int, error) {
+	n, err := f.ReadCloser.Read(p)
+	var v *secret.Violation
+	if errors.As(err, &v) {
+		f.mu.Lock()
+		f.bad = v
+		f.mu.Unlock()
+	}
+	return n, err
+}
+
+func (f *failing) violation() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.bad == nil {
+		return nil
+	}
+	return f.bad
+}
