@@ -18,7 +18,8 @@ func main() {
 
 // open returns the backend of this machine.
 func open(set config.Settings, use cli.Use, warn func(string, ...string)) (backend.Backend, error) {
-	cfg := local.Config{Home: set.Home, Settings: set.File, Warn: warn}
+	cfg := local.Config{Home: set.Home, Settings: set.File, Warn: warn,
+		Find: func(name string) (string, error) { return config.FindBinary(name, set.Home) }}
 	if use == cli.UseCreate {
 		var err error
 		if cfg.Runner, err = config.FindBinary(config.Runner, set.Home); err != nil {

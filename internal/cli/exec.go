@@ -46,7 +46,7 @@ msb exec -t work`},
 		if err := sandbox.ValidateUser(user); err != nil {
 			return err
 		}
-		b, info, err := a.getFor(c.Context(), UseCreate, names[0])
+		b, info, err := a.get(c.Context(), names[0])
 		if err != nil {
 			return err
 		}

@@ -35,15 +35,11 @@ func (a *app) inspectCommand() *cobra.Command {
 
 // get looks a sandbox up by its name.
 func (a *app) get(ctx context.Context, name string) (backend.Backend, sandbox.Info, error) {
-	return a.getFor(ctx, UseManage, name)
-}
-
-func (a *app) getFor(ctx context.Context, use Use, name string) (backend.Backend, sandbox.Info, error) {
 	ref, err := a.refOf(name)
 	if err != nil {
 		return nil, sandbox.Info{}, err
 	}
-	b, err := a.backend(use)
+	b, err := a.backend(UseManage)
 	if err != nil {
 		return nil, sandbox.Info{}, err
 	}

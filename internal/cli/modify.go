@@ -75,7 +75,7 @@ msb modify work --cpus 2 --dry-run --format json`},
 		if err != nil {
 			return err
 		}
-		b, err := a.backend(UseCreate)
+		b, err := a.backend(UseManage)
 		if err != nil {
 			return err
 		}

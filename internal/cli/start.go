@@ -24,7 +24,7 @@ msb start --label team=ml`},
 	f.quiet(&quiet)
 	c.ValidArgsFunction = a.completeNames
 	c.RunE = func(c *cobra.Command, args []string) error {
-		return a.forEach(c, UseCreate, args, labels, func(ctx context.Context, b backend.Backend, ref sandbox.Ref) error {
+		return a.forEach(c, UseManage, args, labels, func(ctx context.Context, b backend.Backend, ref sandbox.Ref) error {
 			return a.start(ctx, b, ref, quiet, "Started")
 		})
 	}
@@ -49,7 +49,7 @@ msb restart -f --label team=ml`},
 	s.declare(flagsOf(c, false))
 	c.ValidArgsFunction = a.completeNames
 	c.RunE = func(c *cobra.Command, args []string) error {
-		return a.forEach(c, UseCreate, args, s.labels, func(ctx context.Context, b backend.Backend, ref sandbox.Ref) error {
+		return a.forEach(c, UseManage, args, s.labels, func(ctx context.Context, b backend.Backend, ref sandbox.Ref) error {
 			info, err := b.Get(ctx, ref)
 			if err != nil {
 				return err

@@ -13,6 +13,7 @@ import (
 	"github.com/microsandbox-go/microsandbox/internal/atomicfile"
 	"github.com/microsandbox-go/microsandbox/internal/backend"
 	"github.com/microsandbox-go/microsandbox/internal/cgroup"
+	"github.com/microsandbox-go/microsandbox/internal/config"
 	"github.com/microsandbox-go/microsandbox/internal/image"
 	"github.com/microsandbox-go/microsandbox/internal/runner/launch"
 	"github.com/microsandbox-go/microsandbox/internal/state"
@@ -207,7 +208,10 @@ func (b *Backend) dirOf(ref sandbox.Ref) string {
 // boot starts a runner and waits until the agent answers. Who gives recorded, which is told before anyone else, keeps the
 // lock of dir; otherwise the runner takes dir over.
 func (b *Backend) boot(ctx context.Context, dir *state.Dir, row state.Row, root *root, attached bool, recorded func(launch.Running) error) (sandbox.Info, error) {
-	agent, err := image.AgentImage(b.cfg.Home, b.cfg.Agent)
+	runner, agent, err := b.binaries()
+	if err == nil {
+		agent, err = image.AgentImage(b.cfg.Home, agent)
+	}
 	if err != nil {
 		dir.Remove()
 		return sandbox.Info{}, err
@@ -224,7 +228,7 @@ func (b *Backend) boot(ctx context.Context, dir *state.Dir, row state.Row, root 
 		dir.Remove()
 		return sandbox.Info{}, err
 	}
-	c, err := b.spawn(dir, root.lease, cfg)
+	c, err := b.spawn(dir, runner, root.lease, cfg)
 	if err != nil {
 		dir.Remove()
 		return sandbox.Info{}, err
@@ -256,6 +260,19 @@ func (b *Backend) boot(ctx context.Context, dir *state.Dir, row state.Row, root 
 	info.Status, info.RunnerPID, info.Confinement, info.UpdatedAt = sandbox.Running, run.PID, &run.Confinement, run.StartedAt
 	info.Ports = run.Ports
 	return info, nil
+}
+
+// binaries are the runner and the agent.
+func (b *Backend) binaries() (runner, agent string, err error) {
+	runner, agent = b.cfg.Runner, b.cfg.Agent
+	for name, path := range map[string]*string{config.Runner: &runner, config.Agent: &agent} {
+		if *path == "" && b.cfg.Find != nil {
+			if *path, err = b.cfg.Find(name); err != nil {
+				return "", "", err
+			}
+		}
+	}
+	return runner, agent, nil
 }
 
 // disk is where what the guest writes to its root goes.

@@ -27,6 +27,8 @@ type Config struct {
 	Home   string // MSB_HOME, absolute
 	Runner string // the msb-runner binary
 	Agent  string // the msb-agent binary
+	// Find finds those two, by their names, when one is needed that is not set; nil finds nothing.
+	Find func(name string) (string, error)
 
 	Settings config.File // what config.json says
 	// Warn is told what the user should know and what hinders nothing; nil is silence.

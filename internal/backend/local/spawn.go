@@ -42,7 +42,7 @@ type child struct {
 
 // spawn starts a runner in its own session, mount namespace and, for anyone but root, user namespace. The runner shares
 // the directory's lock, and holds the lease on the image from now on.
-func (b *Backend) spawn(dir *state.Dir, lease *os.File, cfg launch.Config) (_ *child, err error) {
+func (b *Backend) spawn(dir *state.Dir, runner string, lease *os.File, cfg launch.Config) (_ *child, err error) {
 	var open []*os.File
 	defer func() {
 		for _, f := range open {
@@ -84,7 +84,7 @@ func (b *Backend) spawn(dir *state.Dir, lease *os.File, cfg launch.Config) (_ *c
 	for fd, f := range map[int]*os.File{launch.ConfigFD: config, launch.LockFD: dir.Lock, launch.ReadyFD: wordsW, launch.WatchFD: watchR, launch.ImageFD: lease, launch.TableFD: null} {
 		files[fd-3] = f
 	}
-	cmd := &exec.Cmd{Path: b.cfg.Runner, Args: []string{"msb-runner"}, Env: []string{}, Dir: "/", Stdin: null, Stdout: null, Stderr: log, ExtraFiles: files}
+	cmd := &exec.Cmd{Path: runner, Args: []string{"msb-runner"}, Env: []string{}, Dir: "/", Stdin: null, Stdout: null, Stderr: log, ExtraFiles: files}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Unshareflags: syscall.CLONE_NEWNS}
 	if cfg.UserNS {
 		cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWUSER
@@ -92,7 +92,7 @@ func (b *Backend) spawn(dir *state.Dir, lease *os.File, cfg launch.Config) (_ *c
 		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}}
 	}
 	if err := cmd.Start(); err != nil {
-		return nil, errors.Join(b.spawnError(err, cfg.UserNS), wordsR.Close(), watchW.Close())
+		return nil, errors.Join(spawnError(runner, err, cfg.UserNS), wordsR.Close(), watchW.Close())
 	}
 	c := &child{logs: cfg.LogDir, info: cfg.Info, cmd: cmd, watch: watchW, first: make(chan launch.Word, 1), done: make(chan struct{}), settled: make(chan struct{})}
 	go c.listen(wordsR)
@@ -133,13 +133,13 @@ func configFile(cfg launch.Config) (*os.File, error) {
 	return f, nil
 }
 
-func (b *Backend) spawnError(err error, userNS bool) error {
+func spawnError(runner string, err error, userNS bool) error {
 	e := &sandbox.Error{Op: "start", Kind: sandbox.Runtime, Message: "start the runner", Err: err}
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		*e = sandbox.Error{Op: "start", Kind: sandbox.LibraryNotLoaded, Message: "msb-runner is missing: " + b.cfg.Runner, Hint: "build it with: make build, or set MSB_RUNNER to where it is"}
-	case errors.Is(err, unix.ENOEXEC) || errors.Is(err, unix.EACCES) && unix.Access(b.cfg.Runner, unix.X_OK) != nil:
-		*e = sandbox.Error{Op: "start", Kind: sandbox.LibraryNotLoaded, Message: "msb-runner cannot be run: " + b.cfg.Runner, Hint: "build it anew with: make build, or set MSB_RUNNER to one that can"}
+		*e = sandbox.Error{Op: "start", Kind: sandbox.LibraryNotLoaded, Message: "msb-runner is missing: " + runner, Hint: "build it with: make build, or set MSB_RUNNER to where it is"}
+	case errors.Is(err, unix.ENOEXEC) || errors.Is(err, unix.EACCES) && unix.Access(runner, unix.X_OK) != nil:
+		*e = sandbox.Error{Op: "start", Kind: sandbox.LibraryNotLoaded, Message: "msb-runner cannot be run: " + runner, Hint: "build it anew with: make build, or set MSB_RUNNER to one that can"}
 	case userNS && (errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EUSERS)): // what clone(2) says for it
 		e.Message, e.Err = "this machine has no more user namespaces for you (user.max_user_namespaces)", nil
 		e.Hint = "see what to change with: msb doctor"
