@@ -46,7 +46,10 @@ msb exec -t work`},
 		if err := sandbox.ValidateUser(user); err != nil {
 			return err
 		}
-		b, info, err := a.getFor(c.Context(), UseCreate, names[0])
+		b, info, err := a.getFor(c.Context(), UseManage, names[0])
+		if err == nil && info.Status.Terminal() {
+			b, err = a.backend(UseCreate) // it is started
+		}
 		if err != nil {
 			return err
 		}
