@@ -8,6 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/abi/linux"
 	"gvisor.dev/gvisor/pkg/lisafs"
+
+	"github.com/microsandbox-go/microsandbox/internal/driver/gvisor/gofer/format"
 )
 
 // mount is one open mount; it implements lisafs.ConnectionImpl.
@@ -37,10 +39,10 @@ type inode struct {
 	key  inodeKey
 	refs int // guarded by mount.mu
 
-	mu   sync.Mutex // one change of attribute, size or links at a time
-	attr attr       // of a store, where nobody else changes it
-	size uint64     // bytes that are charged
-	gone bool       // it has no name; it is charged until the last descriptor is closed
+	mu   sync.Mutex  // one change of attribute, size or links at a time
+	attr format.Attr // of a store, where nobody else changes it
+	size uint64      // bytes that are charged
+	gone bool        // it has no name; it is charged until the last descriptor is closed
 	// home is a directory with an entry for the inode that may not be on the disk yet.
 	home *handle
 }
@@ -185,7 +187,7 @@ func (m *mount) newControl(c *lisafs.Connection, fd int, path, root bool) (*cont
 	return m.controlOf(c, h, a, root), statx(&st, a), nil
 }
 
-func (m *mount) controlOf(c *lisafs.Connection, h *handle, a attr, root bool) *control {
+func (m *mount) controlOf(c *lisafs.Connection, h *handle, a format.Attr, root bool) *control {
 	fd := &control{m: m, h: h}
 	m.open.Add(1)
 	node := m.node
@@ -197,20 +199,20 @@ func (m *mount) controlOf(c *lisafs.Connection, h *handle, a attr, root bool) *c
 		name := "/" + strconv.FormatUint(m.seq.Add(1), 36)
 		m.node.WithChildrenMu(func() { node.InitLocked(name, m.node) })
 	}
-	fd.ControlFD.Init(c, node, linux.FileMode(a.mode), fd)
+	fd.ControlFD.Init(c, node, linux.FileMode(a.Mode), fd)
 	return fd
 }
 
 // attrOf returns what the guest sees of a file. Its inode is locked, which in a store saves reading it each time.
-func (m *mount) attrOf(h *handle, st *unix.Statx_t) (attr, error) {
-	if m.rootStore && h.in.attr.mode != 0 {
+func (m *mount) attrOf(h *handle, st *unix.Statx_t) (format.Attr, error) {
+	if m.rootStore && h.in.attr.Mode != 0 {
 		return h.in.attr, nil
 	}
 	a := m.hostAttr(st)
 	if kind := st.Mode & unix.S_IFMT; m.conf.virtual() && !h.path && (kind == unix.S_IFREG || kind == unix.S_IFDIR) {
-		own, have, err := readAttr(h.fd, uint32(st.Mode))
+		own, have, err := format.Read(h.fd, uint32(st.Mode))
 		if err != nil {
-			return attr{}, err
+			return format.Attr{}, err
 		}
 		if have {
 			a = own
@@ -223,18 +225,18 @@ func (m *mount) attrOf(h *handle, st *unix.Statx_t) (attr, error) {
 }
 
 // hostAttr returns what the guest sees of a file that has no attribute.
-func (m *mount) hostAttr(st *unix.Statx_t) attr {
-	a := attr{mode: uint32(st.Mode), uid: st.Uid, gid: st.Gid, major: st.Rdev_major, minor: st.Rdev_minor}
+func (m *mount) hostAttr(st *unix.Statx_t) format.Attr {
+	a := format.Attr{Mode: uint32(st.Mode), UID: st.Uid, GID: st.Gid, Major: st.Rdev_major, Minor: st.Rdev_minor}
 	if m.conf.virtual() {
-		a.uid, a.gid = m.conf.UID, m.conf.GID
+		a.UID, a.GID = m.conf.UID, m.conf.GID
 	}
 	return a
 }
 
 // statx returns a host file's status as the guest sees it.
-func statx(st *unix.Statx_t, a attr) lisafs.Statx {
+func statx(st *unix.Statx_t, a format.Attr) lisafs.Statx {
 	s := lisafs.Statx{
-		Mask: st.Mask, Mode: uint16(a.mode), UID: a.uid, GID: a.gid, RdevMajor: a.major, RdevMinor: a.minor,
+		Mask: st.Mask, Mode: uint16(a.Mode), UID: a.UID, GID: a.GID, RdevMajor: a.Major, RdevMinor: a.Minor,
 		DevMajor: st.Dev_major, DevMinor: st.Dev_minor, Ino: st.Ino, Nlink: st.Nlink, Size: st.Size, Blksize: st.Blksize, Blocks: st.Blocks,
 		Atime: lisafs.StatxTimestamp{Sec: st.Atime.Sec, Nsec: st.Atime.Nsec}, Btime: lisafs.StatxTimestamp{Sec: st.Btime.Sec, Nsec: st.Btime.Nsec},
 		Ctime: lisafs.StatxTimestamp{Sec: st.Ctime.Sec, Nsec: st.Ctime.Nsec}, Mtime: lisafs.StatxTimestamp{Sec: st.Mtime.Sec, Nsec: st.Mtime.Nsec},
@@ -245,7 +247,7 @@ func statx(st *unix.Statx_t, a attr) lisafs.Statx {
 // close is the end of the connection: nothing is open any more.
 func (m *mount) close() {
 	if m.rootStore {
-		mark := cleanMark{boot: m.server.boot, bytes: m.quota.used.bytes.Load(), inodes: m.quota.used.inodes.Load()}
-		_ = unix.Fsetxattr(m.root, cleanName, mark.encode(), 0) // without it the next start counts
+		mark := format.CleanMark{Boot: m.server.boot, Bytes: m.quota.used.bytes.Load(), Inodes: m.quota.used.inodes.Load()}
+		_ = unix.Fsetxattr(m.root, format.CleanName, mark.Encode(), 0) // without it the next start counts
 	}
 }

@@ -242,7 +242,7 @@ func (m *mount) kindOf(dir int, name string, kind uint8) uint8 {
 	mode := uint32(st.Mode)
 	if mode&(unix.S_IFMT|unix.S_ISVTX) == unix.S_IFREG|unix.S_ISVTX {
 		if a, have, err := attrOfName(dir, name, mode); err == nil && have {
-			mode = a.mode
+			mode = a.Mode
 		}
 	}
 	return uint8(mode & unix.S_IFMT >> 12)
