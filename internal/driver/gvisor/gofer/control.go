@@ -11,9 +11,8 @@ import (
 // control is a file that the client knows; it implements lisafs.ControlFDImpl.
 type control struct {
 	lisafs.ControlFD
-	m    *mount
-	h    *handle
-	root bool
+	m *mount
+	h *handle
 }
 
 // FD implements lisafs.ControlFDImpl.
@@ -89,7 +88,7 @@ func (fd *control) Walk(name string) (*lisafs.ControlFD, lisafs.Statx, error) {
 	if err != nil {
 		return nil, lisafs.Statx{}, err
 	}
-	child, st, err := fd.m.newControl(fd.Conn(), host, path, false)
+	child, st, err := fd.m.newControl(fd.Conn(), host, path, format.Attr{})
 	if err != nil {
 		return nil, lisafs.Statx{}, err
 	}

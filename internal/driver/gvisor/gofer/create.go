@@ -18,13 +18,7 @@ func (fd *control) newAttr(mode linux.FileMode, uid lisafs.UID, gid lisafs.GID) 
 	if gid.Ok() {
 		a.GID = uint32(gid)
 	}
-	st, err := statOf(fd.h.fd)
-	if err != nil {
-		return a, err
-	}
-	fd.h.in.mu.Lock()
-	parent, err := fd.m.attrOf(fd.h, &st)
-	fd.h.in.mu.Unlock()
+	parent, err := fd.m.look(fd.h)
 	if err != nil {
 		return a, err
 	}
@@ -65,7 +59,7 @@ func (fd *control) add(name string, a format.Attr, content string) (host int, er
 		perm = a.Mode & 0o777
 	}
 	if !m.noTmpfile.Load() {
-		host, err = openBeneath(fd.h.fd, ".", unix.O_TMPFILE|unix.O_RDWR) // fill sets its mode
+		host, err = openMode(fd.h.fd, ".", unix.O_TMPFILE|unix.O_RDWR, perm)
 		switch err {
 		case nil:
 			defer func() {
@@ -73,7 +67,7 @@ func (fd *control) add(name string, a format.Attr, content string) (host int, er
 					unix.Close(host)
 				}
 			}()
-			if err = m.fill(host, perm, a, content); err != nil {
+			if err = m.fill(host, a, content); err != nil {
 				return -1, err
 			}
 			return host, unix.Linkat(m.server.proc, itoa(host), fd.h.fd, name, unix.AT_SYMLINK_FOLLOW)
@@ -83,12 +77,10 @@ func (fd *control) add(name string, a format.Attr, content string) (host int, er
 			return -1, err
 		}
 	}
-	how := unix.OpenHow{Flags: unix.O_CREAT | unix.O_EXCL | unix.O_RDWR | openFlags, Mode: uint64(perm &^ unix.S_ISVTX),
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV | unix.RESOLVE_NO_MAGICLINKS}
-	if host, err = unix.Openat2(fd.h.fd, name, &how); err != nil {
+	if host, err = openMode(fd.h.fd, name, unix.O_CREAT|unix.O_EXCL|unix.O_RDWR, perm); err != nil {
 		return -1, err
 	}
-	if err = m.fill(host, perm, a, content); err != nil {
+	if err = m.fill(host, a, content); err != nil {
 		unix.Close(host)
 		_ = unix.Unlinkat(fd.h.fd, name, 0)
 		return -1, err
@@ -96,11 +88,8 @@ func (fd *control) add(name string, a format.Attr, content string) (host int, er
 	return host, nil
 }
 
-// fill gives a new file its permissions, attribute and content, in this order: count knows what is unfinished by it.
-func (m *mount) fill(host int, perm uint32, a format.Attr, content string) error {
-	if err := unix.Fchmod(host, perm); err != nil {
-		return err
-	}
+// fill gives a new file its attribute and then its content: count knows what is unfinished by it.
+func (m *mount) fill(host int, a format.Attr, content string) error {
 	if m.conf.virtual() {
 		if err := m.forgive(format.Write(host, a)); err != nil {
 			return err
@@ -131,8 +120,8 @@ func ownedBy(fd int, a format.Attr) error {
 }
 
 // made makes the control of a new file, whose entry in this directory is not on the disk yet.
-func (fd *control) made(host int, path bool) (*control, lisafs.Statx, error) {
-	child, st, err := fd.m.newControl(fd.Conn(), host, path, false)
+func (fd *control) made(host int, path bool, a format.Attr) (*control, lisafs.Statx, error) {
+	child, st, err := fd.m.newControl(fd.Conn(), host, path, a)
 	if err != nil {
 		return nil, lisafs.Statx{}, err
 	}
@@ -170,7 +159,7 @@ func (fd *control) OpenCreate(mode linux.FileMode, uid lisafs.UID, gid lisafs.GI
 		unix.Close(host)
 		return fail(err)
 	}
-	child, st, err := fd.made(host, false)
+	child, st, err := fd.made(host, false, a)
 	if err != nil {
 		unix.Close(again)
 		return fail(err)
@@ -213,7 +202,7 @@ func (fd *control) Mkdir(mode linux.FileMode, uid lisafs.UID, gid lisafs.GID, na
 		m.quota.giveInode()
 		return nil, lisafs.Statx{}, err
 	}
-	child, st, err := fd.made(host, false)
+	child, st, err := fd.made(host, false, a)
 	if err != nil {
 		return nil, lisafs.Statx{}, err
 	}
@@ -240,7 +229,7 @@ func (fd *control) Mknod(mode linux.FileMode, uid lisafs.UID, gid lisafs.GID, na
 	if err != nil {
 		return nil, lisafs.Statx{}, err
 	}
-	child, st, err := fd.made(host, false)
+	child, st, err := fd.made(host, false, a)
 	if err != nil {
 		return nil, lisafs.Statx{}, err
 	}
@@ -274,7 +263,7 @@ func (fd *control) Symlink(name, target string, uid lisafs.UID, gid lisafs.GID) 
 	if err != nil {
 		return nil, lisafs.Statx{}, err
 	}
-	child, st, err := fd.made(host, !m.rootStore)
+	child, st, err := fd.made(host, !m.rootStore, a)
 	if err != nil {
 		return nil, lisafs.Statx{}, err
 	}
@@ -300,7 +289,7 @@ func (fd *control) Link(dir lisafs.ControlFDImpl, name string) (*lisafs.ControlF
 	if err != nil {
 		return nil, lisafs.Statx{}, err
 	}
-	child, st, err := to.made(host, path)
+	child, st, err := to.made(host, path, format.Attr{})
 	if err != nil {
 		return nil, lisafs.Statx{}, err
 	}

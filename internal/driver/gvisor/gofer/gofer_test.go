@@ -352,3 +352,24 @@ func TestConcurrent(t *testing.T) {
 		t.Errorf("counted %d, there are %d bytes, %d files, %v", counted, bytes, inodes, err)
 	}
 }
+
+// BenchmarkCreate makes and removes files, as a guest does that unpacks something.
+func BenchmarkCreate(b *testing.B) {
+	for _, tmpfile := range []bool{true, false} {
+		b.Run(fmt.Sprintf("tmpfile=%v", tmpfile), func(b *testing.B) {
+			c := serve(b, b.TempDir(), Mount{Target: "/x", Stat: Store})
+			c.m.noTmpfile.Store(!tmpfile)
+			root := c.fd(c.root)
+			for n := 0; b.Loop(); n++ {
+				made, open, _, err := root.OpenCreateAt(ctx, itoa(n), unix.O_RDWR, linux.S_IFREG|0o644, 0, 0)
+				if err != nil {
+					b.Fatal(err)
+				}
+				o, f := c.NewFD(open), c.fd(made)
+				_, _ = o.Write(ctx, make([]byte, 4096), 0)
+				o.Close(ctx, false)
+				f.Close(ctx, true)
+			}
+		})
+	}
+}

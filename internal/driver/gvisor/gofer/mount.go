@@ -112,7 +112,12 @@ const openFlags = unix.O_CLOEXEC | unix.O_NOFOLLOW
 
 // openBeneath opens a name in a directory: not what a link of any kind stands for, nor another mount.
 func openBeneath(dir int, name string, flags int) (int, error) {
-	how := unix.OpenHow{Flags: uint64(flags | openFlags),
+	return openMode(dir, name, flags, 0)
+}
+
+// openMode is openBeneath for what is made by it. The gofer's umask is 0.
+func openMode(dir int, name string, flags int, mode uint32) (int, error) {
+	how := unix.OpenHow{Flags: uint64(flags | openFlags), Mode: uint64(mode),
 		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV | unix.RESOLVE_NO_MAGICLINKS}
 	for {
 		fd, err := unix.Openat2(dir, name, &how)
@@ -142,7 +147,7 @@ func (m *mount) Mount(c *lisafs.Connection, node *lisafs.Node) (*lisafs.ControlF
 		unix.Close(fd)
 		return nil, lisafs.Statx{}, -1, err
 	}
-	root, st, err := m.newControl(c, fd, flags&unix.O_PATH != 0, true)
+	root, st, err := m.newControl(c, fd, flags&unix.O_PATH != 0, format.Attr{})
 	if err != nil {
 		return nil, lisafs.Statx{}, -1, err
 	}
@@ -163,12 +168,13 @@ func (*mount) SupportedMessages() []lisafs.MID {
 // MaxMessageSize implements lisafs.ConnectionImpl.
 func (*mount) MaxMessageSize() uint32 { return lisafs.MaxMessageSize() }
 
-// newControl makes what the client knows a file by, of an open file, which it takes ownership of.
+// newControl makes what the client knows a file by, of an open file, which it takes ownership of. In a store known is the
+// attribute of one that was made just now; it is zero for others.
 //
 // Each gets a node of its own below the mount's, under a name that no file can have. gVisor's library keeps a tree of
 // nodes by name for servers that open files by path; it takes nodes out under the wrong name after a rename over a hard
 // link, and marks an inode as deleted when one of its names is. This server needs no paths.
-func (m *mount) newControl(c *lisafs.Connection, fd int, path, root bool) (*control, lisafs.Statx, error) {
+func (m *mount) newControl(c *lisafs.Connection, fd int, path bool, known format.Attr) (*control, lisafs.Statx, error) {
 	st, err := statOf(fd)
 	if err != nil {
 		unix.Close(fd)
@@ -178,29 +184,40 @@ func (m *mount) newControl(c *lisafs.Connection, fd int, path, root bool) (*cont
 	h := &handle{fd: fd, path: path, in: in}
 	h.refs.Store(1)
 	in.mu.Lock()
+	if m.rootStore && known.Mode != 0 {
+		in.attr = known
+	}
 	a, err := m.attrOf(h, &st)
 	in.mu.Unlock()
 	if err != nil {
 		m.drop(h)
 		return nil, lisafs.Statx{}, err
 	}
-	return m.controlOf(c, h, a, root), statx(&st, a), nil
-}
-
-func (m *mount) controlOf(c *lisafs.Connection, h *handle, a format.Attr, root bool) *control {
-	fd := &control{m: m, h: h}
-	m.open.Add(1)
+	control := &control{m: m, h: h}
 	node := m.node
-	if root {
-		fd.root = true
+	if m.open.Add(1) == 1 { // the root, which is the first
 		node.IncRef()
 	} else {
 		node = &lisafs.Node{}
 		name := "/" + strconv.FormatUint(m.seq.Add(1), 36)
 		m.node.WithChildrenMu(func() { node.InitLocked(name, m.node) })
 	}
-	fd.ControlFD.Init(c, node, linux.FileMode(a.Mode), fd)
-	return fd
+	control.ControlFD.Init(c, node, linux.FileMode(a.Mode), control)
+	return control, statx(&st, a), nil
+}
+
+// look returns what the guest sees of an open file.
+func (m *mount) look(h *handle) (format.Attr, error) {
+	h.in.mu.Lock()
+	defer h.in.mu.Unlock()
+	if m.rootStore && h.in.attr.Mode != 0 {
+		return h.in.attr, nil
+	}
+	st, err := statOf(h.fd)
+	if err != nil {
+		return format.Attr{}, err
+	}
+	return m.attrOf(h, &st)
 }
 
 // attrOf returns what the guest sees of a file. Its inode is locked, which in a store saves reading it each time.
