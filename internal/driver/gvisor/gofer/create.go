@@ -164,7 +164,7 @@ func (fd *control) OpenCreate(mode linux.FileMode, uid lisafs.UID, gid lisafs.GI
 		unix.Close(again)
 		return fail(err)
 	}
-	return child.FD(), st, child.newOpen(again, flags).FD(), -1, nil
+	return child.FD(), st, child.newOpen(again, flags).FD(), fd.m.donate(again), nil
 }
 
 // Mkdir implements lisafs.ControlFDImpl. A directory cannot be given its name later; count removes one that has no
