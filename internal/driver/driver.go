@@ -129,7 +129,8 @@ type Bind struct {
 	NoExec         bool
 	NoSUID         bool
 	NoDev          bool
-	// Shared is set where others may change what is there while the sandbox runs; else names and sizes are remembered.
+	// Shared is set where others may change what is there while the sandbox runs; else names and sizes are remembered. It is
+	// ignored for a bind with a limit.
 	Shared bool
 	// Files says how the guest sees owners and modes, and how much there may be. With nil it sees what the host has.
 	Files *Files

@@ -29,8 +29,7 @@ func BenchmarkDisk(b *testing.B) {
 			cfg.Binds = nil // no file server but ours
 			if name == "disk" {
 				cfg.Disk = &driver.Disk{Source: dir, LimitBytes: 4 << 30}
-				boot.BlockRoot = &agentproto.BlockRoot{Kind: agentproto.RootOCI, Lower: "/",
-					Upper: &agentproto.BlockUpper{Kind: agentproto.UpperDirectory, Device: driver.DiskTarget}}
+				boot.BlockRoot = diskRoot
 			}
 		}
 		began := time.Now()

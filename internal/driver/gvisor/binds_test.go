@@ -148,3 +148,33 @@ func TestNoAttributes(t *testing.T) {
 		t.Errorf("have %v", err)
 	}
 }
+
+// TestBindShared changes a bind on the host while the guest uses it, and maps and runs files there.
+func TestBindShared(t *testing.T) {
+	k := newDiskKit(t)
+	dir := t.TempDir()
+	host := func(name, text string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	host("script", "#!/bin/sh\necho one\n")
+	g := k.up(t, func(cfg *driver.Config) {
+		cfg.Binds = append(cfg.Binds, driver.Bind{Source: dir, Target: "/bind", Shared: true, Files: &driver.Files{Stat: "strict"}})
+	})
+	if have := g.sh(t, "cd /bind; ./script; ! cat later 2>/dev/null; chown 7:8 script; ls"); have != "one\nscript\n" {
+		t.Errorf("have %q", have)
+	}
+	host("script", "#!/bin/sh\necho two, and longer\n")
+	host("later", "later\n")
+	if have := g.sh(t, "cd /bind; ./script; cat later; stat -c %u:%g script; rm later; cp /usr/bin/id copy; ./copy -u; echo mine >made"); have != "two, and longer\nlater\n7:8\n0\n" {
+		t.Errorf("have %q", have)
+	}
+	if b, err := os.ReadFile(filepath.Join(dir, "made")); err != nil || string(b) != "mine\n" {
+		t.Errorf("on the host: %q, %v", b, err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "later")); err == nil {
+		t.Error("the file that the guest removed is there")
+	}
+}

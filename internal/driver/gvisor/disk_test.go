@@ -1,9 +1,12 @@
 package gvisor
 
 import (
+	"archive/tar"
+	"bytes"
 	"context"
 	_ "embed"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -54,17 +57,22 @@ func (g *guest) sh(t *testing.T, script string) string {
 	return out
 }
 
+// diskRoot asks the agent for a root on the disk.
+var diskRoot = &agentproto.BlockRoot{Kind: agentproto.RootOCI, Lower: "/",
+	Upper: &agentproto.BlockUpper{Kind: agentproto.UpperDirectory, Device: driver.DiskTarget}}
+
 // diskKit starts guests that have their root on a disk.
 type diskKit struct {
 	*guestKit
+	home string
 	disk *driver.Disk
 }
 
 func newDiskKit(t *testing.T) *diskKit {
 	t.Helper()
 	home := t.TempDir()
-	leakcheck.Check(t, leakcheck.Home(home, "images", "bin", "disk", "msb-agent"), leakcheck.Within(5*time.Second))
-	k := &diskKit{guestKit: newGuestKit(t, home), disk: &driver.Disk{Source: filepath.Join(home, "disk")}}
+	leakcheck.Check(t, leakcheck.Home(home, "images", "bin", "disk", "msb-agent", "checkpoint"), leakcheck.Within(5*time.Second))
+	k := &diskKit{guestKit: newGuestKit(t, home), home: home, disk: &driver.Disk{Source: filepath.Join(home, "disk")}}
 	if err := os.Mkdir(k.disk.Source, 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -82,8 +90,7 @@ func (k *diskKit) up(t *testing.T, edit func(*driver.Config)) *guest {
 	began := time.Now()
 	g := k.start(t, func(cfg driver.Config) (driver.Instance, error) { return Driver{}.Start(context.Background(), cfg) })
 	booted := time.Since(began)
-	g.bringUpWith(t, agentproto.Bootstrap{BlockRoot: &agentproto.BlockRoot{Kind: agentproto.RootOCI, Lower: "/",
-		Upper: &agentproto.BlockUpper{Kind: agentproto.UpperDirectory, Device: driver.DiskTarget}}})
+	g.bringUpWith(t, agentproto.Bootstrap{BlockRoot: diskRoot})
 	t.Logf("start: %v, ready after %v", booted, time.Since(began))
 	return g
 }
@@ -195,4 +202,79 @@ func (k *diskKit) upBare(t *testing.T) *guest {
 	g := k.start(t, func(cfg driver.Config) (driver.Instance, error) { return Driver{}.Start(context.Background(), cfg) })
 	g.bringUp(t)
 	return g
+}
+
+// TestDiskCheckpoint saves a sandbox that has a disk, ends it, and goes on from there with the disk as it is.
+func TestDiskCheckpoint(t *testing.T) {
+	k := newDiskKit(t)
+	g := k.up(t, nil)
+	program := g.exec(t, 7, "sh", "-c", `mkdir /srv/d; echo before >/srv/d/f; exec 3>>/srv/d/f; while read x; do echo $x >&3; cat /srv/d/f | tr '\n' ' '; echo; done`)
+	program.says(t, "one", "before one ")
+	dir := filepath.Join(k.home, "checkpoint")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.inst.(driver.Checkpointer).Checkpoint(context.Background(), dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.inst.Destroy(); err != nil {
+		t.Fatal(err)
+	}
+	g = k.start(t, func(cfg driver.Config) (driver.Instance, error) {
+		return Driver{}.Restore(context.Background(), cfg, dir)
+	})
+	again := &session{g: g, id: 7}
+	again.says(t, "two", "before one two ")
+	if u := g.usage(t); u.Bytes != uint64(len("before\none\ntwo\n")) {
+		t.Errorf("have %+v", u)
+	}
+	if have := g.sh(t, "cat /srv/d/f; chown 5:6 /srv/d/f; stat -c %u:%g /srv/d/f"); have != "before\none\ntwo\n5:6\n" {
+		t.Errorf("have %q", have)
+	}
+}
+
+// TestDiskFiles sends files with the bootstrap, as patches and scripts come: they are on the disk, and a script is not.
+func TestDiskFiles(t *testing.T) {
+	k := newDiskKit(t)
+	var archive bytes.Buffer
+	w := tar.NewWriter(&archive)
+	for name, text := range map[string]string{"etc/patched": "patch\n", "usr.d/new/file": "deep\n", ".msb/scripts/hello": "#!/bin/sh\necho hello from a script\n"} {
+		if err := w.WriteHeader(&tar.Header{Name: name, Mode: 0o751, Uid: 3, Gid: 4, Size: int64(len(text)), Typeflag: tar.TypeReg}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(w, text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	k.edit = func(cfg *driver.Config) { cfg.Disk = k.disk }
+	g := k.start(t, func(cfg driver.Config) (driver.Instance, error) { return Driver{}.Start(context.Background(), cfg) })
+	g.send(t, 0, agentproto.TypeBootstrap, &agentproto.Bootstrap{Files: true, Scripts: true, BlockRoot: diskRoot,
+		DefaultEnv: []agentproto.EnvVar{{Key: "PATH", Value: "/usr/bin:/bin"}}})
+	for _, b := range [][]byte{archive.Bytes(), nil} {
+		if _, err := g.conn.Write(agentproto.AppendData(nil, 0, agentproto.TypeFiles, b)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	g.send(t, 0, agentproto.TypeInitAck, nil)
+	for {
+		_, m := g.next(t)
+		if m.Type == agentproto.TypeError {
+			t.Fatalf("the agent refuses: %q", m.Payload)
+		}
+		if m.Type == agentproto.TypeReady {
+			break
+		}
+	}
+	if have := g.sh(t, "cat /etc/patched /usr.d/new/file; stat -c '%a %u:%g' /etc/patched; hello"); have != "patch\ndeep\n751 3:4\nhello from a script\n" {
+		t.Errorf("have %q", have)
+	}
+	if _, err := os.Stat(filepath.Join(k.disk.Source, "etc", "patched")); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(filepath.Join(k.disk.Source, ".msb", "scripts")); err == nil {
+		t.Error("the scripts are on the disk")
+	}
 }

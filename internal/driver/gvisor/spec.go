@@ -41,11 +41,17 @@ func servedMounts(cfg driver.Config) []gofer.Mount {
 	}
 	for _, b := range cfg.Binds {
 		if f := b.Files; f != nil {
-			served = append(served, gofer.Mount{Target: b.Target, Stat: gofer.Stat(f.Stat), Mirror: f.Mirror, UID: f.UID, GID: f.GID,
+			served = append(served, gofer.Mount{Target: b.Target, Stat: gofer.Stat(f.Stat), Mirror: f.Mirror, UID: f.UID, GID: f.GID, Shared: shared(b),
 				Bytes: f.LimitBytes, Inodes: f.LimitInodes})
 		}
 	}
 	return served
+}
+
+// shared reports whether a bind is looked at anew each time. gVisor's kernel maps what is shared through file descriptors of
+// the host only, and with one of those it writes past any limit.
+func shared(b driver.Bind) bool {
+	return b.Shared && (b.Files == nil || b.Files.LimitBytes == 0 && b.Files.LimitInodes == 0)
 }
 
 // ociSpec describes the sandbox in the words of the OCI runtime specification, which gVisor takes. emptyDir is an
@@ -76,7 +82,7 @@ func ociSpec(cfg driver.Config, emptyDir string) (*specs.Spec, error) {
 		memoryAnnotation:                 strconv.FormatUint(cfg.MemoryBytes, 10),
 	}
 	for n, b := range cfg.Binds {
-		if b.Shared {
+		if shared(b) {
 			// Mounts are exclusive by our configuration (see config.go); this hint excepts one, named by its source.
 			hint := fmt.Sprintf("dev.gvisor.spec.mount.bind%d.", n)
 			annotations[hint+"source"], annotations[hint+"type"], annotations[hint+"share"] = b.Source, "bind", "shared"

@@ -4,14 +4,15 @@ import (
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/fsutil"
 	"gvisor.dev/gvisor/pkg/lisafs"
+
+	"github.com/microsandbox-go/microsandbox/internal/driver/gvisor/gofer/format"
 )
 
 // control is a file that the client knows; it implements lisafs.ControlFDImpl.
 type control struct {
 	lisafs.ControlFD
-	m    *mount
-	h    *handle
-	root bool
+	m *mount
+	h *handle
 }
 
 // FD implements lisafs.ControlFDImpl.
@@ -87,7 +88,7 @@ func (fd *control) Walk(name string) (*lisafs.ControlFD, lisafs.Statx, error) {
 	if err != nil {
 		return nil, lisafs.Statx{}, err
 	}
-	child, st, err := fd.m.newControl(fd.Conn(), host, path, false)
+	child, st, err := fd.m.newControl(fd.Conn(), host, path, format.Attr{})
 	if err != nil {
 		return nil, lisafs.Statx{}, err
 	}
@@ -133,7 +134,7 @@ func (fd *control) WalkStat(path lisafs.StringArray, record func(lisafs.Statx)) 
 			return err
 		}
 		record(statx(&st, a))
-		if a.mode&unix.S_IFMT != unix.S_IFDIR {
+		if a.Mode&unix.S_IFMT != unix.S_IFDIR {
 			return nil
 		}
 	}
@@ -196,31 +197,31 @@ func (fd *control) changeLocked(req lisafs.SetStatReq) error {
 		return nil // a link of the host cannot carry an owner
 	}
 	if req.Mask&unix.STATX_MODE != 0 {
-		a.mode = a.mode&unix.S_IFMT | req.Mode&0o7777
+		a.Mode = a.Mode&unix.S_IFMT | req.Mode&0o7777
 	}
 	if req.Mask&unix.STATX_UID != 0 {
-		a.uid = uint32(req.UID)
+		a.UID = uint32(req.UID)
 	}
 	if req.Mask&unix.STATX_GID != 0 {
-		a.gid = uint32(req.GID)
+		a.GID = uint32(req.GID)
 	}
 	if err := fd.m.store(fd.h, &st, a); err != nil {
 		return err
 	}
-	if fd.m.conf.Mirror && req.Mask&unix.STATX_MODE != 0 && !a.isDevice() {
-		return fd.m.forgive(fd.chmod(fd.m.hostMode(a.mode)))
+	if fd.m.conf.Mirror && req.Mask&unix.STATX_MODE != 0 && !a.IsDevice() {
+		return fd.m.forgive(fd.chmod(fd.m.hostMode(a.Mode)))
 	}
 	return nil
 }
 
 // store writes the attribute of a file, whose inode is locked.
-func (m *mount) store(h *handle, st *unix.Statx_t, a attr) error {
+func (m *mount) store(h *handle, st *unix.Statx_t, a format.Attr) error {
 	err := error(unix.EPERM)
 	if !h.path {
-		if st.Mode&(unix.S_IFMT|unix.S_ISVTX) == unix.S_IFREG|unix.S_ISVTX && a.mode&unix.S_IFMT == unix.S_IFREG {
+		if st.Mode&(unix.S_IFMT|unix.S_ISVTX) == unix.S_IFREG|unix.S_ISVTX && a.Mode&unix.S_IFMT == unix.S_IFREG {
 			_ = unix.Fchmod(h.fd, uint32(st.Mode)&0o777) // a sticky file of the host: the bit has a meaning of ours
 		}
-		err = writeAttr(h.fd, a)
+		err = format.Write(h.fd, a)
 	}
 	if err = m.forgive(err); err == nil && m.rootStore {
 		h.in.attr = a

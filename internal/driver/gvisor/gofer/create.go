@@ -5,31 +5,27 @@ import (
 	"gvisor.dev/gvisor/pkg/abi/linux"
 	"gvisor.dev/gvisor/pkg/fsutil"
 	"gvisor.dev/gvisor/pkg/lisafs"
+
+	"github.com/microsandbox-go/microsandbox/internal/driver/gvisor/gofer/format"
 )
 
 // newAttr is the attribute of a file that is about to be in this directory.
-func (fd *control) newAttr(mode linux.FileMode, uid lisafs.UID, gid lisafs.GID) (attr, error) {
-	a := attr{mode: uint32(mode), uid: fd.m.conf.UID, gid: fd.m.conf.GID}
+func (fd *control) newAttr(mode linux.FileMode, uid lisafs.UID, gid lisafs.GID) (format.Attr, error) {
+	a := format.Attr{Mode: uint32(mode), UID: fd.m.conf.UID, GID: fd.m.conf.GID}
 	if uid.Ok() {
-		a.uid = uint32(uid)
+		a.UID = uint32(uid)
 	}
 	if gid.Ok() {
-		a.gid = uint32(gid)
+		a.GID = uint32(gid)
 	}
-	st, err := statOf(fd.h.fd)
+	parent, err := fd.m.look(fd.h)
 	if err != nil {
 		return a, err
 	}
-	fd.h.in.mu.Lock()
-	parent, err := fd.m.attrOf(fd.h, &st)
-	fd.h.in.mu.Unlock()
-	if err != nil {
-		return a, err
-	}
-	if parent.mode&unix.S_ISGID != 0 { // all that comes into a set-group-id directory has its group (inode(7))
-		a.gid = parent.gid
-		if a.mode&unix.S_IFMT == unix.S_IFDIR {
-			a.mode |= unix.S_ISGID
+	if parent.Mode&unix.S_ISGID != 0 { // all that comes into a set-group-id directory has its group (inode(7))
+		a.GID = parent.GID
+		if a.Mode&unix.S_IFMT == unix.S_IFDIR {
+			a.Mode |= unix.S_ISGID
 		}
 	}
 	return a, nil
@@ -37,9 +33,9 @@ func (fd *control) newAttr(mode linux.FileMode, uid lisafs.UID, gid lisafs.GID) 
 
 // add makes a file that is no directory, with its attribute and content, and then gives it its name, so that nobody sees
 // it half made. It returns the file open for reading and writing.
-func (fd *control) add(name string, a attr, content string) (host int, err error) {
+func (fd *control) add(name string, a format.Attr, content string) (host int, err error) {
 	m := fd.m
-	counted := !a.isWhiteout()
+	counted := !a.IsWhiteout()
 	if counted {
 		if err := m.quota.takeAll(uint64(len(content))); err != nil {
 			return -1, err
@@ -55,15 +51,15 @@ func (fd *control) add(name string, a attr, content string) (host int, err error
 			m.quota.giveInode()
 		}
 	}()
-	perm := m.hostMode(a.mode)
-	if a.mode&unix.S_IFMT != unix.S_IFREG {
+	perm := m.hostMode(a.Mode)
+	if a.Mode&unix.S_IFMT != unix.S_IFREG {
 		perm |= unix.S_ISVTX
 	}
 	if !m.conf.virtual() {
-		perm = a.mode & 0o777
+		perm = a.Mode & 0o777
 	}
 	if !m.noTmpfile.Load() {
-		host, err = openBeneath(fd.h.fd, ".", unix.O_TMPFILE|unix.O_RDWR) // fill sets its mode
+		host, err = openMode(fd.h.fd, ".", unix.O_TMPFILE|unix.O_RDWR, perm)
 		switch err {
 		case nil:
 			defer func() {
@@ -71,7 +67,7 @@ func (fd *control) add(name string, a attr, content string) (host int, err error
 					unix.Close(host)
 				}
 			}()
-			if err = m.fill(host, perm, a, content); err != nil {
+			if err = m.fill(host, a, content); err != nil {
 				return -1, err
 			}
 			return host, unix.Linkat(m.server.proc, itoa(host), fd.h.fd, name, unix.AT_SYMLINK_FOLLOW)
@@ -81,12 +77,10 @@ func (fd *control) add(name string, a attr, content string) (host int, err error
 			return -1, err
 		}
 	}
-	how := unix.OpenHow{Flags: unix.O_CREAT | unix.O_EXCL | unix.O_RDWR | openFlags, Mode: uint64(perm &^ unix.S_ISVTX),
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV | unix.RESOLVE_NO_MAGICLINKS}
-	if host, err = unix.Openat2(fd.h.fd, name, &how); err != nil {
+	if host, err = openMode(fd.h.fd, name, unix.O_CREAT|unix.O_EXCL|unix.O_RDWR, perm); err != nil {
 		return -1, err
 	}
-	if err = m.fill(host, perm, a, content); err != nil {
+	if err = m.fill(host, a, content); err != nil {
 		unix.Close(host)
 		_ = unix.Unlinkat(fd.h.fd, name, 0)
 		return -1, err
@@ -94,13 +88,10 @@ func (fd *control) add(name string, a attr, content string) (host int, err error
 	return host, nil
 }
 
-// fill gives a new file its permissions, attribute and content, in this order: count knows what is unfinished by it.
-func (m *mount) fill(host int, perm uint32, a attr, content string) error {
-	if err := unix.Fchmod(host, perm); err != nil {
-		return err
-	}
+// fill gives a new file its attribute and then its content: count knows what is unfinished by it.
+func (m *mount) fill(host int, a format.Attr, content string) error {
 	if m.conf.virtual() {
-		if err := m.forgive(writeAttr(host, a)); err != nil {
+		if err := m.forgive(format.Write(host, a)); err != nil {
 			return err
 		}
 	} else if err := ownedBy(host, a); err != nil {
@@ -120,17 +111,17 @@ func (m *mount) fill(host int, perm uint32, a attr, content string) error {
 }
 
 // ownedBy gives a host file its owner, if it is not the one already.
-func ownedBy(fd int, a attr) error {
+func ownedBy(fd int, a format.Attr) error {
 	st, err := statOf(fd)
-	if err != nil || st.Uid == a.uid && st.Gid == a.gid {
+	if err != nil || st.Uid == a.UID && st.Gid == a.GID {
 		return err
 	}
-	return unix.Fchownat(fd, "", int(a.uid), int(a.gid), unix.AT_EMPTY_PATH)
+	return unix.Fchownat(fd, "", int(a.UID), int(a.GID), unix.AT_EMPTY_PATH)
 }
 
 // made makes the control of a new file, whose entry in this directory is not on the disk yet.
-func (fd *control) made(host int, path bool) (*control, lisafs.Statx, error) {
-	child, st, err := fd.m.newControl(fd.Conn(), host, path, false)
+func (fd *control) made(host int, path bool, a format.Attr) (*control, lisafs.Statx, error) {
+	child, st, err := fd.m.newControl(fd.Conn(), host, path, a)
 	if err != nil {
 		return nil, lisafs.Statx{}, err
 	}
@@ -168,12 +159,12 @@ func (fd *control) OpenCreate(mode linux.FileMode, uid lisafs.UID, gid lisafs.GI
 		unix.Close(host)
 		return fail(err)
 	}
-	child, st, err := fd.made(host, false)
+	child, st, err := fd.made(host, false, a)
 	if err != nil {
 		unix.Close(again)
 		return fail(err)
 	}
-	return child.FD(), st, child.newOpen(again, flags).FD(), -1, nil
+	return child.FD(), st, child.newOpen(again, flags).FD(), fd.m.donate(again), nil
 }
 
 // Mkdir implements lisafs.ControlFDImpl. A directory cannot be given its name later; count removes one that has no
@@ -187,9 +178,9 @@ func (fd *control) Mkdir(mode linux.FileMode, uid lisafs.UID, gid lisafs.GID, na
 	if err := m.quota.takeInode(); err != nil {
 		return nil, lisafs.Statx{}, err
 	}
-	perm := m.hostMode(a.mode)
+	perm := m.hostMode(a.Mode)
 	if !m.conf.virtual() {
-		perm = a.mode & 0o777
+		perm = a.Mode & 0o777
 	}
 	if err := unix.Mkdirat(fd.h.fd, name, perm); err != nil {
 		m.quota.giveInode()
@@ -198,7 +189,7 @@ func (fd *control) Mkdir(mode linux.FileMode, uid lisafs.UID, gid lisafs.GID, na
 	host, err := openBeneath(fd.h.fd, name, unix.O_RDONLY|unix.O_DIRECTORY)
 	if err == nil {
 		if m.conf.virtual() {
-			err = m.forgive(writeAttr(host, a))
+			err = m.forgive(format.Write(host, a))
 		} else {
 			err = ownedBy(host, a)
 		}
@@ -211,7 +202,7 @@ func (fd *control) Mkdir(mode linux.FileMode, uid lisafs.UID, gid lisafs.GID, na
 		m.quota.giveInode()
 		return nil, lisafs.Statx{}, err
 	}
-	child, st, err := fd.made(host, false)
+	child, st, err := fd.made(host, false, a)
 	if err != nil {
 		return nil, lisafs.Statx{}, err
 	}
@@ -230,7 +221,7 @@ func (fd *control) Mknod(mode linux.FileMode, uid lisafs.UID, gid lisafs.GID, na
 		if !fd.m.conf.virtual() {
 			return nil, lisafs.Statx{}, unix.EPERM
 		}
-		a.major, a.minor = major, minor
+		a.Major, a.Minor = major, minor
 	default:
 		return nil, lisafs.Statx{}, unix.EPERM
 	}
@@ -238,7 +229,7 @@ func (fd *control) Mknod(mode linux.FileMode, uid lisafs.UID, gid lisafs.GID, na
 	if err != nil {
 		return nil, lisafs.Statx{}, err
 	}
-	child, st, err := fd.made(host, false)
+	child, st, err := fd.made(host, false, a)
 	if err != nil {
 		return nil, lisafs.Statx{}, err
 	}
@@ -272,7 +263,7 @@ func (fd *control) Symlink(name, target string, uid lisafs.UID, gid lisafs.GID) 
 	if err != nil {
 		return nil, lisafs.Statx{}, err
 	}
-	child, st, err := fd.made(host, !m.rootStore)
+	child, st, err := fd.made(host, !m.rootStore, a)
 	if err != nil {
 		return nil, lisafs.Statx{}, err
 	}
@@ -298,7 +289,7 @@ func (fd *control) Link(dir lisafs.ControlFDImpl, name string) (*lisafs.ControlF
 	if err != nil {
 		return nil, lisafs.Statx{}, err
 	}
-	child, st, err := to.made(host, path)
+	child, st, err := to.made(host, path, format.Attr{})
 	if err != nil {
 		return nil, lisafs.Statx{}, err
 	}
@@ -332,9 +323,9 @@ func (m *mount) lookAt(dir int, name string) (*victim, error) {
 	in := m.acquire(&st)
 	in.mu.Lock()
 	if st, err = statOf(fd); err == nil { // again, now that nobody else takes a name away
-		var a attr
+		var a format.Attr
 		if a, err = m.attrOf(&handle{fd: fd, path: path, in: in}, &st); err == nil {
-			return &victim{in: in, whole: !a.isWhiteout(), last: st.Nlink <= 1 || a.mode&unix.S_IFMT == unix.S_IFDIR}, nil
+			return &victim{in: in, whole: !a.IsWhiteout(), last: st.Nlink <= 1 || a.Mode&unix.S_IFMT == unix.S_IFDIR}, nil
 		}
 	}
 	in.mu.Unlock()

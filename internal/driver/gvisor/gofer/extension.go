@@ -126,9 +126,9 @@ func (s *server) open(m Mount, tree int, used *slot) (*mount, error) {
 		if err := openStore(root); err != nil {
 			return nil, err
 		}
-		if mark, ok := takeClean(root); ok && mark.boot == s.boot {
-			used.bytes.Store(mark.bytes)
-			used.inodes.Store(mark.inodes)
+		if mark, ok := takeClean(root); ok && mark.Boot == s.boot {
+			used.bytes.Store(mark.Bytes)
+			used.inodes.Store(mark.Inodes)
 			return o, nil
 		}
 	}

@@ -43,6 +43,7 @@ type Mount struct {
 	Mirror bool   // host permissions follow the guest's; else new files are 0600, directories 0700
 	UID    uint32 // owner of files that have no attribute
 	GID    uint32
+	Shared bool   // others change it meanwhile, so the sentry remembers nothing and maps files through their descriptors
 	Bytes  uint64 // limit on the sum of file sizes; 0 is none
 	Inodes uint64 // limit on the number of files and directories; 0 is none
 }

@@ -8,6 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/abi/linux"
 	"gvisor.dev/gvisor/pkg/lisafs"
+
+	"github.com/microsandbox-go/microsandbox/internal/driver/gvisor/gofer/format"
 )
 
 // mount is one open mount; it implements lisafs.ConnectionImpl.
@@ -37,10 +39,10 @@ type inode struct {
 	key  inodeKey
 	refs int // guarded by mount.mu
 
-	mu   sync.Mutex // one change of attribute, size or links at a time
-	attr attr       // of a store, where nobody else changes it
-	size uint64     // bytes that are charged
-	gone bool       // it has no name; it is charged until the last descriptor is closed
+	mu   sync.Mutex  // one change of attribute, size or links at a time
+	attr format.Attr // of a store, where nobody else changes it
+	size uint64      // bytes that are charged
+	gone bool        // it has no name; it is charged until the last descriptor is closed
 	// home is a directory with an entry for the inode that may not be on the disk yet.
 	home *handle
 }
@@ -110,7 +112,12 @@ const openFlags = unix.O_CLOEXEC | unix.O_NOFOLLOW
 
 // openBeneath opens a name in a directory: not what a link of any kind stands for, nor another mount.
 func openBeneath(dir int, name string, flags int) (int, error) {
-	how := unix.OpenHow{Flags: uint64(flags | openFlags),
+	return openMode(dir, name, flags, 0)
+}
+
+// openMode is openBeneath for what is made by it. The gofer's umask is 0.
+func openMode(dir int, name string, flags int, mode uint32) (int, error) {
+	how := unix.OpenHow{Flags: uint64(flags | openFlags), Mode: uint64(mode),
 		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV | unix.RESOLVE_NO_MAGICLINKS}
 	for {
 		fd, err := unix.Openat2(dir, name, &how)
@@ -140,7 +147,7 @@ func (m *mount) Mount(c *lisafs.Connection, node *lisafs.Node) (*lisafs.ControlF
 		unix.Close(fd)
 		return nil, lisafs.Statx{}, -1, err
 	}
-	root, st, err := m.newControl(c, fd, flags&unix.O_PATH != 0, true)
+	root, st, err := m.newControl(c, fd, flags&unix.O_PATH != 0, format.Attr{})
 	if err != nil {
 		return nil, lisafs.Statx{}, -1, err
 	}
@@ -161,12 +168,13 @@ func (*mount) SupportedMessages() []lisafs.MID {
 // MaxMessageSize implements lisafs.ConnectionImpl.
 func (*mount) MaxMessageSize() uint32 { return lisafs.MaxMessageSize() }
 
-// newControl makes what the client knows a file by, of an open file, which it takes ownership of.
+// newControl makes what the client knows a file by, of an open file, which it takes ownership of. In a store known is the
+// attribute of one that was made just now; it is zero for others.
 //
 // Each gets a node of its own below the mount's, under a name that no file can have. gVisor's library keeps a tree of
 // nodes by name for servers that open files by path; it takes nodes out under the wrong name after a rename over a hard
 // link, and marks an inode as deleted when one of its names is. This server needs no paths.
-func (m *mount) newControl(c *lisafs.Connection, fd int, path, root bool) (*control, lisafs.Statx, error) {
+func (m *mount) newControl(c *lisafs.Connection, fd int, path bool, known format.Attr) (*control, lisafs.Statx, error) {
 	st, err := statOf(fd)
 	if err != nil {
 		unix.Close(fd)
@@ -176,41 +184,52 @@ func (m *mount) newControl(c *lisafs.Connection, fd int, path, root bool) (*cont
 	h := &handle{fd: fd, path: path, in: in}
 	h.refs.Store(1)
 	in.mu.Lock()
+	if m.rootStore && known.Mode != 0 {
+		in.attr = known
+	}
 	a, err := m.attrOf(h, &st)
 	in.mu.Unlock()
 	if err != nil {
 		m.drop(h)
 		return nil, lisafs.Statx{}, err
 	}
-	return m.controlOf(c, h, a, root), statx(&st, a), nil
-}
-
-func (m *mount) controlOf(c *lisafs.Connection, h *handle, a attr, root bool) *control {
-	fd := &control{m: m, h: h}
-	m.open.Add(1)
+	control := &control{m: m, h: h}
 	node := m.node
-	if root {
-		fd.root = true
+	if m.open.Add(1) == 1 { // the root, which is the first
 		node.IncRef()
 	} else {
 		node = &lisafs.Node{}
 		name := "/" + strconv.FormatUint(m.seq.Add(1), 36)
 		m.node.WithChildrenMu(func() { node.InitLocked(name, m.node) })
 	}
-	fd.ControlFD.Init(c, node, linux.FileMode(a.mode), fd)
-	return fd
+	control.ControlFD.Init(c, node, linux.FileMode(a.Mode), control)
+	return control, statx(&st, a), nil
+}
+
+// look returns what the guest sees of an open file.
+func (m *mount) look(h *handle) (format.Attr, error) {
+	h.in.mu.Lock()
+	defer h.in.mu.Unlock()
+	if m.rootStore && h.in.attr.Mode != 0 {
+		return h.in.attr, nil
+	}
+	st, err := statOf(h.fd)
+	if err != nil {
+		return format.Attr{}, err
+	}
+	return m.attrOf(h, &st)
 }
 
 // attrOf returns what the guest sees of a file. Its inode is locked, which in a store saves reading it each time.
-func (m *mount) attrOf(h *handle, st *unix.Statx_t) (attr, error) {
-	if m.rootStore && h.in.attr.mode != 0 {
+func (m *mount) attrOf(h *handle, st *unix.Statx_t) (format.Attr, error) {
+	if m.rootStore && h.in.attr.Mode != 0 {
 		return h.in.attr, nil
 	}
 	a := m.hostAttr(st)
 	if kind := st.Mode & unix.S_IFMT; m.conf.virtual() && !h.path && (kind == unix.S_IFREG || kind == unix.S_IFDIR) {
-		own, have, err := readAttr(h.fd, uint32(st.Mode))
+		own, have, err := format.Read(h.fd, uint32(st.Mode))
 		if err != nil {
-			return attr{}, err
+			return format.Attr{}, err
 		}
 		if have {
 			a = own
@@ -223,18 +242,18 @@ func (m *mount) attrOf(h *handle, st *unix.Statx_t) (attr, error) {
 }
 
 // hostAttr returns what the guest sees of a file that has no attribute.
-func (m *mount) hostAttr(st *unix.Statx_t) attr {
-	a := attr{mode: uint32(st.Mode), uid: st.Uid, gid: st.Gid, major: st.Rdev_major, minor: st.Rdev_minor}
+func (m *mount) hostAttr(st *unix.Statx_t) format.Attr {
+	a := format.Attr{Mode: uint32(st.Mode), UID: st.Uid, GID: st.Gid, Major: st.Rdev_major, Minor: st.Rdev_minor}
 	if m.conf.virtual() {
-		a.uid, a.gid = m.conf.UID, m.conf.GID
+		a.UID, a.GID = m.conf.UID, m.conf.GID
 	}
 	return a
 }
 
 // statx returns a host file's status as the guest sees it.
-func statx(st *unix.Statx_t, a attr) lisafs.Statx {
+func statx(st *unix.Statx_t, a format.Attr) lisafs.Statx {
 	s := lisafs.Statx{
-		Mask: st.Mask, Mode: uint16(a.mode), UID: a.uid, GID: a.gid, RdevMajor: a.major, RdevMinor: a.minor,
+		Mask: st.Mask, Mode: uint16(a.Mode), UID: a.UID, GID: a.GID, RdevMajor: a.Major, RdevMinor: a.Minor,
 		DevMajor: st.Dev_major, DevMinor: st.Dev_minor, Ino: st.Ino, Nlink: st.Nlink, Size: st.Size, Blksize: st.Blksize, Blocks: st.Blocks,
 		Atime: lisafs.StatxTimestamp{Sec: st.Atime.Sec, Nsec: st.Atime.Nsec}, Btime: lisafs.StatxTimestamp{Sec: st.Btime.Sec, Nsec: st.Btime.Nsec},
 		Ctime: lisafs.StatxTimestamp{Sec: st.Ctime.Sec, Nsec: st.Ctime.Nsec}, Mtime: lisafs.StatxTimestamp{Sec: st.Mtime.Sec, Nsec: st.Mtime.Nsec},
@@ -245,7 +264,7 @@ func statx(st *unix.Statx_t, a attr) lisafs.Statx {
 // close is the end of the connection: nothing is open any more.
 func (m *mount) close() {
 	if m.rootStore {
-		mark := cleanMark{boot: m.server.boot, bytes: m.quota.used.bytes.Load(), inodes: m.quota.used.inodes.Load()}
-		_ = unix.Fsetxattr(m.root, cleanName, mark.encode(), 0) // without it the next start counts
+		mark := format.CleanMark{Boot: m.server.boot, Bytes: m.quota.used.bytes.Load(), Inodes: m.quota.used.inodes.Load()}
+		_ = unix.Fsetxattr(m.root, format.CleanName, mark.Encode(), 0) // without it the next start counts
 	}
 }

@@ -21,7 +21,20 @@ func (fd *control) newOpen(host int, flags uint32) *opened {
 	return o
 }
 
-// Open implements lisafs.ControlFDImpl. No descriptor goes to the client, which could write past us with it.
+// donate returns a copy of a descriptor for the client, or -1. The client writes past us with one, so there is none where
+// what there is is counted.
+func (m *mount) donate(host int) int {
+	if !m.conf.Shared || m.conf.counted() {
+		return -1
+	}
+	fd, err := unix.Dup(host)
+	if err != nil {
+		return -1
+	}
+	return fd
+}
+
+// Open implements lisafs.ControlFDImpl.
 func (fd *control) Open(flags uint32) (*lisafs.OpenFD, int, error) {
 	var host int
 	var err error
@@ -43,7 +56,11 @@ func (fd *control) Open(flags uint32) (*lisafs.OpenFD, int, error) {
 	if err != nil {
 		return nil, -1, err
 	}
-	return fd.newOpen(host, flags).FD(), -1, nil
+	donated := -1
+	if fd.IsRegular() {
+		donated = fd.m.donate(host)
+	}
+	return fd.newOpen(host, flags).FD(), donated, nil
 }
 
 // FD implements lisafs.OpenFDImpl.
@@ -244,7 +261,7 @@ func (m *mount) kindOf(dir int, name string, kind uint8) uint8 {
 	mode := uint32(st.Mode)
 	if mode&(unix.S_IFMT|unix.S_ISVTX) == unix.S_IFREG|unix.S_ISVTX {
 		if a, have, err := attrOfName(dir, name, mode); err == nil && have {
-			mode = a.mode
+			mode = a.Mode
 		}
 	}
 	return uint8(mode & unix.S_IFMT >> 12)

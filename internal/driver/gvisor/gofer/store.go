@@ -8,6 +8,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/fsutil"
+
+	"github.com/microsandbox-go/microsandbox/internal/driver/gvisor/gofer/format"
 )
 
 // ErrInUse is a store that another sandbox has.
@@ -53,14 +55,14 @@ func lockStore(fd int, patience time.Duration) error {
 // openStore checks the format of a store, or gives one to an empty directory.
 func openStore(fd int) error {
 	var b [64]byte
-	n, err := unix.Fgetxattr(fd, storeName, b[:])
+	n, err := unix.Fgetxattr(fd, format.StoreName, b[:])
 	if err == nil {
-		_, err := decodeStore(b[:n])
+		_, err := format.DecodeStore(b[:n])
 		return err
 	}
 	switch err {
 	case unix.ERANGE:
-		_, err := decodeStore(make([]byte, len(b)+1))
+		_, err := format.DecodeStore(make([]byte, len(b)+1))
 		return err
 	case unix.EOPNOTSUPP:
 		return errNoAttributes
@@ -75,11 +77,11 @@ func openStore(fd int) error {
 	if !empty {
 		return errors.New("the directory is not empty and not a disk of ours")
 	}
-	var id [storeIDSize]byte
+	var id [format.StoreIDSize]byte
 	_, _ = rand.Read(id[:])
 	// The root looks to the guest as a root does. Its format comes last: what has none is begun again.
-	if err = writeAttr(fd, attr{mode: unix.S_IFDIR | 0o755}); err == nil {
-		err = unix.Fsetxattr(fd, storeName, encodeStore(id), 0)
+	if err = format.Write(fd, format.Attr{Mode: unix.S_IFDIR | 0o755}); err == nil {
+		err = unix.Fsetxattr(fd, format.StoreName, format.EncodeStore(id), 0)
 	}
 	if err == unix.EOPNOTSUPP {
 		return errNoAttributes
@@ -156,7 +158,7 @@ func count(root int, store bool) (bytes, inodes uint64, err error) {
 				}
 				defer unix.Close(sub)
 				if store {
-					if _, have, err := readAttr(sub, uint32(st.Mode)); err == nil && !have && unix.Unlinkat(dir, name, unix.AT_REMOVEDIR) == nil {
+					if _, have, err := format.Read(sub, uint32(st.Mode)); err == nil && !have && unix.Unlinkat(dir, name, unix.AT_REMOVEDIR) == nil {
 						return nil
 					}
 				}
@@ -178,7 +180,7 @@ func count(root int, store bool) (bytes, inodes uint64, err error) {
 				if err != nil && store {
 					return err
 				}
-				if have && a.isWhiteout() {
+				if have && a.IsWhiteout() {
 					return nil
 				}
 				if store && !have && st.Size == 0 && unix.Unlinkat(dir, name, 0) == nil {
@@ -199,21 +201,21 @@ func count(root int, store bool) (bytes, inodes uint64, err error) {
 // maxDepth bounds how deep count goes: each step has two files open.
 const maxDepth = 4096
 
-func attrOfName(dir int, name string, mode uint32) (attr, bool, error) {
+func attrOfName(dir int, name string, mode uint32) (format.Attr, bool, error) {
 	fd, err := openBeneath(dir, name, unix.O_RDONLY|unix.O_NONBLOCK)
 	if err != nil {
-		return attr{}, false, err
+		return format.Attr{}, false, err
 	}
 	defer unix.Close(fd)
-	return readAttr(fd, mode)
+	return format.Read(fd, mode)
 }
 
 // takeClean takes the mark of an ordered end away, and returns it.
-func takeClean(fd int) (cleanMark, bool) {
+func takeClean(fd int) (format.CleanMark, bool) {
 	var b [128]byte
-	n, err := unix.Fgetxattr(fd, cleanName, b[:])
-	if err != nil || unix.Fremovexattr(fd, cleanName) != nil {
-		return cleanMark{}, false
+	n, err := unix.Fgetxattr(fd, format.CleanName, b[:])
+	if err != nil || unix.Fremovexattr(fd, format.CleanName) != nil {
+		return format.CleanMark{}, false
 	}
-	return decodeClean(b[:n])
+	return format.DecodeClean(b[:n])
 }

@@ -6,11 +6,13 @@ import (
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/abi/linux"
 	"gvisor.dev/gvisor/pkg/lisafs"
+
+	"github.com/microsandbox-go/microsandbox/internal/driver/gvisor/gofer/format"
 )
 
 // guestXattr reports whether the guest may have an extended attribute of this name: those of users, but for ours.
 func guestXattr(name string) bool {
-	return strings.HasPrefix(name, linux.XATTR_USER_PREFIX) && !hidden(name)
+	return strings.HasPrefix(name, linux.XATTR_USER_PREFIX) && !format.Hidden(name)
 }
 
 // GetXattr implements lisafs.ControlFDImpl.
@@ -28,7 +30,7 @@ func (fd *control) GetXattr(name string, size uint32, buffer func(uint32) []byte
 // SetXattr implements lisafs.ControlFDImpl.
 func (fd *control) SetXattr(name, value string, flags uint32) error {
 	switch {
-	case hidden(name), fd.h.path:
+	case format.Hidden(name), fd.h.path:
 		return unix.EPERM
 	case !guestXattr(name):
 		return unix.EOPNOTSUPP
@@ -61,7 +63,7 @@ func (fd *control) ListXattr(uint64) (lisafs.StringArray, error) {
 // RemoveXattr implements lisafs.ControlFDImpl.
 func (fd *control) RemoveXattr(name string) error {
 	switch {
-	case hidden(name), fd.h.path:
+	case format.Hidden(name), fd.h.path:
 		return unix.EPERM
 	case !guestXattr(name):
 		return unix.ENODATA
