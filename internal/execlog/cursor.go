@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"fmt"
+	"strings"
 
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
@@ -34,7 +35,7 @@ func decodeCursor(s string) ([]position, error) {
 		return nil, bad(fmt.Sprintf("cursor payload has unexpected length (%d bytes)", base64.StdEncoding.DecodedLen(len(s))))
 	}
 	b, err := base64.StdEncoding.Strict().DecodeString(s)
-	if err != nil {
+	if err != nil || strings.ContainsAny(s, "\r\n") { // which the decoder passes over
 		return nil, bad("cursor is not valid base64")
 	}
 	if len(b) == 0 || b[0] == 0 || b[0] > maxPositions || len(b) != 1+16*int(b[0]) {

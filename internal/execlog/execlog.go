@@ -8,6 +8,7 @@ package execlog
 
 import (
 	"encoding/base64"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"time"
@@ -83,7 +84,14 @@ func appendLine(b []byte, at time.Time, source sandbox.LogSource, session uint64
 func appendEscaped(b, data []byte) []byte {
 	const hex = "0123456789abcdef"
 	start := 0
-	for i, c := range data {
+	for i := 0; i < len(data); i++ {
+		for i+8 <= len(data) && plain(binary.LittleEndian.Uint64(data[i:])) {
+			i += 8
+		}
+		if i == len(data) {
+			break
+		}
+		c := data[i]
 		if !escaped[c] {
 			continue
 		}
@@ -103,6 +111,14 @@ func appendEscaped(b, data []byte) []byte {
 		}
 	}
 	return append(b, data[start:]...)
+}
+
+// plain reports whether none of eight bytes is escaped. Each of its terms has the high bit of a byte that is below 0x20, or
+// equal to one of the three others.
+func plain(x uint64) bool {
+	const ones, highs = 0x0101010101010101, 0x8080808080808080
+	quote, slash, del := x^(ones*'"'), x^(ones*'\\'), x^(ones*0x7f)
+	return ((x-ones*0x20)&^x|(quote-ones)&^quote|(slash-ones)&^slash|(del-ones)&^del)&highs == 0
 }
 
 // escaped are the bytes that JSON wants escaped in a string, and DEL.

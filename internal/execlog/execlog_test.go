@@ -3,6 +3,7 @@ package execlog
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -67,7 +68,7 @@ func TestWhatIsWrittenIsRead(t *testing.T) {
 	dir := t.TempDir()
 	w := newTestWriter(t, dir)
 	w.System(Started)
-	a, b := w.Session(1, false), w.Session(2, true)
+	a, b := w.Session(1, false, true), w.Session(2, true, true)
 	a.Stdout([]byte("héllo\n\"quoted\"\\\x00\x1b[1m"), nil)
 	a.Stderr([]byte{0xff, 0xfe, 'x'}, nil)
 	b.Stdout([]byte("on a terminal"), nil)
@@ -97,14 +98,14 @@ func TestCharactersAcrossPieces(t *testing.T) {
 	const text = "aé€😀z"
 	var want bytes.Buffer
 	for n := 1; n < len(text); n++ {
-		s := w.Session(uint64(n), false)
+		s := w.Session(uint64(n), false, true)
 		s.Stdout([]byte(text[:n]), nil)
 		s.Stderr([]byte("e"), nil)
 		s.Stdout([]byte(text[n:]), nil)
 		s.End()
 		want.WriteString(text)
 	}
-	last := w.Session(99, false)
+	last := w.Session(99, false, true)
 	last.Stdout([]byte("cut off \xe2\x82"), nil)
 	last.End()
 	want.WriteString("cut off \xe2\x82")
@@ -126,7 +127,7 @@ func TestCharactersAcrossPieces(t *testing.T) {
 func TestRotation(t *testing.T) {
 	dir := t.TempDir()
 	w := newTestWriter(t, dir)
-	s := w.Session(1, false)
+	s := w.Session(1, false, true)
 	rnd := rand.New(rand.NewPCG(1, 2))
 	line := 0
 	for size := 0; size < 5*MaxFile; {
@@ -283,10 +284,10 @@ func TestFollow(t *testing.T) {
 		for range 2 { // runs of one sandbox
 			w := newTestWriter(t, dir)
 			w.System(Started)
-			s := w.Session(1, false)
+			s := w.Session(1, false, true)
 			for range 2*MaxFile/len(piece) + 1 {
 				s.Stdout(piece, nil)
-				if len(s.w.queue) > 8 {
+				if s.w.queued() > 8 {
 					time.Sleep(time.Millisecond) // so that the reader is not left behind; else it would say so
 				}
 			}
@@ -317,6 +318,12 @@ func TestFollow(t *testing.T) {
 	}
 }
 
+func (w *Writer) queued() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.queue)
+}
+
 func TestFollowIsCancelled(t *testing.T) {
 	dir := t.TempDir()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -338,52 +345,78 @@ type owner struct{ n *atomic.Int64 }
 
 func (o owner) Release() { o.n.Add(1) }
 
-// TestDiskThatHangs fills the queue with nobody writing, and loses no more than it says, and no owner at all.
+// TestDiskThatHangs fills the queue with nobody writing, and loses no more than it says, and no owner at all: neither of who
+// is waited for, nor of who is not.
 func TestDiskThatHangs(t *testing.T) {
-	dir := t.TempDir()
-	w := newTestWriter(t, dir)
-	hang := make(chan struct{})
-	w.running = true
-	go func() { <-hang; w.run() }()
-	var released atomic.Int64
-	s := w.Session(1, false)
-	const pieces = 4 * queueBytes / MaxData
-	piece := bytes.Repeat([]byte("x"), MaxData)
-	for range pieces {
-		s.Stdout(piece, owner{&released})
-	}
-	close(hang)
-	for w.held() > 0 {
-		time.Sleep(time.Millisecond)
-	}
-	s.Stdout([]byte("the end"), owner{&released})
-	w.Close()
-	if released.Load() != pieces+1 {
-		t.Errorf("%d of %d owners were released", released.Load(), pieces+1)
-	}
-	have, missing := 0, 0
-	entries := readAll(t, dir, everything)
-	for _, e := range entries {
-		if e.Source == sandbox.LogSystem {
-			if _, err := fmt.Sscanf(string(e.Data), "--- %d bytes of output are missing here", &missing); err != nil {
-				t.Errorf("%q: %v", e.Data, err)
-			}
-			continue
+	for _, whole := range []bool{true, false} {
+		dir := t.TempDir()
+		w := newTestWriter(t, dir)
+		hang := make(chan struct{})
+		w.running = true
+		go func() { <-hang; w.run() }()
+		var released atomic.Int64
+		s := w.Session(1, false, whole)
+		const pieces = 4 * queueBytes / MaxData
+		if !whole {
+			w.budget = 0
 		}
-		have += len(e.Data)
-	}
-	if have+missing != pieces*MaxData+len("the end") || missing == 0 {
-		t.Errorf("%d bytes are there and %d missing of %d", have, missing, pieces*MaxData)
-	}
-	if last := entries[len(entries)-1]; string(last.Data) != "the end" {
-		t.Errorf("the last entry is %q", last.Data)
+		s.Stderr([]byte("\xe2"), owner{&released})
+		for n := range pieces {
+			s.Stdout(bytes.Repeat([]byte{'a' + byte(n%26)}, MaxData), owner{&released})
+		}
+		s.Stdout([]byte("the end"), owner{&released})
+		s.End()
+		close(hang)
+		w.Close()
+		if released.Load() != pieces+2 {
+			t.Errorf("%d of %d owners were released", released.Load(), pieces+2)
+		}
+		have, missing := 0, 0
+		entries := readAll(t, dir, everything)
+		if _, err := fmt.Sscanf(string(entries[0].Data), "--- %d bytes of output are missing here", &missing); err != nil {
+			t.Errorf("%q: %v", entries[0].Data, err)
+		}
+		for _, e := range entries[1:] {
+			have += len(e.Data)
+		}
+		if have+missing != pieces*MaxData+len("the end")+1 || have < queueBytes-MaxData {
+			t.Errorf("%d bytes are there and %d missing of %d", have, missing, pieces*MaxData)
+		}
+		if last := entries[len(entries)-1]; string(last.Data) != "the end" {
+			t.Errorf("the last entry is %.20q", last.Data)
+		}
 	}
 }
 
-func (w *Writer) held() int {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.bytes
+// TestFlood prints more than is waited for, and has the end of it.
+func TestFlood(t *testing.T) {
+	dir := t.TempDir()
+	w := newTestWriter(t, dir)
+	s := w.Session(1, false, false)
+	const pieces = 2*burst/MaxData + 1
+	for n := range pieces {
+		s.Stdout(fmt.Appendf(nil, "%0*d\n", MaxData-1, n), nil)
+	}
+	w.Close()
+	missing, next := 0, -1
+	for _, e := range readAll(t, dir, everything) {
+		var n int
+		if e.Source == sandbox.LogSystem {
+			if _, err := fmt.Sscanf(string(e.Data), "--- %d bytes of output are missing here", &n); err != nil || n%MaxData != 0 {
+				t.Fatalf("%q: %v", e.Data, err)
+			}
+			next += n / MaxData
+			missing += n
+			continue
+		}
+		if _, err := fmt.Sscanf(string(e.Data), "%d", &n); err != nil || next >= 0 && n != next {
+			t.Fatalf("after %d comes %d, %v", next-1, n, err)
+		}
+		next = n + 1
+	}
+	if next != pieces {
+		t.Errorf("the last piece is %d of %d; %d bytes are missing", next, pieces, missing)
+	}
 }
 
 // TestNoFile sees that a run that is shorter than the wait touches nothing.
@@ -392,7 +425,7 @@ func TestNoFile(t *testing.T) {
 	w := NewWriter(dir, time.Hour, slog.New(slog.DiscardHandler))
 	var released atomic.Int64
 	w.System(Started)
-	w.Session(1, false).Stdout([]byte("x"), owner{&released})
+	w.Session(1, false, true).Stdout([]byte("x"), owner{&released})
 	w.Close()
 	if files, err := os.ReadDir(dir); err != nil || len(files) != 0 || released.Load() != 1 {
 		t.Errorf("there are %v, %v; %d owners were released", files, err, released.Load())
@@ -411,6 +444,18 @@ func TestCursor(t *testing.T) {
 	} {
 		if _, err := decodeCursor(s); err == nil || err.Error() != want {
 			t.Errorf("%.20s: %v, want %s", s, err, want)
+		}
+	}
+}
+
+func TestPlainBytes(t *testing.T) {
+	for c := range 256 {
+		for n := range 8 {
+			b := []byte("abcdefgh")
+			b[n] = byte(c)
+			if got := plain(binary.LittleEndian.Uint64(b)); got == escaped[c] {
+				t.Errorf("%q is plain: %v", b, got)
+			}
 		}
 	}
 }
@@ -477,10 +522,19 @@ func FuzzTape(f *testing.F) {
 	})
 }
 
+func BenchmarkEncode(b *testing.B) {
+	piece := bytes.Repeat([]byte("a line of text that is about so long, perhaps a little longer\n"), 1060)[:MaxData]
+	b.SetBytes(int64(len(piece)))
+	var buf []byte
+	for b.Loop() {
+		buf = appendLine(buf[:0], time.Time{}, sandbox.LogStdout, 1, piece, 0)
+	}
+}
+
 func BenchmarkWriter(b *testing.B) {
 	piece := bytes.Repeat([]byte("a line of text that is about so long, perhaps a little longer\n"), 1060)[:MaxData]
 	w := NewWriter(b.TempDir(), 0, slog.New(slog.DiscardHandler))
-	s := w.Session(1, false)
+	s := w.Session(1, false, true)
 	b.SetBytes(int64(len(piece)))
 	for b.Loop() {
 		s.Stdout(piece, nil)

@@ -10,15 +10,19 @@ import (
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
 
-// The queue between who prints and the disk. Within queueBytes nobody waits; beyond, a session waits for the disk, but no
-// longer than patience: from then on output is dropped and counted until half of the queue is written, and the log says so.
-// So nothing comes out of order, and a disk that hangs holds up the guest once, not for ever.
+// The queue between who prints and the disk holds queueBytes; as many again may be on their way. When it is full, a session
+// waits for the disk as long as the log could keep what it prints: burst bytes at once, and refill bytes a second. Who
+// prints more than that, to a client that reads it, is not held up: the oldest in the queue are dropped, and the log says
+// how much is missing there. So short output is whole, the end of long output is exact, and nothing is out of order. Nobody
+// waits longer than patience for a disk that hangs.
 const (
 	queueBytes = 2 << 20
+	burst      = MaxFile * (1 + OldFiles)
+	refill     = 32 << 20
 	patience   = 2 * time.Second
 	closeWait  = 5 * time.Second // for a disk that hangs, at the end
-	flushBytes = 256 << 10       // one write
 	keepBuffer = 64 << 10        // what an idle writer holds
+	flushBytes = 256 << 10       // one write
 )
 
 // Owner is whose memory data are; they are released when they are written.
@@ -30,17 +34,20 @@ type Writer struct {
 	wait time.Duration
 	log  *slog.Logger
 
-	mu       sync.Mutex
-	queue    []item
-	bytes    int // in the queue, and in the hands of the goroutine
-	running  bool
-	closed   bool
-	dropping bool
-	dropped  uint64
-	last     time.Time
+	mu      sync.Mutex
+	queue   []item
+	bytes   int    // in queue
+	missing uint64 // bytes that were dropped from before queue
+	running bool
+	closed  bool
+	stuck   bool // somebody ran out of patience, and nothing was taken from queue since
+	waiting int  // who waits for room
+	last    time.Time
+	budget  float64   // bytes that are waited for
+	counted time.Time // when budget was reckoned
 
 	wake    chan struct{} // there are items
-	room    chan struct{} // there are fewer
+	room    chan struct{} // closed when queue was taken
 	hurry   chan struct{} // closed when wait is over before its time
 	hurried sync.Once
 	done    chan struct{} // closed when the goroutine has ended
@@ -57,9 +64,10 @@ type item struct {
 
 // Session is what one exec session prints.
 type Session struct {
-	w   *Writer
-	id  uint64
-	tty bool
+	w     *Writer
+	id    uint64
+	tty   bool
+	whole bool
 	// cut are the first bytes of a character whose rest comes with the next piece, for stdout and stderr. They are the
 	// writing goroutine's.
 	cut [2][]byte
@@ -68,11 +76,14 @@ type Session struct {
 // NewWriter returns a writer of the directory, which is there. Nothing is touched before the first entry, nor within wait of it:
 // the run of who prints to its owner and ends at once costs no file. After wait every entry is written as it comes.
 func NewWriter(dir string, wait time.Duration, log *slog.Logger) *Writer {
-	return &Writer{out: file{dir: dir}, wait: wait, log: log, wake: make(chan struct{}, 1), room: make(chan struct{}, 1), hurry: make(chan struct{}), done: make(chan struct{})}
+	return &Writer{out: file{dir: dir}, wait: wait, log: log, budget: burst, wake: make(chan struct{}, 1), room: make(chan struct{}), hurry: make(chan struct{}), done: make(chan struct{})}
 }
 
-// Session begins a session. Ids count from 1.
-func (w *Writer) Session(id uint64, tty bool) *Session { return &Session{w: w, id: id, tty: tty} }
+// Session begins a session. Ids count from 1. The output of one that is to be whole is waited for however much it is: nobody
+// else has it.
+func (w *Writer) Session(id uint64, tty, whole bool) *Session {
+	return &Session{w: w, id: id, tty: tty, whole: whole}
+}
 
 // Stdout logs what the session printed. data is owner's, whom it releases.
 func (s *Session) Stdout(data []byte, owner Owner) {
@@ -99,21 +110,16 @@ func (w *Writer) System(text string) {
 func (w *Writer) put(it item) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	it.at = time.Now()
-	if w.closed || !w.admitLocked(len(it.data)) {
-		if it.owner != nil {
-			it.owner.Release()
-		}
+	w.admitLocked(len(it.data), it.s != nil && it.s.whole)
+	if w.closed {
+		it.release()
 		return
 	}
+	it.at = time.Now()
 	if it.at.Before(w.last) {
 		it.at = w.last // somebody set the clock: the order of the log is that of its times
 	}
 	w.last = it.at
-	w.queueLocked(it)
-}
-
-func (w *Writer) queueLocked(it item) {
 	w.queue = append(w.queue, it)
 	w.bytes += len(it.data)
 	if !w.running {
@@ -123,53 +129,90 @@ func (w *Writer) queueLocked(it item) {
 	signal(w.wake)
 }
 
-// admitLocked waits until there is room for n bytes, and reports whether they may be queued.
-func (w *Writer) admitLocked(n int) bool {
+func (it *item) release() {
+	if it.owner != nil {
+		it.owner.Release()
+		it.owner = nil
+	}
+}
+
+// admitLocked makes room for n bytes, by waiting or by dropping what is oldest.
+func (w *Writer) admitLocked(n int, whole bool) {
 	if n == 0 {
-		return true
+		return
 	}
-	if w.dropping {
-		if w.bytes > queueBytes/2 {
-			w.dropped += uint64(n)
-			return false
-		}
-		w.dropping = false
-		w.confessLocked()
+	now := time.Now()
+	if !w.counted.IsZero() {
+		w.budget = min(burst, w.budget+refill*now.Sub(w.counted).Seconds())
 	}
-	if w.bytes == 0 || w.bytes+n <= queueBytes {
-		return true
+	w.counted = now
+	w.budget = max(w.budget-float64(n), -refill)
+	if w.fitsLocked(n) {
+		return
 	}
 	w.hurried.Do(func() { close(w.hurry) })
+	if (whole || w.budget > 0) && !w.stuck {
+		w.stuck = !w.waitLocked(n)
+	}
+	if w.closed {
+		return
+	}
+	kept := w.queue[:0]
+	for i := range w.queue {
+		it := w.queue[i]
+		if w.fitsLocked(n) || len(it.data) == 0 {
+			kept = append(kept, it)
+			continue
+		}
+		w.bytes -= len(it.data)
+		w.missing += uint64(len(it.data))
+		it.release()
+	}
+	clear(w.queue[len(kept):])
+	w.queue = kept
+}
+
+func (w *Writer) fitsLocked(n int) bool { return w.closed || w.bytes == 0 || w.bytes+n <= queueBytes }
+
+// waitLocked waits until there is room for n bytes, and reports false if that takes too long.
+func (w *Writer) waitLocked(n int) bool {
 	late := time.NewTimer(patience)
 	defer late.Stop()
-	for w.bytes > 0 && w.bytes+n > queueBytes {
+	w.waiting++
+	defer func() { w.waiting-- }()
+	for !w.fitsLocked(n) {
+		room := w.room
+		signal(w.wake)
 		w.mu.Unlock()
-		waiting := true
+		over := false
 		select {
-		case <-w.room:
+		case <-room:
 		case <-late.C:
-			waiting = false
+			over = true
 		}
 		w.mu.Lock()
-		if w.closed {
-			return false
-		}
-		if !waiting {
-			w.dropping = true
-			w.dropped += uint64(n)
+		if over {
 			return false
 		}
 	}
 	return true
 }
 
-// confessLocked queues an entry that says how much is missing here.
-func (w *Writer) confessLocked() {
-	if w.dropped > 0 {
-		text := fmt.Sprintf("--- %d bytes of output are missing here: the log could not be written in time ---\n", w.dropped)
-		w.dropped = 0
-		w.queueLocked(item{at: time.Now(), source: sandbox.LogSystem, data: []byte(text)})
+// takeLocked takes the queue. An entry in front of it says how much is missing.
+func (w *Writer) takeLocked(spare []item) []item {
+	batch := w.queue
+	if w.missing > 0 {
+		at := w.last
+		if len(batch) > 0 {
+			at = batch[0].at
+		}
+		text := fmt.Sprintf("--- %d bytes of output are missing here: they came faster than they could be written ---\n", w.missing)
+		batch = append([]item{{at: at, source: sandbox.LogSystem, data: []byte(text)}}, batch...)
 	}
+	w.queue, w.bytes, w.missing, w.stuck = spare[:0], 0, 0, false
+	close(w.room)
+	w.room = make(chan struct{})
+	return batch
 }
 
 func signal(c chan<- struct{}) {
@@ -186,9 +229,10 @@ func (w *Writer) Close() {
 		w.mu.Unlock()
 		return
 	}
-	w.confessLocked()
 	w.closed = true
 	running := w.running
+	close(w.room)
+	w.room = make(chan struct{})
 	w.mu.Unlock()
 	if !running {
 		return
@@ -213,7 +257,7 @@ func (w *Writer) run() {
 		<-w.wake
 		for {
 			w.mu.Lock()
-			batch, w.queue = w.queue, batch[:0]
+			batch = w.takeLocked(batch)
 			closed := w.closed
 			w.mu.Unlock()
 			if len(batch) == 0 {
@@ -227,8 +271,34 @@ func (w *Writer) run() {
 			if cap(batch) > 1024 {
 				batch = nil
 			}
+			w.rest()
 		}
 		w.out.shrink()
+	}
+}
+
+// rest keeps a flood that is not waited for from taking a CPU for the log, most of which would be overwritten at once.
+func (w *Writer) rest() {
+	w.mu.Lock()
+	free := w.closed || w.waiting > 0 || w.budget > 0
+	w.mu.Unlock()
+	if free {
+		return
+	}
+	t := time.NewTimer(time.Second * queueBytes / refill)
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C:
+			return
+		case <-w.wake: // more, or the end
+			w.mu.Lock()
+			free := w.closed || w.waiting > 0
+			w.mu.Unlock()
+			if free {
+				return
+			}
+		}
 	}
 }
 
@@ -247,10 +317,8 @@ func (w *Writer) settle() bool {
 			if !closed {
 				continue
 			}
-			for _, it := range queue {
-				if it.owner != nil {
-					it.owner.Release()
-				}
+			for i := range queue {
+				queue[i].release()
 			}
 			return false
 		}
@@ -260,35 +328,27 @@ func (w *Writer) settle() bool {
 }
 
 func (w *Writer) write(batch []item) {
-	done := 0
-	for _, it := range batch {
-		w.encode(it)
-		if it.owner != nil {
-			it.owner.Release()
-		}
-		done += len(it.data)
+	for i := range batch {
+		w.encode(batch[i])
+		batch[i].release()
 		if w.out.full() {
-			w.flush(done)
-			done = 0
+			w.flush()
 		}
 	}
-	w.flush(done)
+	w.flush()
 }
 
-// flush writes what is encoded, and makes room for n bytes.
-func (w *Writer) flush(n int) {
+// flush writes what is encoded.
+func (w *Writer) flush() {
 	lost, err := w.out.flush()
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.bytes -= n
 	if lost > 0 {
-		w.dropped += uint64(lost)
-		w.dropping = true // so that the log says so when it can be written again
+		w.mu.Lock()
+		w.missing += uint64(lost)
+		w.mu.Unlock()
 	}
 	if err != nil {
 		w.log.Warn("the log cannot be written: output is dropped", "err", err)
 	}
-	signal(w.room)
 }
 
 func (w *Writer) encode(it item) {

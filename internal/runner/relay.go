@@ -38,6 +38,7 @@ type relay struct {
 	clients  [agentproto.SlotCount]*client
 	next     int           // the slot to look at first
 	freed    chan struct{} // closed when a slot is free again; nil while nobody waits
+	startup  net.Conn      // the client whose output nobody reads but the log
 	closed   bool
 	attended bool // there were clients when it was closed
 	wg       sync.WaitGroup
@@ -46,6 +47,7 @@ type relay struct {
 // client is one connection to the relay.
 type client struct {
 	conn  net.Conn
+	whole bool // nobody but the log reads its output
 	slot  int
 	start uint32
 	end   uint32
@@ -214,7 +216,7 @@ func (r *relay) admit(conn net.Conn) (c *client, wait <-chan struct{}) {
 			continue
 		}
 		r.next = slot + 1
-		c = &client{conn: conn, slot: slot, out: make(chan *agentproto.Frame, clientQueue), gone: make(chan struct{}), room: make(chan struct{}, 1), open: map[uint32]*session{}}
+		c = &client{conn: conn, whole: conn == r.startup, slot: slot, out: make(chan *agentproto.Frame, clientQueue), gone: make(chan struct{}), room: make(chan struct{}, 1), open: map[uint32]*session{}}
 		c.start, c.end = agentproto.IDRange(slot)
 		r.clients[slot] = c
 		r.wg.Add(2)

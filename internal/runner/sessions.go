@@ -145,7 +145,7 @@ func (r *relay) begun(c *client, f *agentproto.Frame) bool {
 	if kind == execSession && r.out != nil {
 		var x agentproto.ExecRequest
 		if agentproto.Decode(m.Payload, &x) == nil {
-			s.log = r.out.Session(n, x.TTY)
+			s.log = r.out.Session(n, x.TTY, c.whole)
 		}
 	}
 	c.mu.Lock()

@@ -33,6 +33,9 @@ func (s *supervisor) runStartup() {
 
 func (s *supervisor) startup() (int, error) {
 	ours, relays := net.Pipe()
+	s.relay.mu.Lock()
+	s.relay.startup = relays
+	s.relay.mu.Unlock()
 	s.relay.serve(relays)
 	ctx := context.Background() // the relay ends the connection with the sandbox
 	c, err := agentclient.Connect(ctx, ours)
