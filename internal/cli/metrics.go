@@ -59,6 +59,8 @@ msb metrics -f --interval 5s work >> usage.jsonl`},
 		switch {
 		case m.watch && m.follow:
 			return usageErrorf("", "--watch and --follow exclude each other")
+		case c.Flags().Changed("interval") && !m.watch && !m.follow:
+			return usageErrorf("", "--interval needs --watch or --follow")
 		case m.watch && m.format != "":
 			return usageErrorf("for lines of JSON, use --follow", "--watch prints no JSON")
 		}
