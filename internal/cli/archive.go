@@ -104,7 +104,7 @@ func (a *app) saveCommand() *cobra.Command {
 		Example: "msb save -o python.tar python:3.12\nmsb save --format oci python alpine | zstd > images.tar.zst"},
 		positional{"<REFERENCES...>", "Images to write"})
 	f := flagsOf(c, false)
-	f.value("", "format", "FORMAT", "docker (default), which docker load reads, or oci", setWord(&format, string(backend.ArchiveDocker), string(backend.ArchiveOCI)))
+	f.words("", "format", "FORMAT", "docker (default), which docker load reads, or oci", &format, string(backend.ArchiveDocker), string(backend.ArchiveOCI))
 	f.value("o", "output", "PATH", "Write this file instead of standard output", setString(&output))
 	f.quiet(&quiet)
 	c.ValidArgsFunction = a.completeImages

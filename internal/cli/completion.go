@@ -2,6 +2,7 @@ package cli
 
 import (
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
@@ -38,4 +39,17 @@ func (a *app) completeNames(c *cobra.Command, _ []string, _ string) ([]string, c
 		return nil, cobra.ShellCompDirectiveError
 	}
 	return each(infos, func(i sandbox.Info) string { return string(i.Ref.Name) }), cobra.ShellCompDirectiveNoFileComp
+}
+
+// completeWords has the shell complete the values of flags that are one of some words, of c and all commands below it. Only a
+// shell that asks pays for it.
+func completeWords(c *cobra.Command) {
+	c.LocalFlags().VisitAll(func(f *pflag.Flag) {
+		if words := f.Annotations["words"]; len(words) > 0 {
+			_ = c.RegisterFlagCompletionFunc(f.Name, cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp)) // the flag is there
+		}
+	})
+	for _, sub := range c.Commands() {
+		completeWords(sub)
+	}
 }

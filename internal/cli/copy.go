@@ -140,6 +140,10 @@ func (e *endpoint) connect(ctx context.Context, b backend.Backend) error {
 	if e.info, err = b.Get(ctx, e.ref); err != nil {
 		return err
 	}
+	if e.info.Status.Terminal() {
+		return &sandbox.Error{Op: "copy", Ref: e.ref, Kind: sandbox.NotRunning, Hint: "start it with: msb start " + string(e.ref.Name),
+			Message: fmt.Sprintf("sandbox '%s' is not running (status: %s)", e.ref.Name, e.info.Status.Title())}
+	}
 	conn, err := b.Dial(ctx, e.ref)
 	if err != nil {
 		return err

@@ -55,6 +55,9 @@ func (a *app) doctorCommand() *cobra.Command {
 func machine() doctor.Machine {
 	var m doctor.Machine
 	m.Home, m.HomeErr = config.Home()
+	if s, err := config.Read(); err == nil { // a file that is wrong is told of by the commands that go by it
+		m.Home = s.Home
+	}
 	for _, name := range []string{config.Runner, config.Agent} {
 		if _, err := config.FindBinary(name, m.Home); err != nil {
 			m.Missing = append(m.Missing, err)

@@ -112,6 +112,12 @@ func setString(to *string) func(string) error {
 	return func(v string) error { *to = v; return nil }
 }
 
+// words declares a flag whose value is one of some words, which the shell completes.
+func (f *flags) words(short, name, value, help string, to *string, words ...string) {
+	f.value(short, name, value, help, setWord(to, words...))
+	f.set.Lookup(name).Annotations["words"] = words
+}
+
 func setWord(to *string, words ...string) func(string) error {
 	return func(v string) error {
 		for _, w := range words {
@@ -185,7 +191,7 @@ func setLabel(to *map[string]string) func(string) error {
 func (f *flags) quiet(to *bool) { f.toggle("q", "quiet", "Print no progress", to) }
 
 func (f *flags) format(to *string) {
-	f.value("", "format", "FORMAT", "Print as json", setWord(to, "json"))
+	f.words("", "format", "FORMAT", "Print as json", to, "json")
 }
 
 func (f *flags) labels(to *map[string]string, help string) {

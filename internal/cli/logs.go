@@ -55,7 +55,7 @@ msb logs --since 5m --grep 'error|panic' work`},
 		return err
 	})
 	f.toggle("", "json", "Print entries as lines of JSON", &l.json)
-	f.value("", "color", "WHEN", "Colours: auto (default), always or never", setWord(&l.color, "auto", "always", "never"))
+	f.words("", "color", "WHEN", "Colours: auto (default), always or never", &l.color, "auto", "always", "never")
 	f.toggle("", "no-color", "The same as --color never", &l.noColor)
 	f.toggle("", "show-id", "Begin each line with the number of the session that printed it", &l.showID)
 	f.toggle("", "color-sessions", "A colour for each session; implies --show-id", &l.colourSessions)

@@ -53,12 +53,14 @@ msb metrics -f --interval 5s work >> usage.jsonl`},
 		return err
 	})
 	f.toggle("a", "all", "Those that ended, too, as they were last", &m.all)
-	f.value("", "sort", "COLUMN", "By name (default), cpu or mem", setWord(&m.sort, "name", "cpu", "mem"))
+	f.words("", "sort", "COLUMN", "By name (default), cpu or mem", &m.sort, "name", "cpu", "mem")
 	c.ValidArgsFunction = a.completeNames
 	c.RunE = func(c *cobra.Command, args []string) error {
 		switch {
 		case m.watch && m.follow:
 			return usageErrorf("", "--watch and --follow exclude each other")
+		case c.Flags().Changed("interval") && !m.watch && !m.follow:
+			return usageErrorf("", "--interval needs --watch or --follow")
 		case m.watch && m.format != "":
 			return usageErrorf("for lines of JSON, use --follow", "--watch prints no JSON")
 		}

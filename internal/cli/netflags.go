@@ -35,9 +35,9 @@ func (n *netFlags) declare(f *flags) {
 		n.policy.Rules = append(n.policy.Rules, v)
 		return err
 	})
-	f.value("", "net-default", "ACTION", "allow or deny other traffic", setWord(&n.policy.Default, sandbox.Allow, sandbox.Deny))
-	f.value("", "net-default-egress", "ACTION", "The same, only out of the sandbox", setWord(&n.policy.DefaultEgress, sandbox.Allow, sandbox.Deny))
-	f.value("", "net-default-ingress", "ACTION", "The same, only into it", setWord(&n.policy.DefaultIngress, sandbox.Allow, sandbox.Deny))
+	f.words("", "net-default", "ACTION", "allow or deny other traffic", &n.policy.Default, sandbox.Allow, sandbox.Deny)
+	f.words("", "net-default-egress", "ACTION", "The same, only out of the sandbox", &n.policy.DefaultEgress, sandbox.Allow, sandbox.Deny)
+	f.words("", "net-default-ingress", "ACTION", "The same, only into it", &n.policy.DefaultIngress, sandbox.Allow, sandbox.Deny)
 	f.toggle("", "net-strict", "Rules about names count only for traffic that shows its name", &n.strict)
 	f.value("p", "port", "[BIND:]HOST:GUEST[/udp]", "Publish a port of the guest on this machine (BIND is 127.0.0.1, HOST 0 any free one); repeatable", setAppend(&n.ports, sandbox.ParsePort))
 	f.toggle("", "no-dns-rebind-protection", "Let names lead to private addresses", &n.dns.NoRebindProtection)

@@ -20,6 +20,7 @@ import (
 type notes struct {
 	mu    sync.Mutex
 	lines []string
+	looks int        // at metrics
 	open  []net.Conn // a process would end with them open
 	wait  sync.WaitGroup
 }
@@ -156,6 +157,12 @@ func (b *noting) answer(f *agentproto.Frame) []byte {
 			return started
 		}
 		return append(started, exited(0)...)
+	case agentproto.TypePing:
+		b.add("ping")
+		return agentproto.Append(nil, f.ID, agentproto.TypePong, nil)
+	case agentproto.TypeTouch:
+		b.add("touch")
+		return agentproto.Append(nil, f.ID, agentproto.TypeTouched, &agentproto.Touched{ActivitySeq: 1})
 	case agentproto.TypeExecSignal:
 		return exited(-1)
 	case agentproto.TypeFSRequest:
@@ -235,4 +242,62 @@ func (b *noting) Logout(_ context.Context, host string) error {
 
 func (b *noting) Logins(context.Context) ([]backend.RegistryLogin, error) {
 	return []backend.RegistryLogin{{Host: "r", Username: "u", Source: "login"}}, nil
+}
+
+// Metrics are of a sandbox that has ended at the second look.
+func (b *noting) Metrics(_ context.Context, ref sandbox.Ref) (sandbox.Metrics, error) {
+	state := sandbox.MetricsRunning
+	if b.looks++; b.looks > 1 {
+		state = sandbox.MetricsExited
+	}
+	return sandbox.Metrics{Ref: ref, Name: ref.Name, State: state}, nil
+}
+
+func (b *noting) AllMetrics(context.Context, string) ([]sandbox.Metrics, error) {
+	return []sandbox.Metrics{{Name: "s", State: sandbox.MetricsRunning, CPUPercent: 1, MemoryBytes: 3}, {Name: "u", State: sandbox.MetricsRunning, CPUPercent: 2, MemoryBytes: 2},
+		{Name: "t", State: sandbox.MetricsExited}}, nil
+}
+
+func (b *noting) OpenLogs(_ context.Context, ref sandbox.Ref, o sandbox.LogOptions) (backend.LogStream, error) {
+	b.add("logs %v %+v", ref, o)
+	one, two := uint64(1), uint64(2)
+	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	return &notedLogs{{Time: at, Source: sandbox.LogStdout, Session: &one, Data: []byte("\x1b[31mred\x1b[0m\n")}, {Time: at, Source: sandbox.LogStderr, Session: &two, Data: []byte("plain\n")}}, nil
+}
+
+// notedLogs are entries to be read.
+type notedLogs []sandbox.LogEntry
+
+func (l *notedLogs) Next() (sandbox.LogEntry, error) {
+	if len(*l) == 0 {
+		return sandbox.LogEntry{}, io.EOF
+	}
+	e := (*l)[0]
+	*l = (*l)[1:]
+	return e, nil
+}
+
+func (l *notedLogs) Close() error { return nil }
+
+func (b *noting) Modify(_ context.Context, ref sandbox.Ref, r backend.ModifyRequest) (sandbox.Plan, error) {
+	b.add("modify %v %s", ref, b.json(r))
+	return sandbox.Plan{Sandbox: ref.Name, Status: sandbox.Running, Applied: !r.DryRun, Policy: r.Policy}, nil
+}
+
+func (b *noting) CreateVolume(_ context.Context, r backend.VolumeRequest) (backend.Volume, error) {
+	b.add("create volume %s", b.json(r))
+	return backend.Volume{Namespace: r.Namespace, Name: r.Name}, nil
+}
+
+func (b *noting) GetVolume(_ context.Context, namespace, name string) (backend.Volume, error) {
+	return backend.Volume{Namespace: namespace, Name: name}, nil
+}
+
+func (b *noting) ListVolumes(_ context.Context, namespace string) ([]backend.Volume, error) {
+	return []backend.Volume{{Namespace: namespace, Name: "v"}}, nil
+}
+
+func (b *noting) RemoveVolume(_ context.Context, namespace, name string) error {
+	b.add("remove volume %s/%s", namespace, name)
+	return nil
 }

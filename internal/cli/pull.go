@@ -26,7 +26,7 @@ that came whole are kept when a pull fails, and the next one goes on with them.`
 	f.group("Registry")
 	declareRegistry(f, &opt)
 	f.group("")
-	f.value("", "materialize", "KIND", "What to make of it; flat, one file, is all there is", setWord(&materialize, "flat", "layered", "all"))
+	f.words("", "materialize", "KIND", "What to make of it; flat, one file, is all there is", &materialize, "flat", "layered", "all")
 	f.quiet(&quiet)
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if materialize == "layered" || materialize == "all" {

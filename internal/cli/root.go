@@ -89,6 +89,9 @@ msb exec work -- ps aux`,
 		}
 	}
 	root.SetHelpCommand(a.helpCommand())
+	if wanted == cobra.ShellCompRequestCmd || wanted == cobra.ShellCompNoDescRequestCmd {
+		completeWords(root)
+	}
 	return root
 }
 

@@ -71,17 +71,17 @@ func (s *sandboxFlags) declare(f *flags) {
 		return err
 	})
 	f.value("H", "hostname", "NAME", "Host name in the guest (default the sandbox's name)", setString(&s.hostname))
-	f.value("", "pull", "WHEN", "Pull the image: always, if-missing (default) or never", setWord(&s.pull, "always", "if-missing", "never"))
-	f.value("", "security", "PROFILE", "default, or restricted: no new privileges in the guest", setWord(&s.security, "default", "restricted"))
-	f.value("", "deployment-profile", "PROFILE", "single-tenant (default), or multi-tenant: nothing that lets it reach this machine", setWord(&s.deployment, "single-tenant", "multi-tenant"))
-	f.value("", "log-level", "LEVEL", "How much the runner logs: error, warn, info, debug or trace", setWord(&s.logLevel, "error", "warn", "info", "debug", "trace"))
+	f.words("", "pull", "WHEN", "Pull the image: always, if-missing (default) or never", &s.pull, "always", "if-missing", "never")
+	f.words("", "security", "PROFILE", "default, or restricted: no new privileges in the guest", &s.security, "default", "restricted")
+	f.words("", "deployment-profile", "PROFILE", "single-tenant (default), or multi-tenant: nothing that lets it reach this machine", &s.deployment, "single-tenant", "multi-tenant")
+	f.words("", "log-level", "LEVEL", "How much the runner logs: error, warn, info, debug or trace", &s.logLevel, "error", "warn", "info", "debug", "trace")
 
 	f.group("Limits")
 	f.value("c", "cpus", "N", "CPUs that it may use (default 1)", setInt(&s.cpus, 1, sandbox.MaxCPUs))
 	f.value("m", "memory", "SIZE", "Memory that it may use, e.g. 512M or 2G (default 512M)", setParsed(&s.memory, sandbox.ParseSize))
 	f.value("", "max-cpus", "N", "The most that it may be given later (default as --cpus)", setInt(&s.maxCPUs, 1, sandbox.MaxCPUs))
 	f.value("", "max-memory", "SIZE", "The most that it may be given later (default as --memory)", setParsed(&s.maxMemory, sandbox.ParseSize))
-	f.value("", "cpu-placement", "POLICY", "Which of this machine's CPUs: inherit (default), auto, compact or spread", setWord(&s.placement, "inherit", "auto", "spread", "compact"))
+	f.words("", "cpu-placement", "POLICY", "Which of this machine's CPUs: inherit (default), auto, compact or spread", &s.placement, "inherit", "auto", "spread", "compact")
 	f.value("", "max-duration", "DURATION", "End it after this time, e.g. 30s, 5m or 1h", setDuration(&s.maxDuration))
 	f.value("", "idle-timeout", "DURATION", "End it when nothing happened in it for this time", setDuration(&s.idleTimeout))
 

@@ -3,6 +3,7 @@ package cli
 import (
 	"bufio"
 	"cmp"
+	"context"
 	"maps"
 	"os"
 	"path/filepath"
@@ -10,16 +11,17 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/microsandbox-go/microsandbox/sandbox"
 )
 
 // treeFile lists the commands, arguments and flags of the msb that we are to be like.
 const treeFile = "testdata/tree-0.6.18.txt"
-
-// pending are the commands that are being made. It is to become empty.
-var pending = []string{"modify", "ping", "touch", "metrics", "logs", "volume"}
 
 // theirs is a command of treeFile.
 type theirs struct {
@@ -77,23 +79,10 @@ func readTree(t *testing.T) []theirs {
 	return all
 }
 
-func isPending(path string) bool {
-	first, _, _ := strings.Cut(path, " ")
-	return slices.Contains(pending, first)
-}
-
 // TestTreeShape compares names: every command, argument and flag is there, with the same letter, and has a value or has not.
 func TestTreeShape(t *testing.T) {
 	root := (&app{}).root(nil)
-	for _, name := range pending {
-		if c, _, err := root.Find([]string{name}); err == nil && c != root {
-			t.Errorf("msb %s is there: take it out of pending", name)
-		}
-	}
 	for _, want := range readTree(t) {
-		if isPending(want.path) {
-			continue
-		}
 		c, rest, err := root.Find(strings.Fields(want.path))
 		if err != nil || len(rest) > 0 {
 			t.Errorf("there is no msb %s", want.path)
@@ -159,6 +148,8 @@ var (
 		"image pull": "image pull x", "image list": "image list", "image inspect": "image inspect x", "image load": "image load -i FILE", "image save": "image save x",
 		"image remove": "image remove x", "image prune": "image prune -y", "pull": "pull x", "load": "load -i FILE", "save": "save x",
 		"registry login": "registry login --username u --password-stdin r", "registry logout": "registry logout r", "registry list": "registry list",
+		"modify": "modify s --env B=2", "ping": "ping s", "touch": "touch s", "metrics": "metrics", "logs": "logs s", "volume create": "volume create v",
+		"volume list": "volume list", "volume inspect": "volume inspect v", "volume remove": "volume remove v",
 		"doctor": "doctor", "self doctor": "self doctor", "completion": "completion bash",
 	}
 	values = map[string]string{
@@ -176,7 +167,9 @@ var (
 		"tls-intercept-port": "8443", "tls-bypass": "*.example.com", "tls-intercept-ca-cert": "FILE", "tls-intercept-ca-key": "FILE", "tls-upstream-ca-cert": "FILE",
 		"tls-upstream-ca-cert-for": "*.example.com=FILE", "tls-no-verify-upstream-for": "*.example.com", "secret": "SECRET@example.com",
 		"on-secret-violation": "block", "ca-certs": "FILE", "materialize": "layered", "input": "FILE", "output": "OUT", "tag": "t", "username": "v",
-		"image save --format": "oci", "save --format": "oci", "stop --timeout": "3", "restart --timeout": "3", "conf": "FILE", "net-conf": "FILE", "resource-conf": "FILE",
+		"env-rm": "K", "label-rm": "k", "modify --root-disk": "8G", "modify --secret": "SECRET@example.com", "modify --secret-rm": "SECRET",
+		"sort": "cpu", "since": "2026-01-02T03:04:05Z", "until": "2026-01-02T03:04:05Z", "source": "stderr", "grep": "nothing", "color": "always",
+		"volume create --name": "w", "kind": "disk", "volume create --size": "1G", "image save --format": "oci", "save --format": "oci", "stop --timeout": "3", "restart --timeout": "3", "conf": "FILE", "net-conf": "FILE", "resource-conf": "FILE",
 		"runtime-conf": "FILE", "fs-conf": "FILE", "secret-conf": "FILE", "script-conf": "FILE",
 	}
 	// with is what a flag needs beside it, also for the comparison.
@@ -188,8 +181,9 @@ var (
 		"socks4-user-id": "--proxy socks4://192.0.2.1:1080", "socks5-username": "--proxy socks5://192.0.2.1:1080 --socks5-password-env SECRET",
 		"socks5-password-env": "--proxy socks5://192.0.2.1:1080 --socks5-username u",
 		"tls-intercept-port":  "--tls-intercept", "tls-bypass": "--tls-intercept", "no-block-quic": "--tls-intercept",
+		"tls-intercept-ca-cert": "--tls-intercept-ca-key FILE", "tls-intercept-ca-key": "--tls-intercept-ca-cert FILE",
 		"tls-upstream-ca-cert": "--tls-intercept", "tls-upstream-ca-cert-for": "--tls-intercept", "tls-no-verify-upstream-for": "--tls-intercept",
-		"on-secret-violation": "--secret SECRET@example.com",
+		"no-color": "--color always", "on-secret-violation": "--secret SECRET@example.com",
 		// What is no terminal has no use for these: they are seen to be there by what they exclude, and cmd/msb tries them on one.
 		"no-tty": "--tty", "stream": "--tty",
 	}
@@ -197,15 +191,17 @@ var (
 	instead = map[string]string{
 		"exec --quiet": "exec s", "exec --timeout": "exec s -- hang", "run --timeout": "run host -- hang", "registry login --username": "registry login --password-stdin r",
 		"image load --input": "image load", "load --input": "load", "image prune --yes": "image prune", "registry login --password-stdin": "registry login --username u r",
-		"remove --force": "remove s", "image list --quiet": "image list", "start --label": "start", "stop --label": "stop", "restart --label": "restart", "remove --label": "remove",
+		"metrics --watch": "metrics s", "metrics --follow": "metrics s", "ping --label": "ping", "touch --label": "touch", "volume create --name": "volume create",
+		"image list --quiet": "image list", "start --label": "start", "stop --label": "stop", "restart --label": "restart", "remove --label": "remove",
 	}
 	// told is what a flag has printed where nothing is there to compare with.
 	told = map[string]string{"exec --timeout": "exec timed out after 1ms", "run --timeout": "exec timed out after 1ms"}
 	// provenBy are flags whose effect is seen elsewhere.
 	provenBy = map[string]string{
 		" --error": "TestLogLevels", " --warn": "TestLogLevels", " --info": "TestLogLevels", " --debug": "TestLogLevels", " --trace": "TestLogLevels",
-		"run --detach-keys": "cmd/msb TestTerminal",
-		"doctor --yes":      "refused together with --fix", "self doctor --yes": "refused together with --fix",
+		"run --detach-keys":  "cmd/msb TestTerminal",
+		"metrics --interval": "TestMetricsInterval",
+		"doctor --yes":       "nothing is ever asked", "self doctor --yes": "nothing is ever asked",
 	}
 )
 
@@ -224,9 +220,6 @@ func TestTreeEffects(t *testing.T) {
 	}
 	refused := 0
 	for _, c := range readTree(t) {
-		if isPending(c.path) {
-			continue
-		}
 		for _, f := range c.flags {
 			key := c.path + " --" + f.name
 			t.Run(strings.TrimSpace(key), func(t *testing.T) {
@@ -320,8 +313,8 @@ type outcome struct {
 	code           int
 }
 
-// made is what differs between runs: names that were made up.
-var made = regexp.MustCompile(`msb-[0-9a-f]{8}`)
+// made is what differs between runs: names that were made up, and times.
+var made = regexp.MustCompile(`(msb|vol)-[0-9a-f]{8}|\([0-9.]+[µm]?s\)`)
 
 func (o outcome) String() string {
 	return made.ReplaceAllString(cmp.Or(strings.Join(o.asked, "\n"), "nothing is asked")+"\nstdout: "+o.stdout+"\nstderr: "+o.stderr+"\ncode: "+string(rune('0'+o.code%10)), "NAME")
@@ -421,4 +414,31 @@ func TestLogLevels(t *testing.T) {
 	if got, want := strings.Join(levels, " "), "off ERROR WARN INFO DEBUG DEBUG-4"; got != want {
 		t.Errorf("levels %s, want %s", got, want)
 	}
+}
+
+// TestMetricsInterval: the flag says how long it is between two looks, and is refused where there is only one.
+func TestMetricsInterval(t *testing.T) {
+	if o := play(t, "metrics --interval 1s"); o.code != exitUsage || !strings.Contains(o.stderr, "--interval needs --watch or --follow") {
+		t.Errorf("without a use for it:\n%s", o)
+	}
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	synctest.Test(t, func(t *testing.T) {
+		var looks []time.Time
+		a := &app{out: null, err: null}
+		err := a.metrics(t.Context(), &metricsFlags{follow: true, interval: 7 * time.Second}, true, func(context.Context) ([]sandbox.Metrics, error) {
+			looks = append(looks, time.Now())
+			state := sandbox.MetricsRunning
+			if len(looks) == 3 {
+				state = sandbox.MetricsExited
+			}
+			return []sandbox.Metrics{{State: state}}, nil
+		})
+		if err != nil || len(looks) != 3 || looks[2].Sub(looks[0]) != 14*time.Second {
+			t.Errorf("looked at %v: %v", looks, err)
+		}
+	})
 }

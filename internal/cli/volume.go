@@ -43,26 +43,32 @@ func (a *app) volumes() (backend.Volumes, error) {
 
 func (a *app) volumeCreateCommand() *cobra.Command {
 	var (
-		req              backend.VolumeRequest
-		name, kind, size string
-		quiet            bool
+		req   backend.VolumeRequest
+		name  string
+		quiet bool
 	)
 	c := a.command(&cobra.Command{Use: "create", Short: "Make a volume and print its name",
 		Example: "msb volume create data\nmsb volume create --name cache --quota 500M --label team=ml"},
 		positional{"[NAME]", "Name; without it, one is made up"})
 	f := flagsOf(c, false)
 	f.value("", "name", "NAME", "Name, as an option", setString(&name))
-	f.value("", "kind", "KIND", "dir (default)", setWord(&kind, "dir", "disk"))
-	f.value("", "size", "SIZE", "Size of a disk", setString(&size))
+	const disk, hint = "not supported: a disk image needs a microVM", "use a directory, and bound it with --quota SIZE"
+	f.value("", "kind", "KIND", "dir (default)", func(v string) error {
+		if v == "disk" {
+			f.refuseGiven("kind disk", disk, hint)
+		}
+		var kind string
+		return setWord(&kind, "dir", "disk")(v)
+	})
+	f.refuse("", "size", "SIZE", "Size of a disk", disk, hint)
 	f.value("", "quota", "SIZE", "How much a sandbox may have there", setParsed(&req.QuotaMiB, sandbox.ParseSize))
 	f.labels(&req.Labels, "Label to find it by")
-	f.quiet(&quiet)
+	f.toggle("q", "quiet", "Print nothing", &quiet)
 	c.RunE = func(c *cobra.Command, args []string) error {
+		if err := f.refusal(); err != nil {
+			return err
+		}
 		switch {
-		case kind == "disk":
-			return &sandbox.Error{Kind: sandbox.Unsupported, Message: "a volume of the kind disk is not supported: disk images need a microVM", Hint: "use a directory, and bound it with --quota SIZE"}
-		case size != "":
-			return usageErrorf("bound a directory with --quota SIZE", "--size is for volumes of the kind disk")
 		case name != "" && len(args) == 1 && args[0] != name:
 			return usageErrorf("leave one of them out", "two names are given, %q and %q", args[0], name)
 		case name == "" && len(args) == 1:
@@ -80,7 +86,9 @@ func (a *app) volumeCreateCommand() *cobra.Command {
 		if _, err := v.CreateVolume(c.Context(), req); err != nil {
 			return err
 		}
-		_, err = fmt.Fprintln(a.out, name)
+		if !quiet {
+			_, err = fmt.Fprintln(a.out, name)
+		}
 		return err
 	}
 	return c

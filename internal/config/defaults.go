@@ -127,6 +127,9 @@ func (s Defaults) Apply(spec *sandbox.Spec) {
 	if r.MemoryMiB == 0 {
 		r.MemoryMiB = s.MemoryMiB
 	}
+	if r.CPUPlacement == "" {
+		r.CPUPlacement = s.CPUPlacement
+	}
 	if t.Shell == "" {
 		t.Shell = s.Shell
 	}

@@ -35,7 +35,6 @@ type File struct {
 	LogLevel          string // of runners
 	DeploymentProfile string // the least that every sandbox gets; "" is sandbox.SingleTenant
 	Defaults          Defaults
-	BusyTimeout       time.Duration // how long to wait for the records' lock; 0 is the default
 	SSHInactivity     time.Duration // after which an SSH session ends; DefaultSSHInactivity unless it is set, 0 is never
 	ActiveProfile     string
 	Profiles          map[string]Profile
@@ -183,7 +182,7 @@ func (f *File) settings(dir string) setting {
 			"url":                  unused(text(new(string)), "the records are in the state root: set home"),
 			"max_connections":      unused(number(new(int), 1), "there is one connection"),
 			"connect_timeout_secs": unused(number(new(int), 0), "the records are a file"),
-			"busy_timeout_secs":    seconds(&f.BusyTimeout),
+			"busy_timeout_secs":    unused(seconds(new(time.Duration)), "another msb that writes is waited for 30 seconds"),
 		}),
 		"paths":            unusedPaths(),
 		"sandbox_defaults": f.Defaults.settings(),

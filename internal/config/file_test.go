@@ -53,7 +53,7 @@ func TestLoad(t *testing.T) {
 	}
 	at := filepath.Join(home, "config.json")
 	want := File{
-		Home: "/h/msb", LogLevel: "debug", DeploymentProfile: "multi_tenant", ActiveProfile: "prod", BusyTimeout: 4 * time.Second,
+		Home: "/h/msb", LogLevel: "debug", DeploymentProfile: "multi_tenant", ActiveProfile: "prod",
 		Defaults: Defaults{CPUs: 2, MemoryMiB: 1024, CPUPlacement: "spread", PlacementProfile: "p", THP: "never", Shell: "/bin/zsh", Workdir: "/w",
 			MetricsIntervalMS: 500, DisableMetrics: true, RootDisk: &sandbox.RootDisk{Kind: "managed", SizeMiB: 8192}},
 		Profiles: map[string]Profile{"dev": {Backend: "local"}, "prod": {Backend: "cloud", URL: "https://x/", KeyEnv: "KEY"}, "ring": {Backend: "cloud", keyring: true}},
@@ -74,6 +74,7 @@ func TestLoad(t *testing.T) {
 			at + ":14:23: database.url changes nothing: the records are in the state root: set home",
 			at + ":14:56: database.max_connections changes nothing: there is one connection",
 			at + ":14:83: database.connect_timeout_secs changes nothing: the records are a file",
+			at + ":14:107: database.busy_timeout_secs changes nothing: another msb that writes is waited for 30 seconds",
 			at + ":15:20: paths.msb changes nothing: msb finds its own parts beside itself",
 			at + ":15:38: paths.libkrunfw changes nothing: there is no libkrunfw",
 			at + ":15:52: paths.cache changes nothing: all that msb keeps is below the state root: set home",

@@ -108,18 +108,18 @@ func TestRead(t *testing.T) {
 }
 
 func TestDefaultsApply(t *testing.T) {
-	d := Defaults{CPUs: 2, MemoryMiB: 1024, Shell: "/bin/zsh", Workdir: "/w", DisableMetrics: true, RootDisk: &sandbox.RootDisk{Kind: "managed", SizeMiB: 8192}}
+	d := Defaults{CPUs: 2, MemoryMiB: 1024, CPUPlacement: "spread", Shell: "/bin/zsh", Workdir: "/w", DisableMetrics: true, RootDisk: &sandbox.RootDisk{Kind: "managed", SizeMiB: 8192}}
 	oci := &sandbox.OCIImage{Reference: "x"}
 	spec := sandbox.Spec{Image: sandbox.Image{OCI: oci}}
 	d.Apply(&spec)
-	if spec.Resources.CPUs != 2 || spec.Resources.MemoryMiB != 1024 || spec.Runtime.Shell != "/bin/zsh" || spec.Runtime.Workdir != "/w" ||
+	if spec.Resources.CPUs != 2 || spec.Resources.MemoryMiB != 1024 || spec.Resources.CPUPlacement != "spread" || spec.Runtime.Shell != "/bin/zsh" || spec.Runtime.Workdir != "/w" ||
 		!spec.Runtime.DisableMetrics || spec.Image.OCI.RootDisk.SizeMiB != 8192 || oci.RootDisk.SizeMiB != 0 {
 		t.Errorf("%+v", spec)
 	}
-	spec = sandbox.Spec{Image: sandbox.Image{OCI: oci}, Resources: sandbox.Resources{CPUs: 1, MemoryMiB: 64}, Lifecycle: sandbox.Lifecycle{Ephemeral: true},
+	spec = sandbox.Spec{Image: sandbox.Image{OCI: oci}, Resources: sandbox.Resources{CPUs: 1, MemoryMiB: 64, CPUPlacement: "inherit"}, Lifecycle: sandbox.Lifecycle{Ephemeral: true},
 		Runtime: sandbox.RuntimeOptions{Shell: "sh", Workdir: "/", MetricsIntervalMS: 7}}
 	d.Apply(&spec)
-	if spec.Resources.CPUs != 1 || spec.Resources.MemoryMiB != 64 || spec.Runtime.Shell != "sh" || spec.Runtime.Workdir != "/" || spec.Runtime.DisableMetrics ||
+	if spec.Resources.CPUs != 1 || spec.Resources.MemoryMiB != 64 || spec.Resources.CPUPlacement != "inherit" || spec.Runtime.Shell != "sh" || spec.Runtime.Workdir != "/" || spec.Runtime.DisableMetrics ||
 		spec.Image.OCI.RootDisk.Kind != "" {
 		t.Errorf("what was said is overruled: %+v", spec)
 	}

@@ -23,10 +23,13 @@ const overhead = 64 << 20
 
 // limits holds a sandbox to its memory and CPUs, by a control group where one can be had.
 type limits struct {
-	memory   atomic.Uint64 // bytes, overhead included
-	cpus     int
-	pinned   bool // to fewer CPUs than there are
-	resizing sync.Mutex
+	memory atomic.Uint64 // bytes, overhead included
+	cpus   int
+	// placement says which of the host's CPUs they are (sandbox.Resources.CPUPlacement); "" leaves that to the host where a
+	// control group bounds them.
+	placement string
+	pinned    bool // to fewer CPUs than there are
+	resizing  sync.Mutex
 
 	mu    sync.Mutex
 	group *cgroup.Group // nil if there is none
@@ -48,8 +51,8 @@ func (l *limits) setGroup(g *cgroup.Group) {
 // a machine's.
 const processes = 4096
 
-func newLimits(group string, memory uint64, cpus int, l *slog.Logger) *limits {
-	lim := &limits{cpus: cpus}
+func newLimits(group string, memory uint64, cpus int, placement string, l *slog.Logger) *limits {
+	lim := &limits{cpus: cpus, placement: placement}
 	lim.memory.Store(memory + overhead)
 	g, err := cgroup.New(group, cgroup.Limits{MemoryBytes: memory + overhead, CPUs: cpus, Processes: processes})
 	if err != nil {
@@ -73,7 +76,7 @@ func (l *limits) bound(id string, inst driver.Instance) error {
 		if failed == nil && g.CPU() {
 			failed = g.LimitCPU()
 		}
-		if failed == nil && g.CPU() {
+		if failed == nil && g.CPU() && l.placement == "" {
 			return nil
 		}
 		if failed != nil {
@@ -109,7 +112,7 @@ func (l *limits) resize(id string, inst driver.Instance, memory uint64, cpus int
 	}
 	l.memory.Store(memory)
 	l.cpus = cpus
-	if p, ok := inst.(driver.Processes); ok && !g.CPU() {
+	if p, ok := inst.(driver.Processes); ok && (!g.CPU() || l.placement != "") {
 		return l.pin(id, p.PIDs)
 	}
 	return nil
@@ -135,7 +138,7 @@ func (l *limits) join(g *cgroup.Group, p driver.Processes) error {
 	}
 }
 
-// pin bounds the processes to as many CPUs as were asked for, spread by the sandbox's id. Threads inherit it from the
+// pin bounds the processes to as many CPUs as were asked for, by the placement and the sandbox's id. Threads inherit it from the
 // thread that starts them: look until there is no new one.
 func (l *limits) pin(id string, pids func() []int) error {
 	var have, want unix.CPUSet
@@ -158,9 +161,8 @@ func (l *limits) pin(id string, pids func() []int) error {
 	l.pinned = true
 	h := fnv.New32a()
 	h.Write([]byte(id))
-	first := int(h.Sum32() % uint32(len(all)))
-	for n := range cpus {
-		want.Set(all[(first+n)%len(all)])
+	for _, cpu := range place(topology(topologyDir, all), cpus, l.placement, h.Sum32()) {
+		want.Set(cpu)
 	}
 	seen := map[int]bool{}
 	for found := true; found; {

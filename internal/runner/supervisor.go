@@ -152,7 +152,7 @@ func (s *supervisor) start(ctx context.Context) error {
 	}
 	id := filepath.Base(s.cfg.RunDir)
 	memory := uint64(spec.Resources.MemoryMiB) << 20
-	s.limits = newLimits(s.cfg.Group, memory, spec.Resources.CPUs, s.log)
+	s.limits = newLimits(s.cfg.Group, memory, spec.Resources.CPUs, spec.Resources.CPUPlacement, s.log)
 	if s.listen, err = net.ListenUnix("unix", &net.UnixAddr{Name: s.path(launch.SocketFile), Net: "unix"}); err != nil {
 		return fmt.Errorf("listen for clients: %w", err)
 	}
