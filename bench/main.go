@@ -16,6 +16,7 @@ var benches = map[string]func(options) error{
 	"coldstart": coldstart,
 	"images":    images,
 	"disk":      disk,
+	"net":       network,
 }
 
 type options struct {
@@ -32,7 +33,7 @@ func main() {
 	name := strings.TrimSpace(strings.Join(flag.Args(), " "))
 	run, ok := benches[name]
 	if !ok {
-		fmt.Fprintf(os.Stderr, "error: no benchmark %q\n  → there are: coldstart, images, disk\n", name)
+		fmt.Fprintf(os.Stderr, "error: no benchmark %q\n  → there are: coldstart, images, disk, net\n", name)
 		os.Exit(2)
 	}
 	var err error

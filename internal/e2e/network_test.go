@@ -360,7 +360,7 @@ func TestNetwork(t *testing.T) {
 			"tcp host.microsandbox.internal 80", "tcp host.microsandbox.internal 22", "udp host.microsandbox.internal 7",
 			"tcp 10.0.0.1 80", "tcp 172.20.0.1 80", "tcp 192.168.1.1 80", "tcp 100.64.0.1 80", "tcp fd00::1 80",
 			"tcp ::ffff:10.0.0.1 80", "tcp 64:ff9b::a00:1 80", "tcp 2002:a00:1:: 80", "udp 10.0.0.1 7", "udp fd00::1 7",
-			"tcp 0.0.0.0 80",
+			"tcp 0.0.0.0 80", "tcp 255.255.255.255 80", "tcp 224.0.0.1 80", "tcp ff02::1 80", "tcp 172.16.0.7 80",
 			"name rebind.test", "name loopback.test", "name metadata.test", "name mapped.test", "name no-such-name.test",
 			"tcp rebind.test 80", "tcp 127.0.0.53 53", "udp 127.0.0.53 53",
 		}

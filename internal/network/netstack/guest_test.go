@@ -109,10 +109,20 @@ type guest struct {
 
 func newGuest(t testing.TB, file *os.File, ends Ends, mode fdbased.PacketDispatchMode) *guest {
 	t.Helper()
-	ep, err := fdbased.New(&fdbased.Options{
+	return newGuestOn(t, file, ends, mode, true)
+}
+
+// newGuestOn is newGuest for a link that may have no vnet header, and so no frames larger than the MTU.
+func newGuestOn(t testing.TB, file *os.File, ends Ends, mode fdbased.PacketDispatchMode, gso bool) *guest {
+	t.Helper()
+	opt := fdbased.Options{
 		FDs: []int{int(file.Fd())}, MTU: MTU, EthernetHeader: true, Address: tcpip.LinkAddress(ends.GuestMAC),
-		PacketDispatchMode: mode, GSOMaxSize: 65536, RXChecksumOffload: true, TXChecksumOffload: true, ProcessorsPerChannel: 1,
-	})
+		PacketDispatchMode: mode, ProcessorsPerChannel: 1,
+	}
+	if gso {
+		opt.GSOMaxSize, opt.RXChecksumOffload, opt.TXChecksumOffload = 65536, true, true
+	}
+	ep, err := fdbased.New(&opt)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -283,37 +283,112 @@ func model(p sandbox.NetworkPolicy, dir, proto string, to netip.AddrPort, names 
 	return p.DefaultIngress == "allow"
 }
 
+var (
+	drawnPorts = []uint16{0, 53, 80, 443, 853, 5353, 8080}
+	drawnNames = []string{"a.example.com", "example.com", "b.org", "notexample.com"}
+)
+
+// drawPolicy makes any policy that makes sense.
+func drawPolicy(t *rapid.T) sandbox.NetworkPolicy {
+	ports, names := drawnPorts, drawnNames
+	genRule := rapid.Custom(func(t *rapid.T) sandbox.NetworkRule {
+		r := sandbox.NetworkRule{
+			Direction: rapid.SampledFrom([]string{"", "any", "egress", "ingress"}).Draw(t, "dir"),
+			Action:    rapid.SampledFrom([]string{"allow", "deny"}).Draw(t, "action"),
+			Protocols: rapid.SliceOfN(rapid.SampledFrom([]string{"tcp", "udp", "icmpv4", "icmpv6"}), 0, 2).Draw(t, "protos"),
+		}
+		if rapid.Bool().Draw(t, "hasPorts") {
+			lo := rapid.SampledFrom(ports).Draw(t, "lo")
+			r.Ports = []sandbox.PortRange{{Start: lo, End: max(lo, rapid.SampledFrom(ports).Draw(t, "hi"))}}
+		}
+		switch rapid.IntRange(0, 4).Draw(t, "dest") {
+		case 1:
+			r.Destination.Group = rapid.SampledFrom([]string{"host", "metadata", "loopback", "private", "link_local", "multicast", "public"}).Draw(t, "group")
+		case 2:
+			r.Destination.CIDR = rapid.SampledFrom([]string{"0.0.0.0/0", "10.0.0.0/8", "8.8.8.8/32", "::/0", "fd00::/8", "127.0.0.0/8", "169.254.0.0/16"}).Draw(t, "cidr")
+		case 3:
+			r.Destination.Domain = rapid.SampledFrom(names).Draw(t, "domain")
+		case 4:
+			r.Destination.DomainSuffix = rapid.SampledFrom([]string{"example.com", "org"}).Draw(t, "suffix")
+		}
+		return r
+	})
+	return sandbox.NetworkPolicy{
+		DefaultEgress:  rapid.SampledFrom([]string{"", "allow", "deny"}).Draw(t, "de"),
+		DefaultIngress: rapid.SampledFrom([]string{"", "allow", "deny"}).Draw(t, "di"),
+		Rules:          rapid.SliceOfN(genRule, 0, 6).Draw(t, "rules"),
+	}
+}
+
+// TestNamesThatCannotLeadAnywhere: what no rule lets the sandbox reach by a name, it may not resolve, or the question itself
+// would be a message to outside; and what a rule allows by that name alone it may.
+func TestNamesThatCannotLeadAnywhere(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		np := drawPolicy(t)
+		p, err := policy.New(np, gateway...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		name := rapid.SampledFrom(drawnNames).Draw(t, "name")
+		v := p.CheckName(name)
+		for _, a := range []string{"8.8.8.8", "10.0.0.1", "93.184.216.34", "fd00::1", "2606:4700::1111"} {
+			for _, pr := range []policy.Proto{policy.TCP, policy.UDP} {
+				for _, port := range []uint16{80, 443, 8080, 9999} {
+					c := p.Check(policy.Egress, pr, netip.AddrPortFrom(netip.MustParseAddr(a), port), []string{name})
+					if c.Allowed && !v.Allowed {
+						t.Fatalf("%s is not resolved (%+v), and %s:%d may be reached by it (%+v)", name, v, a, port, c)
+					}
+				}
+			}
+		}
+	})
+}
+
+// TestAnswersNeedARuleOfTheirOwn: protection against rebinding is lifted by rules about the address only, never by a default.
+func TestAnswersNeedARuleOfTheirOwn(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		np := drawPolicy(t)
+		p, err := policy.New(np, gateway...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := rapid.SampledFrom(classes).Draw(t, "address")
+		a := netip.MustParseAddr(c.addr).WithZone("")
+		got := p.AllowsAnswer(a)
+		switch c.want {
+		case policy.Public:
+			if !got {
+				t.Fatalf("%s is public and kept back", a)
+			}
+		case policy.Reserved:
+			if got {
+				t.Fatalf("%s is reserved and let through", a)
+			}
+		default:
+			reached := p.Check(policy.Egress, policy.TCP, netip.AddrPortFrom(a, 9999), nil)
+			if e, ok := policy.Embedded(a); ok {
+				a = e
+			}
+			about := slices.ContainsFunc(np.Rules, func(r sandbox.NetworkRule) bool {
+				d := r.Destination
+				in := d.Group == c.want.String()
+				if d.CIDR != "" {
+					pre := netip.MustParsePrefix(d.CIDR)
+					in = pre.Contains(a) || pre.Contains(netip.MustParseAddr(c.addr).WithZone(""))
+				}
+				return in && r.Action == "allow" && len(r.Ports) == 0 && r.Direction != "ingress"
+			})
+			if got && !about {
+				t.Fatalf("%s is let through, and no rule is about it: %+v (reached: %+v)", a, np, reached)
+			}
+		}
+	})
+}
+
 func TestAgainstModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		ports := []uint16{0, 53, 80, 443, 853, 5353, 8080}
-		names := []string{"a.example.com", "example.com", "b.org", "notexample.com"}
-		genRule := rapid.Custom(func(t *rapid.T) sandbox.NetworkRule {
-			r := sandbox.NetworkRule{
-				Direction: rapid.SampledFrom([]string{"", "any", "egress", "ingress"}).Draw(t, "dir"),
-				Action:    rapid.SampledFrom([]string{"allow", "deny"}).Draw(t, "action"),
-				Protocols: rapid.SliceOfN(rapid.SampledFrom([]string{"tcp", "udp", "icmpv4", "icmpv6"}), 0, 2).Draw(t, "protos"),
-			}
-			if rapid.Bool().Draw(t, "hasPorts") {
-				lo := rapid.SampledFrom(ports).Draw(t, "lo")
-				r.Ports = []sandbox.PortRange{{Start: lo, End: max(lo, rapid.SampledFrom(ports).Draw(t, "hi"))}}
-			}
-			switch rapid.IntRange(0, 4).Draw(t, "dest") {
-			case 1:
-				r.Destination.Group = rapid.SampledFrom([]string{"host", "metadata", "loopback", "private", "link_local", "multicast", "public"}).Draw(t, "group")
-			case 2:
-				r.Destination.CIDR = rapid.SampledFrom([]string{"0.0.0.0/0", "10.0.0.0/8", "8.8.8.8/32", "::/0", "fd00::/8", "127.0.0.0/8", "169.254.0.0/16"}).Draw(t, "cidr")
-			case 3:
-				r.Destination.Domain = rapid.SampledFrom(names).Draw(t, "domain")
-			case 4:
-				r.Destination.DomainSuffix = rapid.SampledFrom([]string{"example.com", "org"}).Draw(t, "suffix")
-			}
-			return r
-		})
-		np := sandbox.NetworkPolicy{
-			DefaultEgress:  rapid.SampledFrom([]string{"", "allow", "deny"}).Draw(t, "de"),
-			DefaultIngress: rapid.SampledFrom([]string{"", "allow", "deny"}).Draw(t, "di"),
-			Rules:          rapid.SliceOfN(genRule, 0, 6).Draw(t, "rules"),
-		}
+		ports, names := drawnPorts, drawnNames
+		np := drawPolicy(t)
 		p, err := policy.New(np, gateway...)
 		if err != nil {
 			t.Fatal(err)

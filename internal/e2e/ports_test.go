@@ -1,0 +1,262 @@
+package e2e
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/microsandbox-go/microsandbox/sandbox"
+)
+
+// webServer is a guest's web server on port 8080, and an echo of datagrams on 5300.
+const webServer = `
+import http.server, socket, threading
+u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); u.bind(("0.0.0.0", 5300))
+def echo():
+    while True:
+        data, peer = u.recvfrom(2000); u.sendto(b"guest:" + data, peer)
+threading.Thread(target=echo, daemon=True).start()
+http.server.HTTPServer(("0.0.0.0", 8080), http.server.SimpleHTTPRequestHandler).serve_forever()
+`
+
+// serving starts a sandbox with that web server and returns the host's ports for the guest's.
+func (w *world) serving(name string, flags ...string) map[uint16]string {
+	w.t.Helper()
+	w.t.Cleanup(func() { w.run("rm", "-f", "-q", name) })
+	args := append([]string{"run", "-d", "-q", "--name", name}, flags...)
+	w.ok(append(args, "host", "--", "python3", "-c", webServer)...)
+	return w.published(name)
+}
+
+func (w *world) published(name string) map[uint16]string {
+	w.t.Helper()
+	b, err := os.ReadFile(filepath.Join(w.runDir(name), "running.json"))
+	w.must(err)
+	var running struct{ Ports []sandbox.Port }
+	w.must(json.Unmarshal(b, &running))
+	at := map[uint16]string{}
+	for _, p := range running.Ports {
+		at[p.GuestPort] = fmt.Sprintf("%s:%d", p.Bind(), p.HostPort)
+	}
+	return at
+}
+
+// get fetches until the guest serves.
+func (w *world) get(at string) string {
+	w.t.Helper()
+	var body string
+	var last error
+	if !until(patience, func() bool {
+		resp, err := http.Get("http://" + at + "/etc/hostname")
+		if last = err; err != nil {
+			return false
+		}
+		defer resp.Body.Close()
+		b, err := io.ReadAll(resp.Body)
+		body, last = string(b), err
+		return err == nil && resp.StatusCode == http.StatusOK
+	}) {
+		w.t.Fatalf("http://%s: %v", at, last)
+	}
+	return body
+}
+
+func TestPublishedPorts(t *testing.T) {
+	each(t, func(w *world) {
+		at := w.serving("web", "-p", "0:8080", "-p", "0:5300/udp", "-p", "0:81")
+		if got := w.get(at[8080]); got != "web\n" {
+			w.t.Errorf("the guest's web server says %q", got)
+		}
+		c, err := net.Dial("udp", at[5300])
+		w.must(err)
+		defer c.Close()
+		b := make([]byte, 100)
+		if !until(patience, func() bool { // datagrams may be lost
+			_, _ = c.Write([]byte("hello"))
+			_ = c.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+			n, err := c.Read(b)
+			b = b[:max(n, 0)]
+			defer func() { b = b[:cap(b)] }()
+			return err == nil && string(b) == "guest:hello"
+		}) {
+			w.t.Error("no datagram came back")
+		}
+		if _, port, _ := net.SplitHostPort(at[8080]); !strings.Contains(w.ok("ps"), "127.0.0.1:"+port+"->8080/tcp") {
+			w.t.Errorf("msb ps does not show the port:\n%s", w.ok("ps"))
+		}
+		// A port that is taken is told of before anything starts.
+		_, port, _ := net.SplitHostPort(at[8080])
+		if msg := w.errorLine(w.run("run", "-q", "-p", port+":80", "host", "--", "true")); !strings.Contains(msg, "127.0.0.1:"+port+"/tcp of this machine is in use") {
+			w.t.Errorf("a port that is taken: %q", msg)
+		}
+		if w.user && syscall.Geteuid() == 0 {
+			if msg := w.errorLine(w.run("run", "-q", "-p", "1:80", "host", "--", "true")); !strings.Contains(msg, "only for root") {
+				w.t.Errorf("a port for root: %q", msg)
+			}
+		}
+		var st sandbox.NetworkState
+		w.must(json.Unmarshal([]byte(w.ok("net", "web", "--format", "json")), &st))
+		if len(st.Ports) != 3 || st.Counters.Connections == 0 || st.Counters.RxBytes == 0 {
+			w.t.Errorf("%+v", st)
+		}
+		if table := w.ok("net", "web"); !strings.HasPrefix(table, "VERDICT") || !strings.Contains(table, "ingress") {
+			w.t.Errorf("msb net:\n%s", table)
+		}
+		w.ok("rm", "-f", "-q", "web")
+		if l, err := net.Listen("tcp", at[8080]); err != nil {
+			w.t.Errorf("the port is not free: %v", err)
+		} else {
+			l.Close()
+		}
+	})
+}
+
+// TestPortsAreGivenBack starts many, kills some of their runners, and wants every port free.
+func TestPortsAreGivenBack(t *testing.T) {
+	many := soak(4, 100)
+	each(t, func(w *world) {
+		var all []string
+		for i := range many {
+			name := fmt.Sprintf("s%d", i)
+			w.background(name, "-m", "64M", "-p", "0:80", "-p", "0:81/udp")
+			for _, at := range w.published(name) {
+				all = append(all, at)
+			}
+		}
+		for i := range many {
+			name := fmt.Sprintf("s%d", i)
+			if i%2 == 0 {
+				w.must(syscall.Kill(w.runner(name), syscall.SIGKILL))
+			} else {
+				w.ok("stop", "-f", "-q", name)
+			}
+		}
+		for _, at := range all {
+			if !until(patience, func() bool {
+				l, err := net.Listen("tcp", at)
+				if err != nil {
+					return false
+				}
+				l.Close()
+				u, err := net.ListenPacket("udp", at)
+				if err == nil {
+					u.Close()
+				}
+				return err == nil
+			}) {
+				w.t.Errorf("%s is not given back", at)
+			}
+		}
+	})
+}
+
+func TestDeniedIsExplained(t *testing.T) {
+	if !inPrivate(t) {
+		return
+	}
+	each(t, func(w *world) {
+		s := w.space()
+		const fetch = `import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=20).read().decode())`
+		for _, c := range []struct {
+			flags []string
+			url   string
+			want  string
+		}{
+			{nil, "http://10.0.0.1/", "warn: denied by policy: 10.0.0.1:80\n  → default egress: deny; to allow it: --net-rule allow@10.0.0.1:tcp:80\n"},
+			{[]string{"--net-rule", "deny@public.test", "--net", "public"}, "http://public.test/", "warn: denied by policy: public.test\n  → rule 0: deny@public.test; to allow it: --net-rule allow@public.test\n"},
+			{nil, "http://rebind.test/", "warn: denied by policy: rebind.test\n  → rebinding protection: the name leads to 10.0.0.1\n"},
+		} {
+			r := s.run(append(append([]string{"run", "-q"}, c.flags...), "host", "--", "python3", "-c", fetch, c.url)...)
+			if r.code != 1 || !strings.Contains(r.err, c.want) {
+				w.t.Errorf("%v %s: exit code %d, stderr:\n%s\nwant in it:\n%s", c.flags, c.url, r.code, r.err, c.want)
+			}
+		}
+		r := s.run("run", "-q", "host", "--", "python3", "-c", fetch, "http://public.test/x")
+		if r.code != 0 || r.err != "" {
+			w.t.Errorf("what is allowed: exit code %d, stderr %s", r.code, r.err)
+		}
+	})
+}
+
+// TestPolicyChangesWhileRunning asks the runner for another policy, as msb modify does.
+func TestPolicyChangesWhileRunning(t *testing.T) {
+	if !inPrivate(t) {
+		return
+	}
+	each(t, func(w *world) {
+		s := w.space()
+		w.t.Cleanup(func() { w.run("rm", "-f", "-q", "net") })
+		if r := s.run("run", "-d", "-q", "--name", "net", "host"); r.code != 0 {
+			w.t.Fatal(r.err)
+		}
+		tries := []string{"tcp " + public4 + " 80", "tcp 10.0.0.1 80", "udp " + public4 + " 7"}
+		try := func() map[string]attempt {
+			var all map[string]attempt
+			w.must(json.Unmarshal([]byte(w.ok(append([]string{"exec", "net", "--", "python3", "-c", probe}, tries...)...)), &all))
+			return all
+		}
+		all := try()
+		w.reached(all, tries[0], "connected")
+		w.denied(all, tries[1])
+		w.setPolicy("net", `{"default_egress":"deny","default_ingress":"allow","rules":[{"destination":{"group":"private"},"action":"allow"}]}`, `"ok":true`)
+		all = try()
+		w.denied(all, tries[0])
+		w.reached(all, tries[1], "connected")
+		w.denied(all, tries[2])
+		w.setPolicy("net", `{"default_egress":"maybe"}`, `InvalidConfig`)
+		w.reached(try(), tries[1], "connected")
+
+		if log := w.ok("logs", "--source", "system", "net"); !strings.Contains(log, "denied by policy: 10.0.0.1:80 (tcp, default egress: deny)") ||
+			!strings.Contains(log, "denied by policy: "+public4+":80") {
+			w.t.Errorf("the system log:\n%s", log)
+		}
+		flows := map[string]bool{}
+		for line := range strings.Lines(w.flowLog("net")) {
+			var f sandbox.Flow
+			w.must(json.Unmarshal([]byte(line), &f))
+			flows[f.Event+" "+f.Protocol+" "+f.Peer+" "+f.Verdict] = true
+		}
+		for _, want := range []string{"open tcp " + public4 + ":80 allow", "close tcp " + public4 + ":80 allow", "deny tcp 10.0.0.1:80 deny", "open udp " + public4 + ":7 allow", "deny udp " + public4 + ":7 deny"} {
+			if !flows[want] {
+				w.t.Errorf("the flow log has no %q: %v", want, flows)
+			}
+		}
+	})
+}
+
+// flowLog is the flow log of a running sandbox, wherever its logs are.
+func (w *world) flowLog(name string) string {
+	w.t.Helper()
+	for _, pattern := range []string{filepath.Join(w.runDir(name), "net.jsonl"), filepath.Join(w.home, "sandboxes/*", name, "logs/net.jsonl")} {
+		if found, _ := filepath.Glob(pattern); len(found) == 1 {
+			b, err := os.ReadFile(found[0])
+			w.must(err)
+			return string(b)
+		}
+	}
+	w.t.Fatal("there is no flow log")
+	return ""
+}
+
+// setPolicy asks a runner for another policy and wants the answer to have those words.
+func (w *world) setPolicy(name, policy, want string) {
+	w.t.Helper()
+	c, err := net.Dial("unix", filepath.Join(w.runDir(name), "control.sock"))
+	w.must(err)
+	defer c.Close()
+	_, err = fmt.Fprintf(c, "{\"op\":\"policy\",\"policy\":%s}\n", policy)
+	w.must(err)
+	answer, err := bufio.NewReader(c).ReadString('\n')
+	if err != nil || !strings.Contains(answer, want) {
+		w.t.Errorf("policy %s: %s, %v; want %s", policy, answer, err, want)
+	}
+}

@@ -1,0 +1,275 @@
+package netstack
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"slices"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
+	"gvisor.dev/gvisor/pkg/tcpip/link/fdbased"
+
+	"github.com/microsandbox-go/microsandbox/sandbox"
+)
+
+// The environment of a gateway process and of the comparison (see TestPeers).
+const (
+	gatewayVar = "NETSTACK_GATEWAY" // be one
+	peerVar    = "NETSTACK_PEER"    // the binary of bench/gvtap
+	roundsVar  = "NETSTACK_ROUNDS"
+)
+
+func TestMain(m *testing.M) {
+	if os.Getenv(gatewayVar) != "" {
+		os.Exit(gatewayMain())
+	}
+	os.Exit(m.Run())
+}
+
+// gatewayMain is a gateway in a process of its own, with its link as file descriptor 3.
+func gatewayMain() int {
+	policy, err := sandbox.ProfilePolicy("host")
+	if err != nil {
+		return 1
+	}
+	most := 4096
+	g, err := New(Config{Link: os.NewFile(3, "link"), Policy: policy, MaxConns: most})
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	<-g.Done()
+	_ = g.Close()
+	return 0
+}
+
+// rival is one gateway process and a guest at it, with the address by which the guest reaches the host's loopback.
+type rival struct {
+	name string
+	host string
+	cmd  *exec.Cmd
+	*guest
+}
+
+func (r *rival) stop() {
+	r.guest.close()
+	_ = r.cmd.Wait() // its far end is gone
+}
+
+func startRival(t *testing.T, name, host string, ends Ends, gso bool, argv ...string) *rival {
+	t.Helper()
+	pair, err := NewPair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Env = append(os.Environ(), gatewayVar+"=1")
+	cmd.ExtraFiles, cmd.Stderr = []*os.File{pair.Gateway}, os.Stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	pair.Gateway.Close()
+	g := newGuestOn(t, pair.Sentry, ends, fdbased.RecvMMsg, gso)
+	return &rival{name: name, host: host, cmd: cmd, guest: g}
+}
+
+// measured is what one round of one rival came to.
+type measured struct {
+	Name       string
+	Down, Up   float64 // MB/s, one connection
+	Up8        float64 // MB/s, eight
+	Connect    float64 // µs, p50 of a connection with a byte each way
+	Refused    int     // of Held connections
+	Held       int
+	MemoryIdle int // KiB resident, before anything
+	Memory     int // with Held connections open
+}
+
+// TestPeers compares the gateway with gvisor-tap-vsock at the same MTU: the same guest's stack, the same kind of link, each
+// gateway in its own process, in turn. It prints a line of JSON per round for bench/net.go, which sets the environment.
+func TestPeers(t *testing.T) {
+	peer := os.Getenv(peerVar)
+	if peer == "" {
+		t.Skip("make bench BENCH=net runs this")
+	}
+	rounds, err := strconv.Atoi(os.Getenv(roundsVar))
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := peerServer(t)
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours, _ := Addresses(1)
+	theirs := ours
+	theirs.Guest4, theirs.Gateway4 = netip.MustParseAddr("192.168.127.2"), netip.MustParseAddr("192.168.127.1")
+	for range rounds {
+		for _, start := range []func() *rival{
+			func() *rival { return startRival(t, "netstack", ours.Gateway4.String(), ours, true, self) },
+			func() *rival {
+				return startRival(t, "gvisor-tap-vsock", "192.168.127.254", theirs, false, peer, "1500")
+			},
+		} {
+			r := start()
+			m := r.measure(t, at)
+			r.stop()
+			b, _ := json.Marshal(m)
+			fmt.Printf("round: %s\n", b)
+		}
+	}
+}
+
+// peerServer serves on loopback: after "d", all that is asked for; after "u", it takes all and says so; else an echo.
+func peerServer(t *testing.T) uint16 {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all sync.WaitGroup
+	all.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			all.Go(func() {
+				defer c.Close()
+				how := make([]byte, 1)
+				if _, err := io.ReadFull(c, how); err != nil {
+					return
+				}
+				buf := make([]byte, 256<<10)
+				switch how[0] {
+				case 'd':
+					for {
+						if _, err := c.Write(buf); err != nil {
+							return
+						}
+					}
+				case 'u':
+					_, _ = io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{c}, buf)
+					_, _ = c.Write([]byte("."))
+				default:
+					_, _ = c.Write(how)
+					echo(c)
+				}
+			})
+		}
+	})
+	t.Cleanup(func() { l.Close(); all.Wait() })
+	return uint16(l.Addr().(*net.TCPAddr).Port)
+}
+
+const peerBytes = 96 << 20 // of one transfer
+
+func (r *rival) measure(t *testing.T, port uint16) measured {
+	to := net.JoinHostPort(r.host, strconv.Itoa(int(port)))
+	m := measured{Name: r.name}
+	transfer := func(how byte, bytes int) {
+		c := r.mustDial(t, to)
+		defer c.Close()
+		buf := make([]byte, 256<<10)
+		_, _ = c.Write([]byte{how})
+		for moved := 0; moved < bytes; {
+			var n int
+			var err error
+			if how == 'u' {
+				n, err = c.Write(buf)
+			} else {
+				n, err = c.Read(buf)
+			}
+			if err != nil {
+				t.Errorf("%s: %v after %d bytes", r.name, err, moved)
+				return
+			}
+			moved += n
+		}
+		if how == 'u' {
+			_ = c.CloseWrite()
+			_, _ = io.ReadFull(c, buf[:1])
+		}
+	}
+	transfer('u', 1) // it has started
+	m.MemoryIdle = residentOf(r.cmd.Process.Pid)
+	rate := func(bytes int, do func()) float64 {
+		begin := time.Now()
+		do()
+		return float64(bytes) / 1e6 / time.Since(begin).Seconds()
+	}
+	m.Down = rate(peerBytes, func() { transfer('d', peerBytes) })
+	m.Up = rate(peerBytes, func() { transfer('u', peerBytes) })
+	m.Up8 = rate(peerBytes, func() {
+		var all sync.WaitGroup
+		for range 8 {
+			all.Go(func() { transfer('u', peerBytes/8) })
+		}
+		all.Wait()
+	})
+	var took []time.Duration
+	for range 200 {
+		begin := time.Now()
+		c := r.mustDial(t, to)
+		_, _ = c.Write([]byte("x"))
+		_, _ = io.ReadFull(c, make([]byte, 1))
+		took = append(took, time.Since(begin))
+		c.Close()
+	}
+	slices.Sort(took)
+	m.Connect = float64(took[len(took)/2].Nanoseconds()) / 1000
+	m.hold(r, to)
+	return m
+}
+
+// hold opens 1,000 connections and looks at the gateway's memory.
+func (m *measured) hold(r *rival, to string) {
+	const many = 1000
+	var mu sync.Mutex
+	var open []*gonet.TCPConn
+	var all sync.WaitGroup
+	slots := make(chan struct{}, 100)
+	for range many {
+		slots <- struct{}{}
+		all.Go(func() {
+			defer func() { <-slots }()
+			c, err := r.dial(to)
+			if err == nil {
+				_, _ = c.Write([]byte("x"))
+				_, err = io.ReadFull(c, make([]byte, 1))
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				m.Refused++
+				return
+			}
+			open = append(open, c)
+		})
+	}
+	all.Wait()
+	m.Held, m.Memory = many, residentOf(r.cmd.Process.Pid)
+	for _, c := range open {
+		c.Close()
+	}
+}
+
+// residentOf is how much memory a process has, in KiB.
+func residentOf(pid int) int {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
+	var size, resident int
+	if err == nil {
+		_, err = fmt.Sscan(string(b), &size, &resident)
+	}
+	if err != nil {
+		return 0
+	}
+	return resident * os.Getpagesize() >> 10
+}
