@@ -96,7 +96,7 @@ type hostPatternJSON struct {
 func ParseHostPattern(s string) (HostPattern, error) {
 	h := strings.ToLower(strings.TrimSuffix(s, "."))
 	p := HostPattern{Exact: h}
-	if h == "*" {
+	if s == "*" {
 		return HostPattern{Any: true}, nil
 	}
 	if rest, ok := strings.CutPrefix(h, "*."); ok {
