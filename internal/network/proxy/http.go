@@ -31,6 +31,9 @@ type httpConn struct {
 	gone chan struct{}
 }
 
+// CloseWrite lets the server end its side before it stops listening, so that an early answer is not lost.
+func (c *httpConn) CloseWrite() error { return closeWrite(c.Conn) }
+
 func (c *httpConn) end() { c.once.Do(func() { close(c.gone) }) }
 
 // serveRequests serves the requests of a connection until its end. head is what it begins with.
