@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"strings"
+	"unicode/utf8"
 )
 
 // Bounds of secrets (contract msb-0.6 §2.7).
@@ -96,7 +97,7 @@ type hostPatternJSON struct {
 func ParseHostPattern(s string) (HostPattern, error) {
 	h := strings.ToLower(strings.TrimSuffix(s, "."))
 	p := HostPattern{Exact: h}
-	if h == "*" {
+	if s == "*" {
 		return HostPattern{Any: true}, nil
 	}
 	if rest, ok := strings.CutPrefix(h, "*."); ok {
@@ -319,10 +320,10 @@ func (s Secret) validate() error {
 	}
 	name := clip(s.EnvVar)
 	switch {
-	case hasControl(s.EnvVar):
-		return invalid("", "the secret %q has control characters in its name", name)
-	case s.Placeholder == "" || len(s.Placeholder) > MaxPlaceholder || strings.ContainsAny(s.Placeholder, "\x00\r\n"):
-		return invalid("", "the placeholder of the secret %s is empty, longer than %d bytes or has NUL, CR or LF", name, MaxPlaceholder)
+	case strings.IndexFunc(s.EnvVar, func(c rune) bool { return c > 'z' || c != '_' && !isAlnum(byte(c)) }) >= 0:
+		return invalid("use letters, digits and '_'", "the secret %q has no name that a program would look for", name)
+	case s.Placeholder == "" || len(s.Placeholder) > MaxPlaceholder || strings.ContainsAny(s.Placeholder, "\x00\r\n") || !utf8.ValidString(s.Placeholder):
+		return invalid("", "the placeholder of the secret %s is empty, longer than %d bytes, not UTF-8 or has NUL, CR or LF", name, MaxPlaceholder)
 	case len(s.AllowedHosts) == 0:
 		return invalid("for example: --secret "+name+"@api.example.com", "the secret %s has no host that may see it", name)
 	case len(s.AllowedHosts) > MaxSecretHosts:

@@ -80,7 +80,7 @@ func (w *world) check(home string) {
 
 // kept is what may be left in a home: what the next sandbox needs again, and the records, of which removeAll has seen that they
 // are empty.
-var kept = []string{"bin/agent-*.erofs", "images/host/*.erofs", "images/[^h]*", "run/.lock", "db/msb.db", "db/msb.db-wal", "db/msb.db-shm"}
+var kept = []string{"tls", "bin/agent-*.erofs", "images/host/*.erofs", "images/[^h]*", "run/.lock", "db/msb.db", "db/msb.db-wal", "db/msb.db-shm"}
 
 // removeAll removes the sandboxes of a home, and then the directories of namespaces, which have to be empty by then.
 func (w *world) removeAll(home string) {

