@@ -25,6 +25,7 @@ var layers = []struct {
 	{"cmd/msb-agent", []string{"internal/agent"}},
 	// edges
 	{"internal/cli", []string{"internal/agentclient", "internal/agentproto", "internal/atomicfile", "internal/backend", "internal/config", "internal/doctor", "internal/transfer", "internal/version", "sandbox"}},
+	{"internal/server", []string{"internal/agentclient", "internal/atomicfile", "internal/backend", "internal/config", "sandbox"}},
 	{"internal/doctor", []string{"internal/cgroup", "internal/config", "sandbox"}},
 	// waist
 	{"internal/backend", []string{"sandbox"}},

@@ -1,0 +1,147 @@
+package server
+
+import (
+	"cmp"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+)
+
+// guard lets those requests through to a route that may go there.
+func (s *Server) guard(route Route) http.Handler {
+	most := cmp.Or(route.MaxBody, MaxBody)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.cors(w, r)
+		if !route.AnyOrigin && s.crossSite(r) {
+			route.Fail(w, r, &Failure{Status: http.StatusForbidden, Code: CodeDenied, Message: "a page of another site may not ask this",
+				Hint: "allow its origin with --allow-origin"})
+			return
+		}
+		if !route.Public {
+			c, f := s.authenticate(r)
+			if f != nil {
+				route.Fail(w, r, f)
+				return
+			}
+			traceOf(r.Context()).caller = c
+			r = r.WithContext(WithCaller(r.Context(), c))
+		}
+		if most > 0 && r.ContentLength > most {
+			w.Header().Set("Connection", "close")
+			route.Fail(w, r, FailureOf(&http.MaxBytesError{Limit: most}))
+			return
+		}
+		if r.Body != nil && r.Body != http.NoBody {
+			r.Body = &timedBody{ReadCloser: r.Body, control: http.NewResponseController(w), whole: most > 0}
+			if most > 0 {
+				r.Body = http.MaxBytesReader(w, r.Body, most)
+			}
+		}
+		route.Handler.ServeHTTP(w, r)
+	})
+}
+
+// timedBody bounds how long a body takes to come: the whole of it, or each part. When it has come the bound goes, for it would
+// end the request's context.
+type timedBody struct {
+	io.ReadCloser
+	control *http.ResponseController
+	whole   bool
+	begun   bool
+}
+
+func (b *timedBody) Read(p []byte) (int, error) {
+	if !b.begun || !b.whole {
+		b.begun = true
+		_ = b.control.SetReadDeadline(time.Now().Add(bodyTimeout))
+	}
+	n, err := b.ReadCloser.Read(p)
+	if err != nil {
+		_ = b.control.SetReadDeadline(time.Time{})
+	}
+	return n, err
+}
+
+// hostAllowed looks at the name that a request is for. A page that makes a browser believe that its own name is this machine's
+// (DNS rebinding) asks for that name: there are no names here but localhost, and those that the server was told.
+func (s *Server) hostAllowed(r *http.Request) bool {
+	s.mu.Lock()
+	strict := s.strict
+	s.mu.Unlock()
+	if !strict {
+		return true
+	}
+	host := r.Host
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
+	}
+	host = strings.ToLower(strings.TrimSuffix(strings.Trim(host, "[]"), "."))
+	if host == "" || host == "localhost" || strings.HasSuffix(host, ".localhost") || slices.ContainsFunc(s.cfg.Hosts, func(h string) bool { return strings.EqualFold(h, host) }) {
+		return true
+	}
+	_, err := netip.ParseAddr(host)
+	return err == nil
+}
+
+// crossSite reports whether a page of another origin asks for something to be done.
+func (s *Server) crossSite(r *http.Request) bool {
+	upgrade := r.Header.Get("Upgrade") != ""
+	if !upgrade && (r.Method == http.MethodGet || r.Method == http.MethodHead || r.Method == http.MethodOptions) {
+		return false
+	}
+	origin := r.Header.Get("Origin")
+	if origin == "" {
+		site := r.Header.Get("Sec-Fetch-Site")
+		return site != "" && site != "same-origin" && site != "none"
+	}
+	if s.originAllowed(origin) {
+		return false
+	}
+	u, err := url.Parse(origin)
+	return err != nil || !strings.EqualFold(u.Host, r.Host)
+}
+
+func (s *Server) originAllowed(origin string) bool {
+	return slices.Contains(s.cfg.Origins, "*") || origin != "null" && slices.ContainsFunc(s.cfg.Origins, func(o string) bool { return strings.EqualFold(o, origin) })
+}
+
+// The methods and headers that pages of allowed origins may use.
+const (
+	corsMethods = "GET, POST, PUT, PATCH, DELETE"
+	corsHeaders = "Authorization, Accept, Content-Type, Last-Event-ID, Mcp-Protocol-Version, Mcp-Session-Id, Mcp-Method, Mcp-Name"
+)
+
+// cors tells a browser that a page of an allowed origin may read the answer.
+func (s *Server) cors(w http.ResponseWriter, r *http.Request) bool {
+	origin := r.Header.Get("Origin")
+	if origin == "" || !s.originAllowed(origin) {
+		return false
+	}
+	h := w.Header()
+	h.Set("Access-Control-Allow-Origin", origin)
+	h.Add("Vary", "Origin")
+	h.Set("Access-Control-Expose-Headers", "X-Request-Id, Retry-After, Mcp-Session-Id, Mcp-Protocol-Version")
+	return true
+}
+
+// preflight answers a browser's question whether a page may ask (contract server-v0.2 §1.2).
+func (s *Server) preflight(w http.ResponseWriter, r *http.Request) bool {
+	if r.Method != http.MethodOptions || r.Header.Get("Access-Control-Request-Method") == "" {
+		return false
+	}
+	if !s.cors(w, r) {
+		w.WriteHeader(http.StatusForbidden)
+		return true
+	}
+	h := w.Header()
+	h.Set("Access-Control-Allow-Methods", corsMethods)
+	h.Set("Access-Control-Allow-Headers", corsHeaders)
+	h.Set("Access-Control-Max-Age", "600")
+	w.WriteHeader(http.StatusNoContent)
+	return true
+}

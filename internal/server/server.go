@@ -1,0 +1,245 @@
+// Package server is what the HTTP server of microsandbox has whatever protocol is spoken: it listens, knows who asks and for which
+// namespace, refuses what browsers of others send, writes a request log and an audit log, bounds what a namespace may have, and
+// keeps one connection to each sandbox's agent for all requests (contract server-v0.2 §1).
+//
+// A [Server] is made with [New]; each protocol mounts its [Route]s; [Server.Serve] answers until its context ends and then lets
+// go of what it holds. Sandboxes live on: the server is a client of its backend and keeps nothing that another one could not find
+// again.
+package server
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/net/netutil"
+
+	"github.com/microsandbox-go/microsandbox/internal/backend"
+	"github.com/microsandbox-go/microsandbox/internal/config"
+	"github.com/microsandbox-go/microsandbox/sandbox"
+)
+
+// DefaultAddress is where the server listens unless told otherwise (contract server-v0.2 §1.1).
+const (
+	DefaultHost = "127.0.0.1"
+	DefaultPort = 5555
+)
+
+// Config says how to serve. Backend is needed; the zero value of the rest is a development server with the default limits.
+type Config struct {
+	Backend  backend.Backend
+	Settings config.File // the defaults of sandboxes
+	// Keys say who may ask; nil is development mode, in which everybody may do everything.
+	Keys *Keys
+	// Namespaces is the directory with a directory and a Sandboxfile for each namespace.
+	Namespaces string
+	// Hosts are names, besides localhost and addresses, that requests may be for. They are only looked at by a server that
+	// listens on loopback, or when there are some.
+	Hosts []string
+	// Origins are those of web pages that may ask; "*" is every one. The pages of others are refused.
+	Origins []string
+	// VolumeRoots are the directories of this machine from which sandboxes may mount.
+	VolumeRoots []string
+	Limits      Limits
+	TLS         *tls.Config // nil: plain HTTP
+
+	Log   *slog.Logger // of requests and troubles; nil is silence
+	Audit *slog.Logger // of what was changed, by whom; nil is silence
+}
+
+// Limits bound what a server takes on. Zero is the default; negative is no limit.
+type Limits struct {
+	// Of one namespace, at the same time:
+	Sandboxes int // running; no limit
+	CPUs      int // of running sandboxes; no limit
+	MemoryMiB int // of running sandboxes; no limit
+	DiskMiB   int // of root disks, stopped sandboxes' included; no limit
+
+	Starts      int // at the same time, of all; twice the machine's CPUs
+	Queue       int // starts that wait; 256
+	Connections int // 4096
+}
+
+// The bounds of one request.
+const (
+	// MaxBody is the longest body of a route that says nothing else, in bytes (contract server-v0.2 §1.3).
+	MaxBody       = 2 << 20
+	maxHeader     = 64 << 10
+	headerTimeout = 10 * time.Second
+	bodyTimeout   = 30 * time.Second // for a whole bounded body; for each part of one without a bound
+	writeTimeout  = time.Minute      // for each part of an answer
+	idleTimeout   = 2 * time.Minute
+	// ShutdownTimeout is how long requests may take to end once the server is told to.
+	ShutdownTimeout = 20 * time.Second
+)
+
+// Server answers requests. It is made with New.
+type Server struct {
+	cfg   Config
+	mux   *http.ServeMux
+	conns *conns
+	admit *admission
+	log   *slog.Logger
+	audit *slog.Logger
+
+	mu        sync.Mutex
+	strict    bool // which names are asked for is looked at
+	observers []func(Served)
+}
+
+// New returns a server without routes.
+func New(cfg Config) *Server {
+	discard := slog.New(slog.NewTextHandler(io.Discard, nil))
+	s := &Server{cfg: cfg, mux: http.NewServeMux(), log: cmp.Or(cfg.Log, discard), audit: cmp.Or(cfg.Audit, discard), strict: true}
+	s.conns = newConns(cfg.Backend)
+	s.admit = newAdmission(cfg.Backend, cfg.Limits)
+	return s
+}
+
+// Config is what the server was made with.
+func (s *Server) Config() Config { return s.cfg }
+
+// Backend is where the sandboxes are.
+func (s *Server) Backend() backend.Backend { return s.cfg.Backend }
+
+// Route is a pattern and who answers there.
+type Route struct {
+	// Pattern is one of [http.ServeMux].
+	Pattern string
+	Handler http.Handler
+	// Public routes need no key; [CallerOf] is then nobody.
+	Public bool
+	// MaxBody bounds the body in bytes: 0 is [MaxBody], negative is no bound.
+	MaxBody int64
+	// AnyOrigin lets pages of all origins ask: the handler knows by something else that it was meant.
+	AnyOrigin bool
+	// Fail writes what the server itself refuses, in the words of the protocol; nil is [WriteFailure].
+	Fail func(http.ResponseWriter, *http.Request, *Failure)
+}
+
+// Mount adds routes. It panics on a pattern that clashes with another, and must not be called once the server serves.
+func (s *Server) Mount(routes ...Route) {
+	for _, r := range routes {
+		if r.Fail == nil {
+			r.Fail = WriteFailure
+		}
+		s.mux.Handle(r.Pattern, s.guard(r))
+	}
+}
+
+// Listen opens the address. A server without keys listens on loopback only.
+func (s *Server) Listen(ctx context.Context, addr string) (net.Listener, error) {
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", addr)
+	if err != nil {
+		return nil, &sandbox.Error{Op: "listen", Kind: sandbox.IO, Message: "listen on " + addr, Err: cause(err), Hint: "choose another port with --port"}
+	}
+	loopback := isLoopback(l.Addr())
+	if s.cfg.Keys == nil && !loopback {
+		l.Close()
+		return nil, &sandbox.Error{Op: "listen", Kind: sandbox.InvalidConfig, Message: "a server in development mode, which asks nobody for a key, does not listen on " + addr,
+			Hint: "leave --dev out, or --host"}
+	}
+	s.mu.Lock()
+	s.strict = loopback || len(s.cfg.Hosts) > 0
+	s.mu.Unlock()
+	return l, nil
+}
+
+func cause(err error) error {
+	var op *net.OpError
+	if errors.As(err, &op) {
+		return op.Err
+	}
+	return err
+}
+
+func isLoopback(a net.Addr) bool {
+	at, err := netip.ParseAddrPort(a.String())
+	return err == nil && at.Addr().Unmap().IsLoopback()
+}
+
+// Serve answers requests on l, which it closes, until ctx ends; then it waits for those under way, ShutdownTimeout long.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	defer s.conns.close()
+	base, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	if most := cmp.Or(s.cfg.Limits.Connections, 4096); most > 0 {
+		l = netutil.LimitListener(l, most)
+	}
+	h := &http.Server{Handler: s, ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
+		BaseContext: func(net.Listener) context.Context { return base },
+		ErrorLog:    slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
+	if s.cfg.TLS != nil {
+		h.TLSConfig = s.cfg.TLS.Clone()
+		l = tls.NewListener(l, h.TLSConfig)
+	}
+	done := make(chan error, 1)
+	go func() { done <- h.Serve(l) }()
+	select {
+	case err := <-done:
+		_ = h.Close()
+		return err
+	case <-ctx.Done():
+	}
+	grace, stop := context.WithTimeout(base, ShutdownTimeout)
+	defer stop()
+	err := h.Shutdown(grace)
+	if err != nil {
+		cancel()
+		err = h.Close()
+	}
+	<-done
+	return err
+}
+
+// ServeHTTP gives the request a number, finds its route and logs how it went.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	t := &trace{id: requestID(), began: time.Now()}
+	r = r.WithContext(context.WithValue(r.Context(), traceKey{}, t))
+	rec := &recorder{ResponseWriter: w, control: http.NewResponseController(w)}
+	rec.Header().Set("X-Request-Id", t.id)
+	defer s.served(t, rec, r)
+	if r.ContentLength != 0 { // whoever reads it, and if only to throw it away
+		_ = rec.control.SetReadDeadline(t.began.Add(bodyTimeout))
+	}
+	h, pattern := s.mux.Handler(r)
+	t.route = pattern
+	switch {
+	case !s.hostAllowed(r):
+		WriteFailure(rec, r, &Failure{Status: http.StatusMisdirectedRequest, Code: CodeDenied, Message: "this server is not " + clip(r.Host)})
+	case s.preflight(rec, r):
+	case pattern == "": // not found, or with another method: no words (contract server-v0.2 §1.2)
+		h.ServeHTTP(silent{rec}, r)
+	default:
+		s.mux.ServeHTTP(rec, r)
+	}
+}
+
+// silent drops the body of an answer.
+type silent struct{ http.ResponseWriter }
+
+func (s silent) WriteHeader(code int) {
+	s.Header().Del("Content-Type")
+	s.Header().Del("X-Content-Type-Options")
+	s.ResponseWriter.WriteHeader(code)
+}
+
+func (silent) Write(p []byte) (int, error) { return len(p), nil }
+
+func clip(s string) string {
+	const most = 100
+	s = strings.ToValidUTF8(s, "?")
+	if len(s) > most {
+		return s[:most] + "…"
+	}
+	return s
+}
