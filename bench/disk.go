@@ -73,8 +73,8 @@ func disk(o options) error {
 			if err := settle(); err != nil {
 				return err
 			}
-			cmd := exec.Command(msb, "run", "--root-disk", kind, "-m", "1G", "host", "--", "sh", "-c", `mkdir /srv/bench; cd /srv/bench; exec python3 -c "$0" "$1"`,
-				fileWork, filepath.Dir(trees[0]))
+			cmd := exec.Command(msb, "run", "--name", "bench", "--replace", "--root-disk", kind, "-m", "1G", "host", "--", "sh", "-c",
+				`mkdir /srv/bench; cd /srv/bench; exec python3 -c "$0" "$1"`, fileWork, filepath.Dir(trees[0]))
 			cmd.Env = append(os.Environ(), "MSB_HOME="+home)
 			var stderr strings.Builder
 			cmd.Stderr = &stderr
@@ -100,6 +100,9 @@ func disk(o options) error {
 				took[kind][step] = append(took[kind][step], ms)
 			}
 		}
+	}
+	if _, _, err := timed(home, msb, "remove", "-f", "bench"); err != nil {
+		return err
 	}
 	fmt.Printf("%d files, %d MB; medians of %d rounds\n", files, bytes/1_000_000, min(o.rounds, 9))
 	for _, step := range []string{"create 1,000 files", "unpack", "read all", "write and sync 64 MiB", "remove"} {
