@@ -167,11 +167,13 @@ mv $d/.tmp $d/f$n; ln -s f$n $d/l$n; sync $d/f$n; echo $n; done`
 	for round := range 6 {
 		g := k.up(t, nil)
 		for name, last := range synced {
-			have := g.sh(t, fmt.Sprintf(`cd /data/%s; for n in $(seq %d); do f=d$((n%%7))/f$n; echo "$(cat $f) $(stat -c %%u:%%g:%%a $f)"; done`, name, last))
-			var want strings.Builder
+			have := g.sh(t, fmt.Sprintf(`cd /data/%s; for n in $(seq %d); do echo d$((n%%7))/f$n; done >/tmp/names; xargs cat </tmp/names; xargs stat -c %%u:%%g:%%a </tmp/names`, name, last))
+			var want, owners strings.Builder
 			for n := range last {
-				fmt.Fprintf(&want, "%d of %s %d:7:4711\n", n+1, name, n+1)
+				fmt.Fprintf(&want, "%d of %s\n", n+1, name)
+				fmt.Fprintf(&owners, "%d:7:4711\n", n+1)
 			}
+			want.WriteString(owners.String())
 			if d := difference(have, want.String()); d != "" {
 				t.Errorf("round %d, what %s wrote: %s", round, name, d)
 			}
