@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"io"
 	"sync"
-	"sync/atomic"
 )
 
 // Frame is one frame as it was on the wire. Its bytes come from a pool: who holds the frame last calls Release, after
@@ -14,11 +13,7 @@ type Frame struct {
 	ID    uint32
 	Flags Flags
 	raw   []byte
-	more  atomic.Int32 // holders besides the first
 }
-
-// Retain lets another hold the frame, who calls Release, too.
-func (f *Frame) Retain() { f.more.Add(1) }
 
 // Raw is the whole frame, length field included, ready to be written to another connection.
 func (f *Frame) Raw() []byte { return f.raw }
@@ -51,12 +46,11 @@ func newFrame(size int) *Frame {
 	return f
 }
 
-// Release gives the frame's buffer back. Each holder calls it once. A nil frame has none.
+// Release gives the frame's buffer back. It is to be called once. A nil frame has none.
 func (f *Frame) Release() {
-	if f == nil || f.more.Add(-1) >= 0 {
+	if f == nil {
 		return
 	}
-	f.more.Store(0)
 	switch cap(f.raw) {
 	case smallFrame:
 		smallFrames.Put(f)

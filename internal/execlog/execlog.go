@@ -7,6 +7,7 @@
 package execlog
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/json"
@@ -51,7 +52,7 @@ type line struct {
 	File    uint64            `json:"g"` // of a file's first line
 }
 
-// base64Coding marks data that are no UTF-8.
+// base64Coding marks data that are no UTF-8, or no text.
 const base64Coding = "b64"
 
 // appendLine appends an entry, newline included. session 0 is none, file 0 is not the first line.
@@ -61,7 +62,7 @@ func appendLine(b []byte, at time.Time, source sandbox.LogSource, session uint64
 	b = append(b, `","s":"`...)
 	b = append(b, source...)
 	b = append(b, `","d":"`...)
-	text := utf8.Valid(data)
+	text := utf8.Valid(data) && bytes.IndexByte(data, 0) < 0 // six bytes for each NUL would be a waste
 	if text {
 		b = appendEscaped(b, data)
 	} else {

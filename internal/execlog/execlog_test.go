@@ -69,9 +69,9 @@ func TestWhatIsWrittenIsRead(t *testing.T) {
 	w := newTestWriter(t, dir)
 	w.System(Started)
 	a, b := w.Session(1, false, true), w.Session(2, true, true)
-	a.Stdout([]byte("héllo\n\"quoted\"\\\x00\x1b[1m"), nil)
-	a.Stderr([]byte{0xff, 0xfe, 'x'}, nil)
-	b.Stdout([]byte("on a terminal"), nil)
+	a.Stdout([]byte("héllo\n\"quoted\"\\\x00\x1b[1m"))
+	a.Stderr([]byte{0xff, 0xfe, 'x'})
+	b.Stdout([]byte("on a terminal"))
 	a.End()
 	w.System(Stopped)
 	w.Close()
@@ -99,14 +99,14 @@ func TestCharactersAcrossPieces(t *testing.T) {
 	var want bytes.Buffer
 	for n := 1; n < len(text); n++ {
 		s := w.Session(uint64(n), false, true)
-		s.Stdout([]byte(text[:n]), nil)
-		s.Stderr([]byte("e"), nil)
-		s.Stdout([]byte(text[n:]), nil)
+		s.Stdout([]byte(text[:n]))
+		s.Stderr([]byte("e"))
+		s.Stdout([]byte(text[n:]))
 		s.End()
 		want.WriteString(text)
 	}
 	last := w.Session(99, false, true)
-	last.Stdout([]byte("cut off \xe2\x82"), nil)
+	last.Stdout([]byte("cut off \xe2\x82"))
 	last.End()
 	want.WriteString("cut off \xe2\x82")
 	w.Close()
@@ -137,7 +137,7 @@ func TestRotation(t *testing.T) {
 			line++
 		}
 		size += len(b)
-		s.Stdout(b, nil)
+		s.Stdout(b)
 	}
 	w.Close()
 	files, err := os.ReadDir(dir)
@@ -286,8 +286,8 @@ func TestFollow(t *testing.T) {
 			w.System(Started)
 			s := w.Session(1, false, true)
 			for range 2*MaxFile/len(piece) + 1 {
-				s.Stdout(piece, nil)
-				if s.w.queued() > 8 {
+				s.Stdout(piece)
+				if s.w.queued() > 2 {
 					time.Sleep(time.Millisecond) // so that the reader is not left behind; else it would say so
 				}
 			}
@@ -340,13 +340,8 @@ func TestFollowIsCancelled(t *testing.T) {
 	}
 }
 
-// owner counts what was released.
-type owner struct{ n *atomic.Int64 }
-
-func (o owner) Release() { o.n.Add(1) }
-
-// TestDiskThatHangs fills the queue with nobody writing, and loses no more than it says, and no owner at all: neither of who
-// is waited for, nor of who is not.
+// TestDiskThatHangs fills the queue with nobody writing, and loses no more than it says: of who is waited for, and of who is
+// not.
 func TestDiskThatHangs(t *testing.T) {
 	for _, whole := range []bool{true, false} {
 		dir := t.TempDir()
@@ -354,23 +349,19 @@ func TestDiskThatHangs(t *testing.T) {
 		hang := make(chan struct{})
 		w.running = true
 		go func() { <-hang; w.run() }()
-		var released atomic.Int64
 		s := w.Session(1, false, whole)
 		const pieces = 4 * queueBytes / MaxData
 		if !whole {
 			w.budget = 0
 		}
-		s.Stderr([]byte("\xe2"), owner{&released})
+		s.Stderr([]byte("\xe2"))
 		for n := range pieces {
-			s.Stdout(bytes.Repeat([]byte{'a' + byte(n%26)}, MaxData), owner{&released})
+			s.Stdout(bytes.Repeat([]byte{'a' + byte(n%26)}, MaxData))
 		}
-		s.Stdout([]byte("the end"), owner{&released})
+		s.Stdout([]byte("the end"))
 		s.End()
 		close(hang)
 		w.Close()
-		if released.Load() != pieces+2 {
-			t.Errorf("%d of %d owners were released", released.Load(), pieces+2)
-		}
 		have, missing := 0, 0
 		entries := readAll(t, dir, everything)
 		if _, err := fmt.Sscanf(string(entries[0].Data), "--- %d bytes of output are missing here", &missing); err != nil {
@@ -379,13 +370,60 @@ func TestDiskThatHangs(t *testing.T) {
 		for _, e := range entries[1:] {
 			have += len(e.Data)
 		}
-		if have+missing != pieces*MaxData+len("the end")+1 || have < queueBytes-MaxData {
+		if have+missing != pieces*MaxData+len("the end")+1 || have < queueBytes-2*segmentBytes {
 			t.Errorf("%d bytes are there and %d missing of %d", have, missing, pieces*MaxData)
 		}
 		if last := entries[len(entries)-1]; string(last.Data) != "the end" {
 			t.Errorf("the last entry is %.20q", last.Data)
 		}
 	}
+}
+
+// TestDiskThatFails has no place to write to at first, and says later what is missing.
+func TestDiskThatFails(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "later")
+	w := newTestWriter(t, dir)
+	s := w.Session(1, false, true)
+	s.Stdout([]byte("lost"))
+	for w.lost() == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		time.Sleep(retryAfter / 4) // it is left alone for a while
+		s.Stdout([]byte("more"))
+		if _, err := os.Stat(filepath.Join(dir, File)); err == nil {
+			break
+		}
+	}
+	w.Close()
+	entries := readAll(t, dir, everything)
+	missing := 0
+	if _, err := fmt.Sscanf(string(entries[0].Data), "--- %d bytes of output are missing here", &missing); err != nil || missing%4 != 0 {
+		t.Errorf("%q: %v", entries[0].Data, err)
+	}
+	for _, e := range entries[1:] {
+		if string(e.Data) != "more" {
+			t.Errorf("then comes %q", e.Data)
+		}
+	}
+	// At the end, too, a disk that fails is given up.
+	w = newTestWriter(t, filepath.Join(dir, "nowhere"))
+	w.Session(1, false, true).Stdout([]byte("lost"))
+	w.Close()
+	select {
+	case <-w.done:
+	default:
+		t.Error("the writer has not ended")
+	}
+}
+
+func (w *Writer) lost() uint64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.missing
 }
 
 // TestFlood prints more than is waited for, and has the end of it.
@@ -395,7 +433,7 @@ func TestFlood(t *testing.T) {
 	s := w.Session(1, false, false)
 	const pieces = 2*burst/MaxData + 1
 	for n := range pieces {
-		s.Stdout(fmt.Appendf(nil, "%0*d\n", MaxData-1, n), nil)
+		s.Stdout(fmt.Appendf(nil, "%0*d\n", MaxData-1, n))
 	}
 	w.Close()
 	missing, next := 0, -1
@@ -423,12 +461,11 @@ func TestFlood(t *testing.T) {
 func TestNoFile(t *testing.T) {
 	dir := t.TempDir()
 	w := NewWriter(dir, time.Hour, slog.New(slog.DiscardHandler))
-	var released atomic.Int64
 	w.System(Started)
-	w.Session(1, false, true).Stdout([]byte("x"), owner{&released})
+	w.Session(1, false, true).Stdout([]byte("x"))
 	w.Close()
-	if files, err := os.ReadDir(dir); err != nil || len(files) != 0 || released.Load() != 1 {
-		t.Errorf("there are %v, %v; %d owners were released", files, err, released.Load())
+	if files, err := os.ReadDir(dir); err != nil || len(files) != 0 {
+		t.Errorf("there are %v, %v", files, err)
 	}
 }
 
@@ -531,13 +568,35 @@ func BenchmarkEncode(b *testing.B) {
 	}
 }
 
+// TestLargePieces logs pieces that are larger than a segment.
+func TestLargePieces(t *testing.T) {
+	dir := t.TempDir()
+	w := newTestWriter(t, dir)
+	s := w.Session(1, false, true)
+	text := strings.Repeat("é", 2*segmentBytes)
+	s.Stdout([]byte("x" + text))
+	s.Stdout([]byte(text))
+	s.End()
+	w.Close()
+	var got strings.Builder
+	for _, e := range readAll(t, dir, everything) {
+		if !utf8.Valid(e.Data) || len(e.Data) > MaxData {
+			t.Fatalf("an entry has %d bytes, UTF-8: %v", len(e.Data), utf8.Valid(e.Data))
+		}
+		got.Write(e.Data)
+	}
+	if got.String() != "x"+text+text {
+		t.Errorf("%d bytes were logged, want %d", got.Len(), 2*len(text)+1)
+	}
+}
+
 func BenchmarkWriter(b *testing.B) {
 	piece := bytes.Repeat([]byte("a line of text that is about so long, perhaps a little longer\n"), 1060)[:MaxData]
 	w := NewWriter(b.TempDir(), 0, slog.New(slog.DiscardHandler))
 	s := w.Session(1, false, true)
 	b.SetBytes(int64(len(piece)))
 	for b.Loop() {
-		s.Stdout(piece, nil)
+		s.Stdout(piece)
 	}
 	w.Close()
 }

@@ -31,7 +31,7 @@ type file struct {
 	patience int64 // the size before which it is not tried again to rotate it
 
 	buf    []byte // lines that are not written yet
-	queued int    // bytes of output in them
+	queued int    // bytes of sessions' output in them
 }
 
 // line adds an entry to the buffer.
@@ -50,7 +50,9 @@ func (f *file) line(at time.Time, source sandbox.LogSource, session uint64, data
 		first = f.number
 	}
 	f.buf = appendLine(f.buf, at, source, session, data, first)
-	f.queued += len(data)
+	if source != sandbox.LogSystem {
+		f.queued += len(data)
+	}
 }
 
 func (f *file) full() bool { return len(f.buf) >= flushBytes }

@@ -10,33 +10,32 @@ import (
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
 
-// The queue between who prints and the disk holds queueBytes; as many again may be on their way. When it is full, a session
-// waits for the disk as long as the log could keep what it prints: burst bytes at once, and refill bytes a second. Who
-// prints more than that, to a client that reads it, is not held up: the oldest in the queue are dropped, and the log says
-// how much is missing there. So short output is whole, the end of long output is exact, and nothing is out of order. Nobody
-// waits longer than patience for a disk that hangs.
+// The queue between who prints and the disk has room for queueBytes; as many again may be on their way. When it is full, a
+// session waits for the disk as long as the log could keep what it prints: burst bytes at once, and refill bytes a second. Who
+// prints more than that, to a client that reads it, is not held up: the oldest segment of the queue is dropped, and the log
+// says how much is missing there. So short output is whole, the end of long output is exact, and nothing is out of order.
+// Nobody waits longer than patience for a disk that hangs.
 const (
-	queueBytes = 2 << 20
-	burst      = MaxFile * (1 + OldFiles)
-	refill     = 32 << 20
-	patience   = 2 * time.Second
-	closeWait  = 5 * time.Second // for a disk that hangs, at the end
-	keepBuffer = 64 << 10        // what an idle writer holds
-	flushBytes = 256 << 10       // one write
+	segmentBytes = 256 << 10
+	queueBytes   = 8 * segmentBytes
+	burst        = MaxFile * (1 + OldFiles)
+	refill       = 32 << 20
+	patience     = 2 * time.Second
+	closeWait    = 5 * time.Second // for a disk that hangs, at the end
+	flushBytes   = 256 << 10       // one write
+	gather       = 5 * time.Millisecond
+	keepBuffer   = 64 << 10 // what an idle writer holds
 )
 
-// Owner is whose memory data are; they are released when they are written.
-type Owner interface{ Release() }
-
-// Writer writes the log of one run. Its methods may be called from any goroutine.
+// Writer writes the log of one run. Its methods may be called from any goroutine; what they are given they copy.
 type Writer struct {
 	out  file // the goroutine's
 	wait time.Duration
 	log  *slog.Logger
 
 	mu      sync.Mutex
-	queue   []item
-	bytes   int    // in queue
+	queue   []*segment // the last is being filled
+	free    []*segment
 	missing uint64 // bytes that were dropped from before queue
 	running bool
 	closed  bool
@@ -47,19 +46,25 @@ type Writer struct {
 	counted time.Time // when budget was reckoned
 
 	wake    chan struct{} // there are items
+	stir    chan struct{} // there are many items, somebody waits, or it is the end
 	room    chan struct{} // closed when queue was taken
 	hurry   chan struct{} // closed when wait is over before its time
 	hurried sync.Once
 	done    chan struct{} // closed when the goroutine has ended
 }
 
+// segment is a part of the queue.
+type segment struct {
+	data  []byte
+	items []item
+}
+
 type item struct {
 	at     time.Time
 	source sandbox.LogSource
 	s      *Session // nil: system
-	data   []byte
-	owner  Owner // of data; nil: nobody's
-	end    bool  // the session prints no more
+	size   int      // of its data, which are behind those of the item before
+	end    bool     // the session prints no more
 }
 
 // Session is what one exec session prints.
@@ -76,7 +81,8 @@ type Session struct {
 // NewWriter returns a writer of the directory, which is there. Nothing is touched before the first entry, nor within wait of it:
 // the run of who prints to its owner and ends at once costs no file. After wait every entry is written as it comes.
 func NewWriter(dir string, wait time.Duration, log *slog.Logger) *Writer {
-	return &Writer{out: file{dir: dir}, wait: wait, log: log, budget: burst, wake: make(chan struct{}, 1), room: make(chan struct{}), hurry: make(chan struct{}), done: make(chan struct{})}
+	return &Writer{out: file{dir: dir}, wait: wait, log: log, budget: burst, wake: make(chan struct{}, 1), stir: make(chan struct{}, 1), room: make(chan struct{}),
+		hurry: make(chan struct{}), done: make(chan struct{})}
 }
 
 // Session begins a session. Ids count from 1. The output of one that is to be whole is waited for however much it is: nobody
@@ -85,43 +91,49 @@ func (w *Writer) Session(id uint64, tty, whole bool) *Session {
 	return &Session{w: w, id: id, tty: tty, whole: whole}
 }
 
-// Stdout logs what the session printed. data is owner's, whom it releases.
-func (s *Session) Stdout(data []byte, owner Owner) {
-	source := sandbox.LogStdout
-	if s.tty {
-		source = sandbox.LogOutput
-	}
-	s.w.put(item{source: source, s: s, data: data, owner: owner})
-}
+// Stdout logs what the session printed.
+func (s *Session) Stdout(data []byte) { s.w.put(item{source: s.stdout(), s: s}, data) }
 
 // Stderr is as Stdout.
-func (s *Session) Stderr(data []byte, owner Owner) {
-	s.w.put(item{source: sandbox.LogStderr, s: s, data: data, owner: owner})
-}
+func (s *Session) Stderr(data []byte) { s.w.put(item{source: sandbox.LogStderr, s: s}, data) }
 
 // End says that the session prints no more.
-func (s *Session) End() { s.w.put(item{s: s, end: true}) }
+func (s *Session) End() { s.w.put(item{s: s, end: true}, nil) }
 
-// System logs a word of the supervisor's.
-func (w *Writer) System(text string) {
-	w.put(item{source: sandbox.LogSystem, data: []byte(text)})
+func (s *Session) stdout() sandbox.LogSource {
+	if s.tty {
+		return sandbox.LogOutput
+	}
+	return sandbox.LogStdout
 }
 
-func (w *Writer) put(it item) {
+// System logs a word of the supervisor's.
+func (w *Writer) System(text string) { w.put(item{source: sandbox.LogSystem}, []byte(text)) }
+
+func (w *Writer) put(it item, data []byte) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.admitLocked(len(it.data), it.s != nil && it.s.whole)
-	if w.closed {
-		it.release()
-		return
+	now := time.Now()
+	if !w.counted.IsZero() {
+		w.budget = min(burst, w.budget+refill*now.Sub(w.counted).Seconds())
 	}
-	it.at = time.Now()
-	if it.at.Before(w.last) {
-		it.at = w.last // somebody set the clock: the order of the log is that of its times
+	w.counted = now
+	w.budget = max(w.budget-float64(len(data)), -refill)
+	for first := true; first || len(data) > 0; first = false {
+		n := min(len(data), segmentBytes)
+		seg := w.admitLocked(n, it.s != nil && it.s.whole)
+		if w.closed {
+			return
+		}
+		it.at, it.size = now, n
+		if it.at.Before(w.last) {
+			it.at = w.last // somebody set the clock: the order of the log is that of its times
+		}
+		w.last = it.at
+		seg.data = append(seg.data, data[:n]...)
+		seg.items = append(seg.items, it)
+		data = data[n:]
 	}
-	w.last = it.at
-	w.queue = append(w.queue, it)
-	w.bytes += len(it.data)
 	if !w.running {
 		w.running = true
 		go w.run()
@@ -129,60 +141,55 @@ func (w *Writer) put(it item) {
 	signal(w.wake)
 }
 
-func (it *item) release() {
-	if it.owner != nil {
-		it.owner.Release()
-		it.owner = nil
-	}
-}
-
-// admitLocked makes room for n bytes, by waiting or by dropping what is oldest.
-func (w *Writer) admitLocked(n int, whole bool) {
-	if n == 0 {
-		return
-	}
-	now := time.Now()
-	if !w.counted.IsZero() {
-		w.budget = min(burst, w.budget+refill*now.Sub(w.counted).Seconds())
-	}
-	w.counted = now
-	w.budget = max(w.budget-float64(n), -refill)
-	if w.fitsLocked(n) {
-		return
-	}
-	w.hurried.Do(func() { close(w.hurry) })
-	if (whole || w.budget > 0) && !w.stuck {
-		w.stuck = !w.waitLocked(n)
-	}
-	if w.closed {
-		return
-	}
-	kept := w.queue[:0]
-	for i := range w.queue {
-		it := w.queue[i]
-		if w.fitsLocked(n) || len(it.data) == 0 {
-			kept = append(kept, it)
-			continue
+// admitLocked returns a segment with room for n bytes, which it makes by waiting or by dropping what is oldest.
+func (w *Writer) admitLocked(n int, whole bool) *segment {
+	if len(w.queue) > 0 {
+		if seg := w.queue[len(w.queue)-1]; len(seg.data)+n <= segmentBytes {
+			return seg
 		}
-		w.bytes -= len(it.data)
-		w.missing += uint64(len(it.data))
-		it.release()
 	}
-	clear(w.queue[len(kept):])
-	w.queue = kept
+	if len(w.queue) == queueBytes/segmentBytes {
+		w.hurried.Do(func() { close(w.hurry) })
+		if (whole || w.budget > 0) && !w.stuck {
+			w.stuck = !w.waitLocked()
+		}
+		if w.closed {
+			return nil
+		}
+	}
+	if len(w.queue) == queueBytes/segmentBytes {
+		oldest := w.queue[0]
+		w.missing += uint64(len(oldest.data))
+		w.queue = append(w.queue[:0], w.queue[1:]...)
+		w.freeLocked(oldest)
+	}
+	seg := &segment{}
+	if last := len(w.free) - 1; last >= 0 {
+		seg, w.free = w.free[last], w.free[:last]
+	}
+	w.queue = append(w.queue, seg)
+	if len(w.queue) == queueBytes/segmentBytes/2 && w.budget > 0 {
+		signal(w.stir)
+	}
+	return seg
 }
 
-func (w *Writer) fitsLocked(n int) bool { return w.closed || w.bytes == 0 || w.bytes+n <= queueBytes }
+func (w *Writer) freeLocked(seg *segment) {
+	seg.data = seg.data[:0]
+	clear(seg.items)
+	seg.items = seg.items[:0]
+	w.free = append(w.free, seg)
+}
 
-// waitLocked waits until there is room for n bytes, and reports false if that takes too long.
-func (w *Writer) waitLocked(n int) bool {
+// waitLocked waits until the queue was taken, and reports false if that takes too long.
+func (w *Writer) waitLocked() bool {
 	late := time.NewTimer(patience)
 	defer late.Stop()
 	w.waiting++
 	defer func() { w.waiting-- }()
-	for !w.fitsLocked(n) {
+	for !w.closed && len(w.queue) == queueBytes/segmentBytes {
 		room := w.room
-		signal(w.wake)
+		signal(w.stir)
 		w.mu.Unlock()
 		over := false
 		select {
@@ -198,21 +205,13 @@ func (w *Writer) waitLocked(n int) bool {
 	return true
 }
 
-// takeLocked takes the queue. An entry in front of it says how much is missing.
-func (w *Writer) takeLocked(spare []item) []item {
-	batch := w.queue
-	if w.missing > 0 {
-		at := w.last
-		if len(batch) > 0 {
-			at = batch[0].at
-		}
-		text := fmt.Sprintf("--- %d bytes of output are missing here: they came faster than they could be written ---\n", w.missing)
-		batch = append([]item{{at: at, source: sandbox.LogSystem, data: []byte(text)}}, batch...)
-	}
-	w.queue, w.bytes, w.missing, w.stuck = spare[:0], 0, 0, false
+// takeLocked takes the queue, and how much is missing in front of it.
+func (w *Writer) takeLocked(spare []*segment) (batch []*segment, missing uint64) {
+	batch, missing = w.queue, w.missing
+	w.queue, w.missing, w.stuck = spare[:0], 0, false
 	close(w.room)
 	w.room = make(chan struct{})
-	return batch
+	return batch, missing
 }
 
 func signal(c chan<- struct{}) {
@@ -238,6 +237,7 @@ func (w *Writer) Close() {
 		return
 	}
 	signal(w.wake)
+	signal(w.stir)
 	select {
 	case <-w.done:
 	case <-time.After(closeWait):
@@ -252,24 +252,29 @@ func (w *Writer) run() {
 		return
 	}
 	defer w.out.close()
-	var batch []item
+	var batch []*segment
 	for {
 		<-w.wake
 		for {
 			w.mu.Lock()
-			batch = w.takeLocked(batch)
+			var missing uint64
+			batch, missing = w.takeLocked(batch)
 			closed := w.closed
-			w.mu.Unlock()
 			if len(batch) == 0 {
-				if closed {
-					return
+				w.free = nil // an idle writer is small
+				if !closed {
+					w.missing = missing // for what comes next
 				}
-				break
 			}
-			w.write(batch)
-			clear(batch)
-			if cap(batch) > 1024 {
-				batch = nil
+			w.mu.Unlock()
+			if len(batch) > 0 || closed {
+				w.write(batch, missing)
+			}
+			if len(batch) == 0 && closed {
+				return
+			}
+			if len(batch) == 0 {
+				break
 			}
 			w.rest()
 		}
@@ -277,28 +282,24 @@ func (w *Writer) run() {
 	}
 }
 
-// rest keeps a flood that is not waited for from taking a CPU for the log, most of which would be overwritten at once.
+// rest lets entries come together, so that not each of many takes a write; and a flood that is not waited for it keeps from
+// taking a CPU for the log, most of which would be overwritten at once.
 func (w *Writer) rest() {
 	w.mu.Lock()
-	free := w.closed || w.waiting > 0 || w.budget > 0
+	pause := gather
+	if w.budget <= 0 {
+		pause = time.Second * queueBytes / refill
+	}
+	now := w.closed || w.waiting > 0
 	w.mu.Unlock()
-	if free {
+	if now {
 		return
 	}
-	t := time.NewTimer(time.Second * queueBytes / refill)
+	t := time.NewTimer(pause)
 	defer t.Stop()
-	for {
-		select {
-		case <-t.C:
-			return
-		case <-w.wake: // more, or the end
-			w.mu.Lock()
-			free := w.closed || w.waiting > 0
-			w.mu.Unlock()
-			if free {
-				return
-			}
-		}
+	select {
+	case <-t.C:
+	case <-w.stir:
 	}
 }
 
@@ -309,31 +310,42 @@ func (w *Writer) settle() bool {
 	for {
 		select {
 		case <-wait.C:
+			return true
 		case <-w.hurry:
-		case <-w.wake:
+			return true
+		case <-w.stir:
 			w.mu.Lock()
-			closed, queue := w.closed, w.queue
+			closed := w.closed
 			w.mu.Unlock()
-			if !closed {
-				continue
+			if closed {
+				return false
 			}
-			for i := range queue {
-				queue[i].release()
-			}
-			return false
 		}
-		signal(w.wake) // what came meanwhile
-		return true
 	}
 }
 
-func (w *Writer) write(batch []item) {
-	for i := range batch {
-		w.encode(batch[i])
-		batch[i].release()
-		if w.out.full() {
-			w.flush()
+// write writes segments, and gives each back as soon as it is encoded.
+func (w *Writer) write(batch []*segment, missing uint64) {
+	if missing > 0 {
+		at := time.Now()
+		if len(batch) > 0 && len(batch[0].items) > 0 {
+			at = batch[0].items[0].at
 		}
+		w.pieces(at, sandbox.LogSystem, 0, fmt.Appendf(nil, "--- %d bytes of output are missing here: they came faster than they could be written ---\n", missing))
+	}
+	for i, seg := range batch {
+		data := seg.data
+		for _, it := range seg.items {
+			w.encode(it, data[:it.size])
+			data = data[it.size:]
+			if w.out.full() {
+				w.flush()
+			}
+		}
+		batch[i] = nil
+		w.mu.Lock()
+		w.freeLocked(seg)
+		w.mu.Unlock()
 	}
 	w.flush()
 }
@@ -351,10 +363,10 @@ func (w *Writer) flush() {
 	}
 }
 
-func (w *Writer) encode(it item) {
+func (w *Writer) encode(it item, data []byte) {
 	switch {
 	case it.s == nil:
-		w.pieces(it.at, it.source, 0, it.data)
+		w.pieces(it.at, it.source, 0, data)
 	case it.end:
 		for n, source := range [...]sandbox.LogSource{it.s.stdout(), sandbox.LogStderr} {
 			w.pieces(it.at, source, it.s.id, it.s.cut[n])
@@ -365,7 +377,6 @@ func (w *Writer) encode(it item) {
 		if it.source == sandbox.LogStderr {
 			n = 1
 		}
-		data := it.data
 		if len(it.s.cut[n]) > 0 {
 			data = append(it.s.cut[n], data...)
 		}
@@ -373,13 +384,6 @@ func (w *Writer) encode(it item) {
 		w.pieces(it.at, it.source, it.s.id, data[:whole])
 		it.s.cut[n] = append([]byte(nil), data[whole:]...)
 	}
-}
-
-func (s *Session) stdout() sandbox.LogSource {
-	if s.tty {
-		return sandbox.LogOutput
-	}
-	return sandbox.LogStdout
 }
 
 // pieces encodes data as one entry, or as several where it is large.

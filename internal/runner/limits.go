@@ -251,7 +251,7 @@ func (l *limits) watch(m driver.Meter, done <-chan struct{}, over func(why strin
 		}
 		if g := l.getGroup(); g.Memory() && g.Holds() {
 			// The kernel holds what was touched since the group has the processes; what was before counts here.
-			t.Reset(groupInterval)
+			t.Reset(beat(groupInterval))
 			continue
 		}
 		pause := time.Duration(float64(l.memory.Load()-used) / fillRate * float64(time.Second))

@@ -47,9 +47,16 @@ func (s *supervisor) pulse() {
 		if p.idle > 0 {
 			next = min(next, idleLook)
 		}
-		t.Reset(next)
+		t.Reset(beat(next))
 	}
 }
+
+// epoch is when this process began, or nearly.
+var epoch = time.Now()
+
+// beat is how long it is until the next multiple of an interval. All that look from time to time do so at the same times: to
+// wake an idle process costs more than a look.
+func beat(interval time.Duration) time.Duration { return interval - time.Since(epoch)%interval }
 
 type pulse struct {
 	s        *supervisor
@@ -90,7 +97,7 @@ func (p *pulse) beat() {
 	if p.busy(now) {
 		p.active = now.at
 	}
-	if p.sampling && (p.written.IsZero() || now.at.Sub(p.written) >= p.every-p.every/10) {
+	if p.sampling && (p.written.IsZero() || now.at.Sub(p.written) >= p.every-min(p.every, idleLook)/2) {
 		p.measure(now)
 		p.write()
 	}

@@ -193,11 +193,10 @@ func (r *relay) observe(c *client, f *agentproto.Frame) {
 	if err != nil {
 		return
 	}
-	f.Retain() // the log gives it back when it is written
 	if m.Type == agentproto.TypeExecStdout {
-		s.log.Stdout(data, f)
+		s.log.Stdout(data)
 	} else {
-		s.log.Stderr(data, f)
+		s.log.Stderr(data)
 	}
 }
 

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/microsandbox-go/microsandbox/internal/agentproto"
 	"github.com/microsandbox-go/microsandbox/internal/execlog"
 )
@@ -192,56 +194,73 @@ func TestDrainingClientThatDoesNotRead(t *testing.T) {
 	b.want(c.start, agentproto.TypePing)
 }
 
-// BenchmarkRelay is output from the agent to a client, with and without a log.
+// BenchmarkRelay is output from the agent to a client, with and without a log, in pieces of two sizes. cpu-ns/op is what both
+// ends, the relay and the log take together.
 func BenchmarkRelay(b *testing.B) {
-	for _, logged := range []bool{false, true} {
-		b.Run(map[bool]string{false: "plain", true: "logged"}[logged], func(b *testing.B) {
-			agent, relays := socketPair(b)
-			r := &relay{agent: relays, in: agentproto.NewReader(relays), ready: agentproto.Append(nil, 0, agentproto.TypeReady, &agentproto.Ready{}), ending: make(chan struct{})}
-			if logged {
-				r.out = execlog.NewWriter(b.TempDir(), 0, slog.New(slog.DiscardHandler))
-				defer r.out.Close()
-			}
-			done := make(chan struct{})
-			go func() { defer close(done); _ = r.run(); r.close() }()
-			conn, other := socketPair(b)
-			r.serve(other)
-			in := agentproto.NewReader(conn)
-			start, _, err := in.Words()
-			if err != nil {
-				b.Fatal(err)
-			}
-			go func() { _, _ = io.Copy(io.Discard, agent) }()
-			if _, err := conn.Write(agentproto.Append(nil, start, agentproto.TypeExecRequest, &agentproto.ExecRequest{Cmd: "x"})); err != nil {
-				b.Fatal(err)
-			}
-			for r.work.sessions() == 0 {
-				time.Sleep(time.Millisecond)
-			}
-			data := []byte(strings.Repeat("a line of text that is about so long, perhaps a little longer\n", 1060))[:64<<10]
-			frame := agentproto.AppendData(nil, start, agentproto.TypeExecStdout, data)
-			b.SetBytes(int64(len(data)))
-			b.ResetTimer()
-			go func() {
-				for range b.N {
-					if _, err := agent.Write(frame); err != nil {
-						return
-					}
-				}
-			}()
-			for n := 0; n < b.N+1; n++ { // and core.ready
-				f, err := in.Next()
-				if err != nil {
-					b.Fatal(err)
-				}
-				f.Release()
-			}
-			b.StopTimer()
-			agent.Close()
-			<-done
-			conn.Close()
-		})
+	for _, size := range []int{4 << 10, 64 << 10} {
+		for _, logged := range []bool{false, true} {
+			b.Run(fmt.Sprintf("%dKiB/logged=%v", size>>10, logged), func(b *testing.B) { benchRelay(b, size, logged) })
+		}
 	}
+}
+
+func benchRelay(b *testing.B, size int, logged bool) {
+	agent, relays := socketPair(b)
+	r := &relay{agent: relays, in: agentproto.NewReader(relays), ready: agentproto.Append(nil, 0, agentproto.TypeReady, &agentproto.Ready{}), ending: make(chan struct{})}
+	if logged {
+		r.out = execlog.NewWriter(b.TempDir(), 0, slog.New(slog.DiscardHandler))
+		defer r.out.Close()
+	}
+	done := make(chan struct{})
+	go func() { defer close(done); _ = r.run(); r.close() }()
+	conn, other := socketPair(b)
+	r.serve(other)
+	in := agentproto.NewReader(conn)
+	start, _, err := in.Words()
+	if err != nil {
+		b.Fatal(err)
+	}
+	go func() { _, _ = io.Copy(io.Discard, agent) }()
+	if _, err := conn.Write(agentproto.Append(nil, start, agentproto.TypeExecRequest, &agentproto.ExecRequest{Cmd: "x"})); err != nil {
+		b.Fatal(err)
+	}
+	for r.work.sessions() == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	data := []byte(strings.Repeat("a line of text that is about so long, perhaps a little longer\n", 1060))[:size]
+	frame := agentproto.AppendData(nil, start, agentproto.TypeExecStdout, data)
+	b.SetBytes(int64(len(data)))
+	b.ResetTimer()
+	before := cpuTime(b)
+	go func() {
+		for range b.N {
+			if _, err := agent.Write(frame); err != nil {
+				return
+			}
+		}
+	}()
+	for n := 0; n < b.N+1; n++ { // and core.ready
+		f, err := in.Next()
+		if err != nil {
+			b.Fatal(err)
+		}
+		f.Release()
+	}
+	b.ReportMetric(float64(cpuTime(b)-before)/float64(b.N), "cpu-ns/op")
+	b.StopTimer()
+	agent.Close()
+	<-done
+	conn.Close()
+}
+
+// cpuTime is what this process took so far.
+func cpuTime(b *testing.B) time.Duration {
+	b.Helper()
+	var ru unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &ru); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(ru.Utime.Nano() + ru.Stime.Nano())
 }
 
 func socketPair(b *testing.B) (net.Conn, net.Conn) {

@@ -33,6 +33,8 @@ type instance struct {
 
 	gauge gauge // of who calls Usage
 
+	statm, goferStatm, io procFile
+
 	mu     sync.Mutex
 	waited bool
 	ended  bool // a process was waited for
@@ -200,6 +202,7 @@ func (i *instance) Destroy() error {
 	if i.memfile != nil {
 		errs = append(errs, i.memfile.Close())
 	}
+	errs = append(errs, i.statm.close(), i.goferStatm.close(), i.io.close())
 	if i.usage != nil {
 		errs = append(errs, i.usage.Close())
 	}

@@ -1,10 +1,12 @@
 package gvisor
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -48,31 +50,69 @@ func (i *instance) Memory() (uint64, error) {
 		}
 		total += uint64(st.Blocks) * 512
 	}
-	for _, pid := range []int{i.sentry, i.gofer} {
-		if pid == 0 {
-			continue
-		}
-		n, err := privateMemory(pid)
-		if err != nil {
-			return 0, err
-		}
-		total += n
-	}
-	return total, nil
+	n, err := i.privateMemory()
+	return total + n, err
 }
 
-// privateMemory is a process's resident memory that is neither a file's nor shared, from /proc/PID/statm.
-func privateMemory(pid int) (uint64, error) {
-	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/statm")
+// privateMemory is the resident memory of the sentry and the gofer that is neither a file's nor shared.
+func (i *instance) privateMemory() (uint64, error) {
+	n, err := i.statm.private(i.sentry)
+	if err == nil && i.gofer != 0 {
+		var more uint64
+		more, err = i.goferStatm.private(i.gofer)
+		n += more
+	}
+	return n, err
+}
+
+// procFile is a file of a process in /proc that is read again and again, and opened once. The zero value is not open.
+type procFile struct {
+	mu     sync.Mutex
+	f      *os.File
+	closed bool
+	buf    [512]byte
+}
+
+// readLocked returns the content of a short file. It is valid while mu is held.
+func (p *procFile) readLocked(pid int, name string) ([]byte, error) {
+	if p.closed {
+		return nil, os.ErrClosed
+	}
+	if p.f == nil {
+		f, err := os.Open("/proc/" + strconv.Itoa(pid) + "/" + name)
+		if err != nil {
+			return nil, err
+		}
+		p.f = f
+	}
+	n, err := unix.Pread(int(p.f.Fd()), p.buf[:], 0) // one call: os.File would look for the end
+	return p.buf[:max(n, 0)], err
+}
+
+func (p *procFile) close() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = true
+	if p.f == nil {
+		return nil
+	}
+	return p.f.Close()
+}
+
+// private is a process's resident memory that is neither a file's nor shared, from /proc/PID/statm.
+func (p *procFile) private(pid int) (uint64, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	b, err := p.readLocked(pid, "statm")
 	if err != nil {
 		return 0, fmt.Errorf("read the memory of process %d: %w", pid, err)
 	}
-	f := strings.Fields(string(b))
+	f := bytes.Fields(b)
 	if len(f) < 3 {
 		return 0, fmt.Errorf("read the memory of process %d: short statm", pid)
 	}
-	res, err1 := strconv.ParseUint(f[1], 10, 64)
-	shr, err2 := strconv.ParseUint(f[2], 10, 64)
+	res, err1 := strconv.ParseUint(string(f[1]), 10, 64)
+	shr, err2 := strconv.ParseUint(string(f[2]), 10, 64)
 	if err1 != nil || err2 != nil || shr > res {
 		return 0, fmt.Errorf("read the memory of process %d: bad statm", pid)
 	}

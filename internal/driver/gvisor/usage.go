@@ -54,9 +54,7 @@ func (i *instance) Usage() (driver.Usage, error) {
 			u.CPU += n
 		}
 	}
-	pids := []int{i.sentry}
 	if i.gofer != 0 {
-		pids = append(pids, i.gofer)
 		if n, err := cpuTime(i.gofer); err == nil {
 			u.CPU += n
 		}
@@ -70,15 +68,11 @@ func (i *instance) Usage() (driver.Usage, error) {
 		}
 		u.Guest = uint64(st.Blocks) * 512
 	}
-	u.Resident = u.Guest
-	for _, pid := range pids {
-		n, err := privateMemory(pid)
-		if err != nil {
-			return u, err
-		}
-		u.Resident += n
+	if u.Resident, err = i.privateMemory(); err != nil {
+		return u, err
 	}
-	u.Read, u.Written = diskIO(i.sentry) // the gofer counts for itself
+	u.Resident += u.Guest
+	u.Read, u.Written = i.diskIO() // the gofer counts for itself
 	return u, nil
 }
 
@@ -112,20 +106,22 @@ func endedChildren(pid int) uint64 {
 	return (user + system) * clockTick
 }
 
-// diskIO is what a process had disks move, in bytes: zeroes where that may not be read (proc(5), PTRACE_MODE_READ).
-func diskIO(pid int) (read, written uint64) {
-	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/io")
+// diskIO is what the sentry had disks move, in bytes: zeroes where that may not be read (proc(5), PTRACE_MODE_READ).
+func (i *instance) diskIO() (read, written uint64) {
+	i.io.mu.Lock()
+	defer i.io.mu.Unlock()
+	b, err := i.io.readLocked(i.sentry, "io")
 	if err != nil {
 		return 0, 0
 	}
-	for line := range strings.Lines(string(b)) {
-		key, value, _ := strings.Cut(strings.TrimSpace(line), ": ")
-		n, err := strconv.ParseUint(value, 10, 64)
+	for line := range bytes.Lines(b) {
+		key, value, _ := bytes.Cut(bytes.TrimSpace(line), []byte(": "))
+		n, err := strconv.ParseUint(string(value), 10, 64)
 		switch {
 		case err != nil:
-		case key == "read_bytes":
+		case string(key) == "read_bytes":
 			read = n
-		case key == "write_bytes":
+		case string(key) == "write_bytes":
 			written = n
 		}
 	}
