@@ -18,6 +18,7 @@ type Spec struct {
 	Mounts            []Mount           `json:"mounts"`
 	Patches           []Patch           `json:"patches"`
 	Network           Network           `json:"network"`
+	Init              *Init             `json:"init"`
 	PullPolicy        string            `json:"pull_policy"`        // IfMissing | Always | Never
 	SecurityProfile   string            `json:"security_profile"`   // default | restricted
 	DeploymentProfile string            `json:"deployment_profile"` // single_tenant | multi_tenant
@@ -110,6 +111,20 @@ type RuntimeOptions struct {
 	MetricsIntervalMS int               `json:"metrics_sample_interval_ms"` // default 1000
 	DisableMetrics    bool              `json:"disable_metrics_sample"`
 }
+
+// Init is a program that is to be the guest's PID 1 in the place of ours.
+type Init struct {
+	Cmd  string   `json:"cmd"` // absolute, or InitAuto
+	Args []string `json:"args"`
+	Env  []EnvVar `json:"env"` // over that of the sandbox
+}
+
+// InitAuto is the init that an image has: what its entrypoint begins with, if that is one of KnownInits, or what is where
+// distributions have theirs.
+const InitAuto = "auto"
+
+// KnownInits are the programs that an entrypoint may begin with.
+var KnownInits = [...]string{"/init", "/sbin/init", "/usr/sbin/init", "/bin/init", "/lib/systemd/systemd", "/usr/lib/systemd/systemd"}
 
 // EnvVar is one variable of the guest's environment.
 type EnvVar struct {

@@ -34,7 +34,7 @@ func (s Spec) Validate() error {
 	}
 	for _, check := range [...]func() error{
 		s.Image.validate, s.Resources.validate, s.Runtime.validate, s.validateEnv, s.validateLabels, s.validateRlimits,
-		s.validateMounts, s.validatePatches, s.validateWords, s.Lifecycle.validate, s.Network.validate,
+		s.validateMounts, s.validatePatches, s.validateWords, s.Init.validate, s.Lifecycle.validate, s.Network.validate,
 	} {
 		if err := check(); err != nil {
 			return err
@@ -83,6 +83,33 @@ func (r Resources) validate() error {
 		return invalid("", "max_memory of %d MiB is below the memory of %d MiB or above %d MiB", r.MaxMemoryMiB, r.MemoryMiB, MaxMemoryMiB)
 	}
 	return oneOf("cpu placement", r.CPUPlacement, "", PlaceInherit, PlaceAuto, PlaceSpread, PlaceCompact)
+}
+
+func (i *Init) validate() error {
+	if i == nil {
+		return nil
+	}
+	if i.Cmd != InitAuto {
+		if err := validateGuestPath("init", i.Cmd); err != nil {
+			return err
+		}
+	}
+	size := 0
+	for _, arg := range i.Args {
+		if size += len(arg); strings.ContainsRune(arg, 0) {
+			return invalid("", "an argument of the init has a NUL byte")
+		}
+	}
+	for _, v := range i.Env {
+		if err := ValidateEnv(v); err != nil {
+			return err
+		}
+		size += len(v.Key) + len(v.Value)
+	}
+	if size > MaxEnvBytes || len(i.Args)+len(i.Env) > MaxEnv {
+		return invalid("put large values into files", "the arguments and variables of the init are more than %d KiB", MaxEnvBytes>>10)
+	}
+	return nil
 }
 
 func (r RuntimeOptions) validate() error {

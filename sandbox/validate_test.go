@@ -27,7 +27,7 @@ func TestWithDefaults(t *testing.T) {
 		`"env":[],"labels":{},"rlimits":[],` +
 		`"mounts":[{"type":"Tmpfs","guest":"/tmp","size_mib":128,"options":{"readonly":false,"noexec":false,"nosuid":false,"nodev":false}}],` +
 		`"patches":[],"network":{"enabled":true,"strict":false,"max_connections":null,"trust_host_cas":false,"ports":[]},` +
-		`"pull_policy":"IfMissing","security_profile":"default","deployment_profile":"single_tenant",` +
+		`"init":null,"pull_policy":"IfMissing","security_profile":"default","deployment_profile":"single_tenant",` +
 		`"lifecycle":{"ephemeral":false,"max_duration_secs":null,"idle_timeout_secs":null}}`
 	if string(b) != want {
 		t.Errorf("defaults are\n%s\nwant\n%s", b, want)

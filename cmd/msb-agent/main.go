@@ -31,11 +31,12 @@ func main() {
 	var boot unix.Timespec
 	_ = unix.ClockGettime(unix.CLOCK_BOOTTIME, &boot)
 	a := &agent.Agent{
-		Conn:    os.NewFile(controlFD, "control"),
-		Init:    os.Getpid() == 1,
-		Version: version,
-		Started: started,
-		Boot:    time.Duration(boot.Nano()),
+		Conn:      os.NewFile(controlFD, "control"),
+		Init:      os.Getpid() == 1,
+		TakesOver: len(os.Args) == 2 && os.Args[1] == agent.HandedOver,
+		Version:   version,
+		Started:   started,
+		Boot:      time.Duration(boot.Nano()),
 	}
 	if err := a.Run(); err != nil {
 		fmt.Fprintln(os.Stderr, "error: msb-agent:", err)

@@ -22,12 +22,14 @@ import (
 
 // Agent is the guest's agent. Conn is all it needs.
 type Agent struct {
-	Conn    io.ReadWriteCloser // to the host
-	Init    bool               // this process is PID 1: it adopts orphans, and all that runs is its own to kill
-	Root    string             // where the guest's root is; default /
-	Version string             // for core.ready
-	Started time.Time          // when the process started; default now
-	Boot    time.Duration      // how long the kernel ran before that; for core.ready
+	Conn io.ReadWriteCloser // to the host
+	Init bool               // this process is PID 1: it adopts orphans, and all that runs is its own to kill
+	// TakesOver is set in the process that serves the guest of an agent which has become the guest's own init (see HandedOver).
+	TakesOver bool
+	Root      string        // where the guest's root is; default /
+	Version   string        // for core.ready
+	Started   time.Time     // when the process started; default now
+	Boot      time.Duration // how long the kernel ran before that; for core.ready
 	// AckTimeout is how long to wait for core.init.ack; default 60 s (contract msb-0.6 §4.4).
 	AckTimeout time.Duration
 	// Grace is how long core.shutdown leaves commands to end by themselves; default 2 s.
@@ -85,7 +87,11 @@ func (a *Agent) Run() error {
 	a.sessions = make(map[uint32]session)
 	defer a.end()
 
-	if err := a.bootstrap(); err != nil {
+	begin := a.bootstrap
+	if a.TakesOver {
+		begin = a.takeOver
+	}
+	if err := begin(); err != nil {
 		if errors.Is(err, errGone) {
 			return nil
 		}
@@ -219,6 +225,9 @@ func (a *Agent) shutdown() {
 		}
 		a.reaper.killAll()
 		syncFS()
+		if a.TakesOver {
+			endInit()
+		}
 		stopReading(a.Conn)
 	}()
 }

@@ -50,6 +50,14 @@ func (a *Agent) bootstrap() error {
 	if err != nil {
 		return err
 	}
+	if b.HandoffInit != nil {
+		return a.handOver(&b) // whose other side says the rest
+	}
+	return a.ready(answer)
+}
+
+// ready says that the guest is ready, after what is in answer.
+func (a *Agent) ready(answer []byte) error {
 	spent := time.Since(a.Started)
 	answer = agentproto.Append(answer, 0, agentproto.TypeReady, &agentproto.Ready{
 		BootTimeNS:   uint64(a.Boot),
@@ -85,8 +93,6 @@ func (a *Agent) apply(b *agentproto.Bootstrap) error {
 		return errors.New("this guest has no block devices")
 	case len(b.DirMounts) > 0 || len(b.FileMounts) > 0:
 		return errors.New("this guest has no shared directories")
-	case b.HandoffInit != nil:
-		return errors.New("this guest cannot hand its init over")
 	}
 	if b.BlockRoot != nil {
 		if err := a.enterRoot(b.BlockRoot); err != nil {

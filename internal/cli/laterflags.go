@@ -30,8 +30,4 @@ func declareVM(f *flags) {
 	f.refuse("", "placement-profile", "NAME", "Placement by a profile of the host", "not supported: guests have no memory nodes of their own", "use --cpu-placement")
 	f.refuse("", "mount-disk", "SOURCE:DEST[:OPTIONS]", "Mount a disk image", "not supported: "+needsVM, "mount a directory: -v ./DIR:DEST")
 	f.refuse("", "vsock", "SOCKET:PORT[/KIND]", "Offer a host socket to the guest", "not supported: "+needsVM, "reach it by TCP: --net host")
-	const why, hint = "not supported yet: the agent is PID 1", "run it as the command instead"
-	f.refuse("", "init", "PATH|auto", "Let another program be PID 1", why, hint)
-	f.refuse("", "init-arg", "ARG", "Argument of that program", why, hint)
-	f.refuse("", "init-env", "KEY=VALUE", "Environment of that program", why, hint)
 }

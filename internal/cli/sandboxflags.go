@@ -27,6 +27,7 @@ type sandboxFlags struct {
 	memory        int
 	maxMemory     int
 	placement     string
+	init          *sandbox.Init
 	env           []sandbox.EnvVar
 	labels        map[string]string
 	workdir       string
@@ -75,6 +76,17 @@ func (s *sandboxFlags) declare(f *flags) {
 	f.words("", "security", "PROFILE", "default, or restricted: no new privileges in the guest", &s.security, "default", "restricted")
 	f.words("", "deployment-profile", "PROFILE", "single-tenant (default), or multi-tenant: nothing that lets it reach this machine", &s.deployment, "single-tenant", "multi-tenant")
 	f.words("", "log-level", "LEVEL", "How much the runner logs: error, warn, info, debug or trace", &s.logLevel, "error", "warn", "info", "debug", "trace")
+
+	f.value("", "init", "PATH|auto", "Program to be PID 1 in it; auto is the one that the image has", func(v string) error { s.initOf().Cmd = v; return nil })
+	f.value("", "init-arg", "ARG", "Argument of --init; repeatable", func(v string) error {
+		s.initOf().Args = append(s.initOf().Args, v)
+		return nil
+	})
+	f.value("", "init-env", "KEY=VALUE", "Environment variable of --init; repeatable", func(v string) error {
+		e, err := sandbox.ParseEnv(v)
+		s.initOf().Env = append(s.initOf().Env, e)
+		return err
+	})
 
 	f.group("Limits")
 	f.value("c", "cpus", "N", "CPUs that it may use (default 1)", setInt(&s.cpus, 1, sandbox.MaxCPUs))
@@ -138,6 +150,13 @@ func (s *sandboxFlags) grace() time.Duration {
 // replaceGrace is the default of --replace-with-timeout (contract msb-0.6 §2.1).
 const replaceGrace = 10 * time.Second
 
+func (s *sandboxFlags) initOf() *sandbox.Init {
+	if s.init == nil {
+		s.init = &sandbox.Init{}
+	}
+	return s.init
+}
+
 // names returns the names of the flags declared so far.
 func (s *sandboxFlags) names(f *flags) (names []string) {
 	f.set.VisitAll(func(fl *pflag.Flag) { names = append(names, fl.Name) })
@@ -177,6 +196,9 @@ func (s *sandboxFlags) spec(set config.File, name sandbox.Name, arg string) (san
 	if err != nil {
 		return sandbox.Spec{}, err
 	}
+	if s.init != nil && s.init.Cmd == "" {
+		return sandbox.Spec{}, usageErrorf("name the program: --init PATH", "--init-arg and --init-env need --init")
+	}
 	spec := sandbox.Spec{
 		Name:              name,
 		Image:             image,
@@ -186,6 +208,7 @@ func (s *sandboxFlags) spec(set config.File, name sandbox.Name, arg string) (san
 		Labels:            maps.Clone(s.labels),
 		Mounts:            append(slices.Clone(s.tmpfs), s.root.mounts...),
 		Patches:           s.root.patches,
+		Init:              s.init,
 		SecurityProfile:   s.security,
 		DeploymentProfile: strings.ReplaceAll(s.deployment, "-", "_"),
 		Lifecycle:         sandbox.Lifecycle{Ephemeral: s.ephemeral},

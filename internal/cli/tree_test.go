@@ -181,7 +181,8 @@ var (
 		"socks4-user-id": "--proxy socks4://192.0.2.1:1080", "socks5-username": "--proxy socks5://192.0.2.1:1080 --socks5-password-env SECRET",
 		"socks5-password-env": "--proxy socks5://192.0.2.1:1080 --socks5-username u",
 		"tls-intercept-port":  "--tls-intercept", "tls-bypass": "--tls-intercept", "no-block-quic": "--tls-intercept",
-		"tls-intercept-ca-cert": "--tls-intercept-ca-key FILE", "tls-intercept-ca-key": "--tls-intercept-ca-cert FILE",
+		"tls-intercept-ca-cert": "--tls-intercept --tls-intercept-ca-key FILE", "tls-intercept-ca-key": "--tls-intercept --tls-intercept-ca-cert FILE",
+		"init-arg": "--init /sbin/init", "init-env": "--init /sbin/init",
 		"tls-upstream-ca-cert": "--tls-intercept", "tls-upstream-ca-cert-for": "--tls-intercept", "tls-no-verify-upstream-for": "--tls-intercept",
 		"no-color": "--color always", "on-secret-violation": "--secret SECRET@example.com",
 		// What is no terminal has no use for these: they are seen to be there by what they exclude, and cmd/msb tries them on one.

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -27,6 +28,9 @@ func sendBootstrap(conn io.Writer, cfg launch.Config, n rootfs.Network) error {
 	m := &agentproto.Bootstrap{
 		User: spec.Runtime.User, DefaultCwd: spec.Runtime.Workdir, SecurityProfile: spec.SecurityProfile,
 		Files: true, Scripts: len(spec.Runtime.Scripts) > 0, KeepProfile: spec.OnHost("/etc/profile"),
+	}
+	if spec.Init != nil {
+		m.HandoffInit = handoff(*spec.Init, spec.Runtime.Entrypoint)
 	}
 	for _, e := range spec.Env {
 		m.DefaultEnv = append(m.DefaultEnv, agentproto.EnvVar{Key: e.Key, Value: e.Value})
@@ -80,6 +84,21 @@ func imageDevices(path string) ([]*erofs.Entry, error) {
 		return nil, fmt.Errorf("read the image %s: %w", path, err)
 	}
 	return devices, nil
+}
+
+// handoff is what the agent is told of an init. "auto" is the image's own entrypoint, if that is one, or what the agent finds.
+func handoff(i sandbox.Init, entrypoint []string) *agentproto.HandoffInit {
+	h := &agentproto.HandoffInit{Cmd: i.Cmd, Args: i.Args}
+	if i.Cmd == sandbox.InitAuto && len(entrypoint) > 0 && slices.Contains(sandbox.KnownInits[:], entrypoint[0]) {
+		h.Cmd = entrypoint[0]
+		if len(i.Args) == 0 {
+			h.Args = entrypoint[1:]
+		}
+	}
+	for _, e := range i.Env {
+		h.Env = append(h.Env, agentproto.EnvVar{Key: e.Key, Value: e.Value})
+	}
+	return h
 }
 
 // framer packs a tar into frames, and sends them when there are many.

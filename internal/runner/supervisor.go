@@ -199,7 +199,7 @@ func (s *supervisor) start(ctx context.Context) error {
 			s.end(s.reasonOfKill(x.Signal))
 			return
 		}
-		if x.Code != 0 { // the agent ends with 0, gVisor with 2 when it crashes
+		if x.Code != 0 && spec.Init == nil { // the agent ends with 0, gVisor with 2 when it crashes
 			s.end(sandbox.ReasonInternal, fmt.Sprintf("its kernel ended with status %d", x.Code))
 			return
 		}
@@ -209,6 +209,10 @@ func (s *supervisor) start(ctx context.Context) error {
 		}
 		if s.asked.Load() {
 			s.end(sandbox.ReasonShutdown, "")
+			return
+		}
+		if x.Code != 0 {
+			s.end(sandbox.ReasonCompleted, fmt.Sprintf("its init exited with code %d", x.Code))
 			return
 		}
 		s.end(sandbox.ReasonCompleted, "")
@@ -244,6 +248,13 @@ func (s *supervisor) open(agent net.Conn, in *agentproto.Reader, ready []byte) e
 		select {
 		case <-s.gone:
 		case <-time.After(agentGrace): // an ordinary end of the agent is the driver's to report
+			if s.cfg.Info.Spec.Init != nil { // which may not be the end of its init
+				if e := s.retires.Load(); e != nil {
+					s.end(e.Reason, e.Message)
+				} else if s.asked.Load() {
+					s.end(sandbox.ReasonShutdown, "")
+				}
+			}
 			s.end(sandbox.ReasonInternal, "its agent broke off: "+err.Error())
 		}
 	})

@@ -14,6 +14,7 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"unicode/utf8"
 
@@ -43,7 +44,11 @@ type Copier struct {
 
 	files, bytes atomic.Int64
 	entries      int
+	slots        chan struct{} // of files that are copied at the same time
 }
+
+// atOnce is how many files are copied at the same time: each is a handful of questions to a guest, one after the other.
+const atOnce = 8
 
 // Progress is how many files there are and how many bytes were written so far. It may be asked for at any time.
 func (c *Copier) Progress() (files, bytes int64) { return c.files.Load(), c.bytes.Load() }
@@ -124,6 +129,7 @@ func (c *Copier) Copy(ctx context.Context, src, dst End) error {
 	if top.kind == agentproto.KindFile {
 		return c.file(ctx, from, top.name, to, name)
 	}
+	c.slots = make(chan struct{}, atOnce)
 	tree, err := from.enter(ctx, top.name)
 	if err != nil {
 		return err
@@ -179,9 +185,17 @@ func (c *Copier) dir(ctx context.Context, from sourceDir, to sinkDir, name strin
 	return made.finish(ctx)
 }
 
-// tree copies what is in a directory, which is depth directories below the copy's own.
+// tree copies what is in a directory, which is depth directories below the copy's own. It returns when none of its files is
+// being copied any more.
 func (c *Copier) tree(ctx context.Context, from sourceDir, to sinkDir, depth int) error {
-	return from.each(ctx, func(n node) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var (
+		files  sync.WaitGroup
+		once   sync.Once
+		failed error
+	)
+	err := from.each(ctx, func(n node) error {
 		if ctx.Err() != nil {
 			return cancelled(ctx)
 		}
@@ -190,7 +204,18 @@ func (c *Copier) tree(ctx context.Context, from sourceDir, to sinkDir, depth int
 		}
 		switch n.kind {
 		case agentproto.KindFile:
-			return c.file(ctx, from, n.name, to, n.name)
+			select {
+			case c.slots <- struct{}{}:
+			case <-ctx.Done():
+				return cancelled(ctx)
+			}
+			files.Go(func() {
+				defer func() { <-c.slots }()
+				if err := c.file(ctx, from, n.name, to, n.name); err != nil {
+					once.Do(func() { failed = err; cancel() })
+				}
+			})
+			return nil
 		case agentproto.KindDir:
 			below, err := from.enter(ctx, n.name)
 			if err != nil {
@@ -212,6 +237,11 @@ func (c *Copier) tree(ctx context.Context, from sourceDir, to sinkDir, depth int
 		c.warn("%s is left out: it is neither a file, a directory nor a symbolic link", from.where(n.name))
 		return nil
 	})
+	files.Wait()
+	if failed != nil { // first
+		return failed
+	}
+	return err
 }
 
 // file copies one file.
