@@ -30,6 +30,7 @@ type netRound struct {
 	Down, Up, Up8, Connect float64
 	Refused, Held          int
 	MemoryIdle, Memory     int
+	Busy, Broken           int
 }
 
 func gateways(o options) error {
@@ -60,7 +61,7 @@ func gateways(o options) error {
 	if len(rounds[ours]) == 0 || len(rounds[theirs]) == 0 {
 		return fmt.Errorf("the gateways were not compared:\n%s", out)
 	}
-	fmt.Printf("%-18s %10s %10s %10s %12s %10s %12s %12s   (MB/s, us, KiB, n=%d)\n", "gateway, MTU 1500", "down", "up", "8 x up", "connect p50", "failed", "idle", "1000 open", len(rounds[ours]))
+	fmt.Printf("%-18s %10s %10s %10s %12s %10s %12s %12s %12s %10s   (MB/s, us, KiB, n=%d)\n", "gateway, MTU 1500", "down", "up", "8 x up", "connect p50", "failed", "idle", "1000 open", "500 busy", "broken", len(rounds[ours]))
 	of := func(name string, f func(netRound) float64) float64 {
 		v := make([]float64, 0, len(rounds[name]))
 		for _, r := range rounds[name] {
@@ -72,11 +73,12 @@ func gateways(o options) error {
 		func(r netRound) float64 { return r.Down }, func(r netRound) float64 { return r.Up }, func(r netRound) float64 { return r.Up8 },
 		func(r netRound) float64 { return r.Connect }, func(r netRound) float64 { return float64(r.Refused) },
 		func(r netRound) float64 { return float64(r.MemoryIdle) }, func(r netRound) float64 { return float64(r.Memory) },
+		func(r netRound) float64 { return float64(r.Busy) }, func(r netRound) float64 { return float64(r.Broken) },
 	}
 	for _, name := range []string{ours, theirs} {
 		fmt.Printf("%-18s", name)
 		for i, f := range columns {
-			fmt.Printf(" %*.0f", []int{10, 10, 10, 12, 10, 12, 12}[i], of(name, f))
+			fmt.Printf(" %*.0f", []int{10, 10, 10, 12, 10, 12, 12, 12, 10}[i], of(name, f))
 		}
 		fmt.Println()
 	}

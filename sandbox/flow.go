@@ -28,7 +28,7 @@ type Flow struct {
 	Received   uint64    `json:"received"` // payload bytes to the guest
 	DurationMS int64     `json:"duration_ms,omitempty"`
 	Count      int       `json:"count,omitempty"`      // of a refusal: how often, so far
-	Suppressed int       `json:"suppressed,omitempty"` // refusals that were not told of since the last that was
+	Suppressed int       `json:"suppressed,omitempty"` // lines that were left out since the last one
 }
 
 // Denied is the words in which a refusal is told, e.g. "denied by policy: example.org".

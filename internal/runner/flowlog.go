@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -18,6 +19,7 @@ import (
 const (
 	flowLogSize  = 4 << 20
 	flowLogQueue = 1024
+	flowLogRate  = 500 // lines per second: the guest decides how many flows there are
 )
 
 // flowLog writes flows as lines of JSON, and passes on events in words, in a goroutine of its own, so that a slow disk does
@@ -30,6 +32,8 @@ type flowLog struct {
 
 	mu     sync.Mutex
 	queue  chan told
+	second int64 // of the lines that are counted
+	lines  int   // in that second
 	lost   int
 	closed bool
 }
@@ -51,11 +55,15 @@ func newFlowLog(dir string, log *slog.Logger, event func(text string)) *flowLog 
 func (l *flowLog) add(f sandbox.Flow) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	f.Suppressed += l.lost
-	l.lost = 0
-	if !l.putLocked(told{flow: f}) {
-		l.lost = f.Suppressed + 1
+	if now := time.Now().Unix(); now != l.second {
+		l.second, l.lines = now, 0
 	}
+	f.Suppressed += l.lost
+	if l.lines++; l.lines > flowLogRate || !l.putLocked(told{flow: f}) {
+		l.lost = f.Suppressed + 1
+		return
+	}
+	l.lost = 0
 }
 
 // tell passes an event on in words. It never waits.

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/microsandbox-go/microsandbox/internal/runner/launch"
 	"github.com/microsandbox-go/microsandbox/sandbox"
@@ -22,7 +24,9 @@ func readFlows(t *testing.T, path string) []sandbox.Flow {
 	}
 	defer f.Close()
 	var flows []sandbox.Flow
-	for in := bufio.NewScanner(f); in.Scan(); {
+	in := bufio.NewScanner(f)
+	in.Buffer(nil, 1<<20)
+	for in.Scan() {
 		var one sandbox.Flow
 		if err := json.Unmarshal(in.Bytes(), &one); err != nil {
 			t.Fatalf("%s: %v", in.Text(), err)
@@ -70,8 +74,8 @@ func TestFlowLog(t *testing.T) {
 func TestFlowLogIsBounded(t *testing.T) {
 	dir := t.TempDir()
 	l := newFlowLog(dir, slog.New(slog.DiscardHandler), nil)
-	long := strings.Repeat("n", 4000)
-	const many = 3 * flowLogSize / 4000
+	long := strings.Repeat("n", 100_000)
+	const many = 3 * flowLogSize / 100_000
 	for i := range many {
 		l.add(sandbox.Flow{Event: sandbox.FlowOpen, ID: uint64(i + 1), Name: long})
 	}
@@ -105,6 +109,24 @@ func TestFlowLogIsBounded(t *testing.T) {
 	if len(names) > 2 || kept == 0 {
 		t.Errorf("%v, %d lines, %d left out", names, kept, suppressed)
 	}
+}
+
+// TestFlowLogRate: a guest that opens flows without end fills no disk.
+func TestFlowLogRate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		l := newFlowLog(dir, slog.New(slog.DiscardHandler), nil)
+		for i := range 4 * flowLogRate {
+			l.add(sandbox.Flow{Event: sandbox.FlowOpen, ID: uint64(i + 1)})
+		}
+		time.Sleep(2 * time.Second)
+		l.add(sandbox.Flow{Event: sandbox.FlowClose, ID: 1})
+		_ = l.close()
+		flows := readFlows(t, filepath.Join(dir, launch.FlowFile))
+		if n := len(flows); n != flowLogRate+1 || flows[n-1].Suppressed != 3*flowLogRate {
+			t.Errorf("%d lines, the last says that %d were left out", n, flows[n-1].Suppressed)
+		}
+	})
 }
 
 // TestFlowLogWithoutADisk passes events on though no line can be written, and never waits.

@@ -10,7 +10,9 @@ import (
 	"os/exec"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -91,6 +93,8 @@ type measured struct {
 	Held       int
 	MemoryIdle int // KiB resident, before anything
 	Memory     int // with Held connections open
+	Busy       int // the most that it ever had, with 500 connections moving data
+	Broken     int // of these
 }
 
 // TestPeers compares the gateway with gvisor-tap-vsock at the same MTU: the same guest's stack, the same kind of link, each
@@ -259,6 +263,41 @@ func (m *measured) hold(r *rival, to string) {
 	for _, c := range open {
 		c.Close()
 	}
+	m.move(r, to)
+}
+
+// move sends data on 500 connections at once.
+func (m *measured) move(r *rival, to string) {
+	const many, each = 500, 256 << 10
+	var broken atomic.Int64
+	var all sync.WaitGroup
+	for range many {
+		all.Go(func() {
+			c, err := r.dial(to)
+			if err == nil {
+				defer c.Close()
+				_, _ = c.Write([]byte("u"))
+				if _, err = c.Write(make([]byte, each)); err == nil {
+					_ = c.CloseWrite()
+					_, err = io.ReadFull(c, make([]byte, 1))
+				}
+			}
+			if err != nil {
+				broken.Add(1)
+			}
+		})
+	}
+	all.Wait()
+	m.Broken, m.Busy = int(broken.Load()), peakOf(r.cmd.Process.Pid)
+}
+
+// peakOf is the most memory that a process ever had, in KiB.
+func peakOf(pid int) int {
+	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	_, rest, _ := strings.Cut(string(b), "VmHWM:")
+	var kib int
+	_, _ = fmt.Sscan(rest, &kib)
+	return kib
 }
 
 // residentOf is how much memory a process has, in KiB.
