@@ -15,6 +15,7 @@ import (
 var benches = map[string]func(options) error{
 	"coldstart": coldstart,
 	"images":    images,
+	"intercept": intercept,
 }
 
 type options struct {
@@ -31,7 +32,7 @@ func main() {
 	name := strings.TrimSpace(strings.Join(flag.Args(), " "))
 	run, ok := benches[name]
 	if !ok {
-		fmt.Fprintf(os.Stderr, "error: no benchmark %q\n  → there are: coldstart, images\n", name)
+		fmt.Fprintf(os.Stderr, "error: no benchmark %q\n  → there are: coldstart, images, intercept\n", name)
 		os.Exit(2)
 	}
 	var err error
