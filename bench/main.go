@@ -7,8 +7,10 @@ package main
 import (
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 )
 
@@ -17,6 +19,7 @@ var benches = map[string]func(options) error{
 	"images":    images,
 	"disk":      disk,
 	"net":       network,
+	"intercept": intercept,
 }
 
 type options struct {
@@ -33,7 +36,7 @@ func main() {
 	name := strings.TrimSpace(strings.Join(flag.Args(), " "))
 	run, ok := benches[name]
 	if !ok {
-		fmt.Fprintf(os.Stderr, "error: no benchmark %q\n  → there are: coldstart, images, disk, net\n", name)
+		fmt.Fprintf(os.Stderr, "error: no benchmark %q\n  → there are: %s\n", name, strings.Join(slices.Sorted(maps.Keys(benches)), ", "))
 		os.Exit(2)
 	}
 	var err error

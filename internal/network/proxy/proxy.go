@@ -58,7 +58,7 @@ const (
 	maxHeader        = 64 << 10  // bytes of a request's
 	maxAnswerHeader  = 256 << 10 // of a response's
 	maxStreams       = 128
-	streamWindow     = 256 << 10
+	streamWindow     = 1 << 20 // bytes of HTTP/2 that may wait here, of a stream and of all of a connection
 	connWindow       = 1 << 20
 	handshakeTimeout = 30 * time.Second
 	headerTimeout    = time.Minute

@@ -50,19 +50,23 @@ type scanner struct {
 	found   *secret
 }
 
-// decoded is a form of the stream with one encoding undone, and whether there was any of it so far.
+// decoded is a form of the stream with one encoding undone. It is looked at around what was undone: the rest was looked at
+// as it is.
 type decoded struct {
 	undo   undoer
 	window window
-	begun  bool
+	begun  bool     // there was some of the encoding
 	out    []byte   // of the last piece, used again for the next
+	marks  []int    // where in out something was undone
 	next   *decoded // with another encoding undone on top
 }
 
-// undoer undoes an encoding. trigger is a byte without which there is none of it.
+// undoer undoes an encoding.
 type undoer interface {
+	// trigger is a byte without which there is none of it.
 	trigger() byte
-	undo(dst, src []byte) []byte
+	// undo appends src to dst, and to marks where in dst it undid something.
+	undo(dst, src []byte, marks []int) ([]byte, []int)
 }
 
 func newScanner(list []*secret) *scanner {
@@ -106,11 +110,11 @@ func (d *decoded) write(s *scanner, p, before []byte) *secret {
 		d.begun = true
 		p = append(append([]byte(nil), before...), p...)
 	}
-	d.out = d.undo.undo(d.out[:0], p)
-	if len(d.out) == 0 {
+	d.out, d.marks = d.undo.undo(d.out[:0], p, d.marks[:0])
+	if len(d.out) == 0 && len(d.marks) == 0 {
 		return nil
 	}
-	if x := d.window.find(s, d.out); x != nil {
+	if x := d.window.findNear(s, d.out, d.marks); x != nil {
 		return x
 	}
 	if d.next != nil {
@@ -124,24 +128,60 @@ type window struct {
 	tail   []byte // of all that was seen
 	before []byte // the tail as it was before the last piece
 	seam   []byte
+	hot    int // how many bytes of the next piece are near to a mark
 }
 
 // find looks for literals in p, and in what p's beginning makes of the end of what came before.
 func (w *window) find(s *scanner, p []byte) *secret {
 	keep := s.longest - 1
-	w.before = append(w.before[:0], w.tail...)
 	w.seam = append(append(w.seam[:0], w.tail...), p[:min(len(p), keep)]...)
 	x := find(s.list, w.seam)
 	if x == nil && len(p) > keep {
 		x = find(s.list, p)
 	}
+	w.advance(p, keep)
+	return x
+}
+
+// findNear is find around marks in p.
+func (w *window) findNear(s *scanner, p []byte, marks []int) *secret {
+	var found *secret
+	near := w.hot // of p, from its beginning, what is still to be looked at
+	if len(marks) > 0 || near > 0 {
+		w.seam = append(append(w.seam[:0], w.tail...), p...)
+		off := len(w.tail)
+		from, to := 0, off+near
+		if near <= 0 {
+			to = 0
+		}
+		for _, m := range marks {
+			begin, end := max(0, off+m-s.longest), off+m+s.longest
+			if begin > to {
+				if found == nil {
+					found = find(s.list, w.seam[from:min(to, len(w.seam))])
+				}
+				from = begin
+			}
+			to = end
+		}
+		if found == nil {
+			found = find(s.list, w.seam[from:min(to, len(w.seam))])
+		}
+		near = to - off
+	}
+	w.hot = max(0, near-len(p))
+	w.advance(p, s.longest-1)
+	return found
+}
+
+func (w *window) advance(p []byte, keep int) {
+	w.before = append(w.before[:0], w.tail...)
 	if len(p) >= keep {
 		w.tail = append(w.tail[:0], p[len(p)-keep:]...)
 	} else {
 		w.tail = append(w.tail, p...)
 		w.tail = append(w.tail[:0], w.tail[max(0, len(w.tail)-keep):]...)
 	}
-	return x
 }
 
 // percent undoes %XX.
@@ -149,42 +189,32 @@ type percent struct{ held []byte }
 
 func (*percent) trigger() byte { return '%' }
 
-func (u *percent) undo(dst, src []byte) []byte {
-	for _, c := range src {
-		switch {
-		case len(u.held) == 0 && c != '%':
-			dst = append(dst, c)
+func (u *percent) undo(dst, src []byte, marks []int) ([]byte, []int) {
+	for len(src) > 0 {
+		if len(u.held) == 0 {
+			i := bytes.IndexByte(src, '%')
+			if i < 0 {
+				return append(dst, src...), marks
+			}
+			dst = append(dst, src[:i]...)
+			u.held = append(u.held, '%')
+			src = src[i+1:]
 			continue
-		case len(u.held) > 0 && c == '%': // the one that was held is no encoding
+		}
+		c := src[0]
+		if unhex(c) < 0 { // no encoding; and c may begin one
 			dst = append(dst, u.held...)
 			u.held = u.held[:0]
+			continue
 		}
-		u.held = append(u.held, c)
-		if len(u.held) == 3 {
-			dst = appendHex(dst, u.held, 1)
+		src = src[1:]
+		if u.held = append(u.held, c); len(u.held) == 3 {
+			marks = append(marks, len(dst))
+			dst = append(dst, byte(unhex(u.held[1])<<4|unhex(u.held[2])))
 			u.held = u.held[:0]
 		}
 	}
-	return dst
-}
-
-// appendHex appends the character that the hexadecimal digits of held behind its first n bytes stand for, or held itself.
-func appendHex(dst, held []byte, n int) []byte {
-	v := 0
-	for _, c := range held[n:] {
-		d := unhex(c)
-		if d < 0 {
-			return append(dst, held...)
-		}
-		v = v<<4 | d
-	}
-	if v < 0x80 {
-		return append(dst, byte(v))
-	}
-	if n == 1 {
-		return append(dst, byte(v))
-	}
-	return append(dst, string(rune(v))...)
+	return dst, marks
 }
 
 func unhex(c byte) int {
@@ -204,33 +234,46 @@ type escapes struct{ held []byte }
 
 func (*escapes) trigger() byte { return '\\' }
 
-func (u *escapes) undo(dst, src []byte) []byte {
-	for _, c := range src {
-		if len(u.held) == 0 && c != '\\' {
-			dst = append(dst, c)
+func (u *escapes) undo(dst, src []byte, marks []int) ([]byte, []int) {
+	for len(src) > 0 {
+		if len(u.held) == 0 {
+			i := bytes.IndexByte(src, '\\')
+			if i < 0 {
+				return append(dst, src...), marks
+			}
+			dst = append(dst, src[:i]...)
+			u.held = append(u.held, '\\')
+			src = src[i+1:]
 			continue
 		}
-		u.held = append(u.held, c)
-		want := 2
-		if len(u.held) > 1 {
-			switch u.held[1] {
-			case 'u':
-				want = 6
-			case 'x':
-				want = 4
-			}
+		c := src[0]
+		want := 6
+		if len(u.held) > 1 && u.held[1] == 'x' {
+			want = 4
 		}
+		if len(u.held) > 1 && unhex(c) < 0 { // not so many digits: no escape; and c may begin one
+			dst = append(dst, u.held...)
+			u.held = u.held[:0]
+			continue
+		}
+		src = src[1:]
+		u.held = append(u.held, c)
 		switch {
-		case len(u.held) < want || want == 2 && len(u.held) < 2:
-		case want == 2:
+		case len(u.held) == 2 && c != 'u' && c != 'x':
+			marks = append(marks, len(dst))
 			dst = append(dst, c)
 			u.held = u.held[:0]
-		default:
-			dst = appendHex(dst, u.held, 2)
+		case len(u.held) > 2 && len(u.held) == want:
+			v := 0
+			for _, c := range u.held[2:] {
+				v = v<<4 | unhex(c)
+			}
+			marks = append(marks, len(dst))
+			dst = append(dst, string(rune(v))...)
 			u.held = u.held[:0]
 		}
 	}
-	return dst
+	return dst, marks
 }
 
 // breaks undoes the breaking of lines.
@@ -238,11 +281,15 @@ type breaks struct{}
 
 func (breaks) trigger() byte { return '\n' }
 
-func (breaks) undo(dst, src []byte) []byte {
-	for _, c := range src {
-		if c != '\n' && c != '\r' {
-			dst = append(dst, c)
+func (breaks) undo(dst, src []byte, marks []int) ([]byte, []int) {
+	for len(src) > 0 {
+		i := bytes.IndexAny(src, "\r\n")
+		if i < 0 {
+			return append(dst, src...), marks
 		}
+		dst = append(dst, src[:i]...)
+		marks = append(marks, len(dst))
+		src = src[i+1:]
 	}
-	return dst
+	return dst, marks
 }
