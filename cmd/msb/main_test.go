@@ -23,7 +23,7 @@ import (
 
 func TestMain(m *testing.M) {
 	doctor.Child()
-	testscript.Main(suite{m}, map[string]func(){"msb": main})
+	testscript.Main(suite{m}, map[string]func(){"msb": func() { hookSteps(); main() }})
 }
 
 // suite is the tests, after which the binaries go that they were run with.

@@ -193,6 +193,8 @@ func (b *Backend) settleIn(db *state.DB, ref sandbox.Ref) error {
 	switch {
 	case sandbox.KindOf(err) == sandbox.NotFound:
 		return nil
+	case err == nil && r.Status == sandbox.Created && last.ID == r.ID && last.Claimed == sandbox.Created:
+		return b.forget(db, r) // while it was being made
 	case err != nil || r.Status.Terminal():
 		return err
 	}
@@ -209,6 +211,7 @@ func (b *Backend) settleIn(db *state.DB, ref sandbox.Ref) error {
 	if last.Ended && last.ID == r.ID {
 		status, end = sandbox.Stopped, *last.End
 	}
+	point("end: held")
 	return db.End(r.ID, status, end)
 }
 
@@ -240,6 +243,7 @@ func (b *Backend) startKept(ctx context.Context, db *state.DB, dir *state.Dir, r
 		return info, dir.Lock.Close() // the runner has its own
 	}
 	defer dir.Remove()
+	point("start: failed")
 	end := sandbox.End{Reason: sandbox.ReasonFailed, Message: err.Error(), At: time.Now().UTC()}
 	if sandbox.KindOf(err) == sandbox.Cancelled {
 		end.Reason = sandbox.ReasonShutdown
@@ -422,6 +426,7 @@ func (b *Backend) removeStopped(ref sandbox.Ref, id string) error {
 
 // forget removes the record first: a directory without one is swept, whoever is killed in between.
 func (b *Backend) forget(db *state.DB, r state.Row) error {
+	point("remove: held")
 	if err := db.Delete(r.ID); err != nil {
 		return err
 	}
