@@ -271,6 +271,9 @@ func (b *Backend) Start(ctx context.Context, ref sandbox.Ref, opt backend.StartO
 		if err != nil {
 			return sandbox.Info{}, err
 		}
+		if opt.Sole && !row.Status.Terminal() {
+			return sandbox.Info{}, &sandbox.Error{Op: "start", Ref: ref, Kind: sandbox.AlreadyExists}
+		}
 		switch row.Status {
 		case sandbox.Running, sandbox.Paused, sandbox.Draining:
 			return row.Info, nil
@@ -281,7 +284,7 @@ func (b *Backend) Start(ctx context.Context, ref sandbox.Ref, opt backend.StartO
 			continue
 		}
 		info, err := b.startAgain(ctx, row, opt)
-		if sandbox.KindOf(err) == sandbox.AlreadyExists { // somebody else is starting it
+		if sandbox.KindOf(err) == sandbox.AlreadyExists && !opt.Sole { // somebody else is starting it
 			if err := b.awaitStart(ctx, ref); err != nil {
 				return sandbox.Info{}, err
 			}
@@ -315,11 +318,6 @@ func (b *Backend) startAgain(ctx context.Context, row state.Row, opt backend.Sta
 	if err := b.checkBinds(row.Spec.Mounts); err != nil {
 		return sandbox.Info{}, err
 	}
-	root, err := b.rootOf(ctx, row)
-	if err != nil {
-		return sandbox.Info{}, err
-	}
-	defer root.lease.Close()
 	info := row.Info
 	info.Status, info.End, info.Confinement = sandbox.Starting, nil, nil
 	dir, err := b.store.Claim(ref, info)
@@ -333,6 +331,12 @@ func (b *Backend) startAgain(ctx context.Context, row state.Row, opt backend.Sta
 		}
 		return sandbox.Info{}, &sandbox.Error{Op: "start", Ref: ref, Kind: sandbox.AlreadyExists} // look again
 	}
+	root, err := b.rootOf(ctx, row) // not before: whoever makes or removes it has the claim
+	if err != nil {
+		dir.Remove()
+		return sandbox.Info{}, err
+	}
+	defer root.lease.Close()
 	say(opt.Progress, "boot", "Starting "+string(ref.Name))
 	startup := row.Startup
 	if opt.Quiet {
