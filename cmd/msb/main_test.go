@@ -1,15 +1,19 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
@@ -19,7 +23,7 @@ import (
 
 func TestMain(m *testing.M) {
 	doctor.Child()
-	testscript.Main(suite{m}, map[string]func(){"msb": main})
+	testscript.Main(suite{m}, map[string]func(){"msb": func() { hookSteps(); main() }})
 }
 
 // suite is the tests, after which the binaries go that they were run with.
@@ -62,6 +66,48 @@ var commands = map[string]func(ts *testscript.TestScript, neg bool, args []strin
 	"usage":  func(ts *testscript.TestScript, _ bool, args []string) { wrong(ts, 2, args) },
 	"config": func(ts *testscript.TestScript, _ bool, args []string) { wrong(ts, 1, args) },
 	"exits":  exits,
+	"keys":   keys,
+	"ended":  ended,
+}
+
+// ended waits until a sandbox is recorded as stopped: ended NAME
+func ended(ts *testscript.TestScript, _ bool, args []string) {
+	var last string
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		ts.Check(ts.Exec("msb", "inspect", args[0], "--format", "json"))
+		if last = ts.ReadFile("stdout"); strings.Contains(last, `"status": "Stopped"`) {
+			return
+		}
+	}
+	ts.Fatalf("%s has not ended:\n%s", args[0], last)
+}
+
+// keys compares the keys of the JSON in stdout with a shape of contract msb-0.6 §1.3, beside which there are own ones: keys SHAPE
+// [OWN...]. A shape is {KEY,...}, or [{KEY,...}] of an array that has elements, or [].
+func keys(ts *testscript.TestScript, _ bool, args []string) {
+	var v any
+	if err := json.Unmarshal([]byte(ts.ReadFile("stdout")), &v); err != nil {
+		ts.Fatalf("no JSON: %v", err)
+	}
+	if got := shape(v, args[1:]); got != args[0] {
+		ts.Fatalf("the JSON is %s, want %s", got, args[0])
+	}
+}
+
+// shape is that of v, without the keys own. Of an array all elements have the same.
+func shape(v any, own []string) string {
+	switch v := v.(type) {
+	case map[string]any:
+		names := slices.Sorted(maps.Keys(v))
+		return "{" + strings.Join(slices.DeleteFunc(names, func(n string) bool { return slices.Contains(own, n) }), ",") + "}"
+	case []any:
+		var all []string
+		for _, e := range v {
+			all = append(all, shape(e, own))
+		}
+		return "[" + strings.Join(slices.Compact(all), " ") + "]"
+	}
+	return fmt.Sprintf("%T", v)
 }
 
 // exits runs a command that has to end with an exit code: exits CODE COMMAND...

@@ -153,7 +153,7 @@ func (a *Agent) open(id uint32, s session) error {
 	defer a.mu.Unlock()
 	switch {
 	case a.stopping.Load():
-		return &agentproto.Error{Kind: agentproto.InvalidSession, Message: "the guest is shutting down"}
+		return &agentproto.Error{Kind: agentproto.InvalidSession, Message: agentproto.ShuttingDown}
 	case id == 0:
 		return &agentproto.Error{Kind: agentproto.InvalidSession, Message: "a session needs an id other than 0"}
 	case a.sessions[id] != nil:

@@ -102,8 +102,11 @@ const (
 	UnsupportedGeneration ErrorKind = "unsupported_protocol_generation"
 	InvalidFlags          ErrorKind = "invalid_flags"
 	InvalidPayload        ErrorKind = "invalid_payload"
-	InvalidSession        ErrorKind = "invalid_session"
+	InvalidSession        ErrorKind = "invalid_session" // also of a guest that is ShuttingDown
 )
+
+// ShuttingDown is the message of an InvalidSession from a guest that takes no more of them, because it was asked to shut down.
+const ShuttingDown = "the guest is shutting down"
 
 // Error is core.error: the agent did not understand a frame. It ends the session with the frame's id.
 type Error struct {

@@ -60,6 +60,8 @@ type CreateRequest struct {
 type StartOptions struct {
 	// Attached sandboxes end with the process that started them.
 	Attached bool
+	// Sole has the call fail with AlreadyExists where the sandbox runs, or somebody else is starting it.
+	Sole bool
 	// Quiet leaves out the command that the sandbox was made to run by itself (CreateRequest.Startup).
 	Quiet    bool
 	Progress func(Event)

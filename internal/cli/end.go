@@ -2,9 +2,11 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
+	"github.com/microsandbox-go/microsandbox/internal/agentproto"
 	"github.com/microsandbox-go/microsandbox/internal/backend"
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
@@ -15,7 +17,9 @@ const endWait = 3 * time.Second
 // explainEnd makes of the end of a connection the end of the sandbox behind it; other errors stay.
 func (a *app) explainEnd(s *signals, b backend.Backend, info sandbox.Info, err error) error {
 	err = s.explain(err)
-	if _, exits := err.(exitCode); exits || sandbox.KindOf(err) != sandbox.NotRunning {
+	var refused *agentproto.Error
+	ending := errors.As(err, &refused) && refused.Message == agentproto.ShuttingDown
+	if _, exits := err.(exitCode); exits || !ending && sandbox.KindOf(err) != sandbox.NotRunning {
 		return err
 	}
 	end := endOf(b, info.Ref)

@@ -150,12 +150,19 @@ func (a *app) execStarted(s *signals, b backend.Backend, info sandbox.Info, quie
 		return a.execIn(s, b, info, j)
 	}
 	a.spinFor(quiet, "Starting "+string(info.Ref.Name))
-	info, err := b.Start(s.ctx, info.Ref, backend.StartOptions{Attached: true, Quiet: true})
+	ref, ours := info.Ref, true
+	info, err := b.Start(s.ctx, ref, backend.StartOptions{Attached: true, Quiet: true, Sole: true})
+	if sandbox.KindOf(err) == sandbox.AlreadyExists { // somebody else has started it, and it is for him to stop it
+		ours = false
+		info, err = b.Start(s.ctx, ref, backend.StartOptions{Attached: true, Quiet: true})
+	}
 	a.settle()
 	if err != nil {
 		return s.explain(err)
 	}
-	defer a.stopAfter(b, info)
+	if ours {
+		defer a.stopAfter(b, info)
+	}
 	return a.execIn(s, b, info, j)
 }
 

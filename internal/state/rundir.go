@@ -166,8 +166,9 @@ func (d *Dir) Remove() error {
 // Record is what the store knows of one sandbox.
 type Record struct {
 	sandbox.Info
-	Live  bool // a runner holds it
-	Ended bool // its runner has recorded how it ended
+	Live    bool           // a runner holds it
+	Ended   bool           // its runner has recorded how it ended
+	Claimed sandbox.Status // what it was when the directory was claimed: Created while it was being made
 }
 
 // Get reads the record of ref. Kind: NotFound.
@@ -223,7 +224,7 @@ func (s Store) read(dir string) (Record, error) {
 	if err := readJSON(filepath.Join(dir, launch.InfoFile), &r.Info); err != nil {
 		return r, err
 	}
-	r.Live = live
+	r.Live, r.Claimed = live, r.Status
 	var run launch.Running
 	var end sandbox.End
 	if readJSON(filepath.Join(dir, launch.EndFile), &end) == nil { // the runner's last act, or nearly

@@ -177,6 +177,7 @@ func (b *Backend) makeDir(ref sandbox.Ref, root *root) error {
 			return fail(err)
 		}
 	}
+	point("create: directory half made")
 	if err := os.Link(root.Path, filepath.Join(dir, rootFile)); err != nil {
 		return fail(err)
 	}
@@ -236,6 +237,7 @@ func (b *Backend) boot(ctx context.Context, dir *state.Dir, row state.Row, root 
 	if recorded == nil {
 		dir.Lock.Close() // the runner has it
 	}
+	point("start: spawned")
 	b.mu.Lock()
 	b.mine[info.Ref] = c
 	b.mu.Unlock()

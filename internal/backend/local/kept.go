@@ -193,6 +193,8 @@ func (b *Backend) settleIn(db *state.DB, ref sandbox.Ref) error {
 	switch {
 	case sandbox.KindOf(err) == sandbox.NotFound:
 		return nil
+	case err == nil && r.Status == sandbox.Created && last.ID == r.ID && last.Claimed == sandbox.Created:
+		return b.forget(db, r) // while it was being made
 	case err != nil || r.Status.Terminal():
 		return err
 	}
@@ -209,6 +211,7 @@ func (b *Backend) settleIn(db *state.DB, ref sandbox.Ref) error {
 	if last.Ended && last.ID == r.ID {
 		status, end = sandbox.Stopped, *last.End
 	}
+	point("end: held")
 	return db.End(r.ID, status, end)
 }
 
@@ -240,6 +243,7 @@ func (b *Backend) startKept(ctx context.Context, db *state.DB, dir *state.Dir, r
 		return info, dir.Lock.Close() // the runner has its own
 	}
 	defer dir.Remove()
+	point("start: failed")
 	end := sandbox.End{Reason: sandbox.ReasonFailed, Message: err.Error(), At: time.Now().UTC()}
 	if sandbox.KindOf(err) == sandbox.Cancelled {
 		end.Reason = sandbox.ReasonShutdown
@@ -267,6 +271,9 @@ func (b *Backend) Start(ctx context.Context, ref sandbox.Ref, opt backend.StartO
 		if err != nil {
 			return sandbox.Info{}, err
 		}
+		if opt.Sole && !row.Status.Terminal() {
+			return sandbox.Info{}, &sandbox.Error{Op: "start", Ref: ref, Kind: sandbox.AlreadyExists}
+		}
 		switch row.Status {
 		case sandbox.Running, sandbox.Paused, sandbox.Draining:
 			return row.Info, nil
@@ -277,7 +284,7 @@ func (b *Backend) Start(ctx context.Context, ref sandbox.Ref, opt backend.StartO
 			continue
 		}
 		info, err := b.startAgain(ctx, row, opt)
-		if sandbox.KindOf(err) == sandbox.AlreadyExists { // somebody else is starting it
+		if sandbox.KindOf(err) == sandbox.AlreadyExists && !opt.Sole { // somebody else is starting it
 			if err := b.awaitStart(ctx, ref); err != nil {
 				return sandbox.Info{}, err
 			}
@@ -311,11 +318,6 @@ func (b *Backend) startAgain(ctx context.Context, row state.Row, opt backend.Sta
 	if err := b.checkBinds(row.Spec.Mounts); err != nil {
 		return sandbox.Info{}, err
 	}
-	root, err := b.rootOf(ctx, row)
-	if err != nil {
-		return sandbox.Info{}, err
-	}
-	defer root.lease.Close()
 	info := row.Info
 	info.Status, info.End, info.Confinement = sandbox.Starting, nil, nil
 	dir, err := b.store.Claim(ref, info)
@@ -329,6 +331,12 @@ func (b *Backend) startAgain(ctx context.Context, row state.Row, opt backend.Sta
 		}
 		return sandbox.Info{}, &sandbox.Error{Op: "start", Ref: ref, Kind: sandbox.AlreadyExists} // look again
 	}
+	root, err := b.rootOf(ctx, row) // not before: whoever makes or removes it has the claim
+	if err != nil {
+		dir.Remove()
+		return sandbox.Info{}, err
+	}
+	defer root.lease.Close()
 	say(opt.Progress, "boot", "Starting "+string(ref.Name))
 	startup := row.Startup
 	if opt.Quiet {
@@ -422,6 +430,7 @@ func (b *Backend) removeStopped(ref sandbox.Ref, id string) error {
 
 // forget removes the record first: a directory without one is swept, whoever is killed in between.
 func (b *Backend) forget(db *state.DB, r state.Row) error {
+	point("remove: held")
 	if err := db.Delete(r.ID); err != nil {
 		return err
 	}

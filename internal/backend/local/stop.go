@@ -41,15 +41,18 @@ func (b *Backend) Stop(ctx context.Context, ref sandbox.Ref, opt backend.StopOpt
 		return nil // it ended meanwhile
 	}
 	defer unix.Close(runner)
+	point("stop: found")
 	if !opt.Force {
 		timeout := opt.Timeout
 		if timeout == 0 {
 			timeout = stopTimeout
 		}
 		if conn, err := b.ask(ctx, ref, timeout); err == nil {
+			point("stop: asked")
 			ended := gone(ctx, runner, timeout)
 			conn.Close() // not before: the frame could be lost
 			if ended {
+				point("stop: ended")
 				return b.reap(ref)
 			}
 		}
@@ -58,6 +61,7 @@ func (b *Backend) Stop(ctx context.Context, ref sandbox.Ref, opt backend.StopOpt
 		}
 	}
 	_ = unix.PidfdSendSignal(runner, unix.SIGTERM, nil, 0)
+	point("stop: terminated")
 	if !gone(context.WithoutCancel(ctx), runner, killTimeout) {
 		_ = unix.PidfdSendSignal(runner, unix.SIGKILL, nil, 0)
 		gone(context.WithoutCancel(ctx), runner, killTimeout)
