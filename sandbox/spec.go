@@ -222,6 +222,8 @@ type Lifecycle struct {
 	Ephemeral       bool `json:"ephemeral"`
 	MaxDurationSecs *int `json:"max_duration_secs"`
 	IdleTimeoutSecs *int `json:"idle_timeout_secs"`
+	// OutlivesStartup keeps the sandbox when the command that it runs by itself ends, or does not start.
+	OutlivesStartup bool `json:"outlives_startup,omitempty"`
 }
 
 // MaxDuration is the wall-clock limit from boot; 0 is none.

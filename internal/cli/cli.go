@@ -16,6 +16,7 @@ import (
 
 	"github.com/microsandbox-go/microsandbox/internal/backend"
 	"github.com/microsandbox-go/microsandbox/internal/config"
+	"github.com/microsandbox-go/microsandbox/internal/server"
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
 
@@ -23,7 +24,9 @@ import (
 type Env struct {
 	// Backend returns this machine's backend. It is called at most once, and only by commands that need one. Warn prints a
 	// warning and what follows from it, one line each.
-	Backend               func(set config.Settings, use Use, warn func(message string, lines ...string)) (backend.Backend, error)
+	Backend func(set config.Settings, use Use, warn func(message string, lines ...string)) (backend.Backend, error)
+	// Server returns a server with all that it speaks.
+	Server                func(cfg server.Config) *server.Server
 	Stdin, Stdout, Stderr *os.File
 }
 

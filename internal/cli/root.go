@@ -17,11 +17,12 @@ const (
 	groupSandboxes    = "Sandboxes"
 	groupImages       = "Images"
 	groupStorage      = "Storage"
+	groupServing      = "Serving"
 	groupInstallation = "Installation"
 	groupOther        = "Other"
 )
 
-var groups = [...]string{groupSandboxes, groupImages, groupStorage, groupInstallation, groupOther}
+var groups = [...]string{groupSandboxes, groupImages, groupStorage, groupServing, groupInstallation, groupOther}
 
 // root is the command msb with the one below it that args name, or all if they name none.
 func (a *app) root(args []string) *cobra.Command {
@@ -138,6 +139,7 @@ func (a *app) commands() []entry {
 		{groupStorage, a.volumesCommand, []string{"volumes", "vols"}},
 		{groupStorage, a.later(snapshotCommands), []string{"snapshot", "snap"}},
 		{groupStorage, a.snapshotsCommand, []string{"snapshots", "snaps"}},
+		{groupServing, a.serverCommand, []string{"server"}},
 		{groupInstallation, a.later(installCommand), []string{"install"}},
 		{groupInstallation, a.later(uninstallCommand), []string{"uninstall"}},
 		{groupStorage, a.fsckCommand, []string{"fsck"}},

@@ -15,6 +15,14 @@ func (s *supervisor) runStartup() {
 	if s.asked.Load() || s.retires.Load() != nil {
 		return // it was told to end, and what it wrote is still being synced
 	}
+	if s.cfg.Info.Spec.Lifecycle.OutlivesStartup {
+		message := fmt.Sprintf("the startup command exited with code %d", code)
+		if err != nil {
+			message = "the startup command: " + err.Error()
+		}
+		s.log.Info(message)
+		return
+	}
 	if err != nil {
 		select {
 		case <-s.gone: // the sandbox ended first

@@ -91,6 +91,11 @@ type Server struct {
 	log   *slog.Logger
 	audit *slog.Logger
 
+	// What goes on behind requests, see Go.
+	background context.Context
+	stop       context.CancelFunc
+	tasks      sync.WaitGroup
+
 	mu        sync.Mutex
 	strict    bool // which names are asked for is looked at
 	observers []func(Served)
@@ -100,6 +105,7 @@ type Server struct {
 func New(cfg Config) *Server {
 	discard := slog.New(slog.NewTextHandler(io.Discard, nil))
 	s := &Server{cfg: cfg, mux: http.NewServeMux(), log: cmp.Or(cfg.Log, discard), audit: cmp.Or(cfg.Audit, discard), strict: true}
+	s.background, s.stop = context.WithCancel(context.Background())
 	s.conns = newConns(cfg.Backend)
 	s.admit = newAdmission(cfg.Backend, cfg.Limits)
 	return s
@@ -169,7 +175,7 @@ func isLoopback(a net.Addr) bool {
 
 // Serve answers requests on l, which it closes, until ctx ends; then it waits for those under way, ShutdownTimeout long.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
-	defer s.conns.close()
+	defer s.Close()
 	base, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	if most := cmp.Or(s.cfg.Limits.Connections, 4096); most > 0 {
@@ -199,6 +205,25 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	}
 	<-done
 	return err
+}
+
+// Close ends what goes on behind requests and gives back the connections to sandboxes. Serve does it, too.
+func (s *Server) Close() {
+	s.stop()
+	s.tasks.Wait()
+	s.conns.close()
+}
+
+// Go runs f behind the requests: it outlives the one that began it, and has its values, but not the server. When that closes f's
+// context ends, and the server waits for it.
+func (s *Server) Go(ctx context.Context, f func(context.Context)) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(s.background, cancel)
+	s.tasks.Go(func() {
+		defer cancel()
+		defer stop()
+		f(ctx)
+	})
 }
 
 // ServeHTTP gives the request a number, finds its route and logs how it went.

@@ -262,7 +262,11 @@ func (db *DB) Edit(id string, edit func(r *Row) error) (Row, error) {
 		if r.Active != nil {
 			active = toJSON(r.Active)
 		}
-		err := db.exec("UPDATE sandbox SET spec = ?2, active = ?3 WHERE seq = ?1", nil, r.Seq, toJSON(r.Spec), active)
+		startup := r.Startup
+		if startup == nil {
+			startup = []string{}
+		}
+		err := db.exec("UPDATE sandbox SET spec = ?2, active = ?3, startup = ?4 WHERE seq = ?1", nil, r.Seq, toJSON(r.Spec), active, toJSON(startup))
 		if err == nil {
 			err = db.writeLabels(r.Seq, r.Spec.Labels)
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"path"
 
 	"github.com/microsandbox-go/microsandbox/internal/backend"
 	"github.com/microsandbox-go/microsandbox/internal/image"
@@ -90,7 +91,27 @@ func startup(asked, merged sandbox.Spec) []string {
 	if !ofRegistry && len(asked.Runtime.Entrypoint)+len(asked.Runtime.Cmd) == 0 {
 		return nil
 	}
-	return append(append([]string{}, merged.Runtime.Entrypoint...), merged.Runtime.Cmd...)
+	command := append(append([]string{}, merged.Runtime.Entrypoint...), merged.Runtime.Cmd...)
+	if asked.Lifecycle.OutlivesStartup && len(asked.Runtime.Entrypoint)+len(asked.Runtime.Cmd) == 0 && interactive(command) {
+		return nil
+	}
+	return command
+}
+
+// interactive reports whether a command only waits for somebody to type, as those of language images and base images do: python3,
+// node, bash.
+func interactive(command []string) bool {
+	if len(command) > 0 && path.Base(command[0]) == "docker-entrypoint.sh" { // of Node's image: it runs what follows
+		command = command[1:]
+	}
+	if len(command) != 1 {
+		return len(command) == 0
+	}
+	switch path.Base(command[0]) {
+	case "sh", "bash", "dash", "ash", "zsh", "python", "python3", "node", "ruby", "irb", "php", "deno", "bun", "julia", "R", "ghci", "iex", "erl", "jshell", "perl", "lua":
+		return true
+	}
+	return false
 }
 
 // users names the sandboxes that run from the image with this digest, or will again.
