@@ -293,7 +293,7 @@ func (a *app) serverSSHCommand() *cobra.Command {
 			return usageErrorf("", "msb server ssh needs --namespace")
 		}
 		a.namespace = namespace
-		b, info, err := a.getFor(c.Context(), UseCreate, args[0])
+		b, info, err := a.get(c.Context(), args[0])
 		if err != nil {
 			return err
 		}

@@ -182,20 +182,11 @@ func (b *Backend) ensureVolumes(ctx context.Context, ref sandbox.Ref, mounts []s
 	return nil
 }
 
-// defaultStat is how owners are kept on a mount that does not say it. What is in a volume is the guests' alone; what is in a
-// directory of the host, the host may change at any time, and that is noticed only where its own owners are used.
-func defaultStat(m sandbox.Mount) string {
-	if m.Type == sandbox.MountNamed || m.QuotaMiB > 0 || m.Owner != nil || m.HostPermissions != "" {
-		return sandbox.StatStrict
-	}
-	return sandbox.StatOff
-}
-
 // mounts are the binds and volumes of a spec in the runner's words.
 func (b *Backend) mounts(ref sandbox.Ref, spec sandbox.Spec) ([]launch.Mount, error) {
 	var all []launch.Mount
 	for _, m := range spec.Mounts {
-		l := launch.Mount{Source: m.Host, Target: m.Guest, Options: m.Options, Stat: cmp.Or(m.StatVirtualization, defaultStat(m)), Mirror: m.HostPermissions == sandbox.PermissionsMirror, QuotaMiB: m.QuotaMiB}
+		l := launch.Mount{Source: m.Host, Target: m.Guest, Options: m.Options, Stat: cmp.Or(m.StatVirtualization, sandbox.StatStrict), Mirror: m.HostPermissions == sandbox.PermissionsMirror, QuotaMiB: m.QuotaMiB}
 		if m.Owner != nil {
 			l.Owner = *m.Owner
 		}
