@@ -74,19 +74,23 @@ func (d guestSource) each(ctx context.Context, visit func(node) error) error {
 		}
 		for _, info := range page {
 			n := nodeOf(info)
-			rest, ok := strings.CutPrefix(info.Path, strings.TrimSuffix(d.path, "/")+"/")
-			if !ok {
-				return d.broken("%.300q is not below it", info.Path)
-			}
-			if err := checkName(rest); err != nil {
+			if n.name, err = nameIn(d.path, info.Path); err != nil {
 				return d.broken("%v", err)
 			}
-			n.name = rest
 			if err := visit(n); err != nil {
 				return err
 			}
 		}
 	}
+}
+
+// nameIn is the name in dir of what a guest says is at path: one component, whatever the guest says.
+func nameIn(dir, path string) (string, error) {
+	name, ok := strings.CutPrefix(path, strings.TrimSuffix(dir, "/")+"/")
+	if !ok {
+		return "", fmt.Errorf("%.300q is not below it", path)
+	}
+	return name, checkName(name)
 }
 
 // broken is the error of a listing that no file system makes.

@@ -29,7 +29,7 @@ func (b *Backend) Create(ctx context.Context, req backend.CreateRequest) (sandbo
 	go func() { b.Sweep(); close(swept) }()
 	defer func() { <-swept }()
 
-	spec := req.Spec
+	spec := b.floor(req.Spec)
 	spec.Name = req.Ref.Name
 	if req.Prepare && spec.Lifecycle.Ephemeral {
 		return sandbox.Info{}, &sandbox.Error{Op: "create", Ref: req.Ref, Kind: sandbox.InvalidConfig, Message: "an ephemeral sandbox cannot be created without being started"}
@@ -194,6 +194,14 @@ func discard(dir string) error {
 	return nil
 }
 
+// floor makes of a spec what this machine's settings guarantee of every sandbox, whoever asks for it.
+func (b *Backend) floor(spec sandbox.Spec) sandbox.Spec {
+	if b.cfg.Settings.DeploymentProfile == sandbox.MultiTenant {
+		spec.DeploymentProfile = sandbox.MultiTenant
+	}
+	return spec
+}
+
 // Files in a sandbox's directory.
 const (
 	rootFile = "root.erofs" // a link to the image's
@@ -218,6 +226,9 @@ func (b *Backend) boot(ctx context.Context, dir *state.Dir, row state.Row, root 
 		return sandbox.Info{}, err
 	}
 	info := row.Info
+	if spec := b.floor(info.Spec); spec.DeploymentProfile != info.Spec.DeploymentProfile { // the settings are newer than the sandbox
+		info.Spec = spec.WithDefaults()
+	}
 	cfg := launch.Config{Info: info, RunDir: dir.Path, LogDir: b.logDir(info), Home: b.cfg.Home, Root: root.launch(), Agent: agent, Group: cgroup.Name(b.cfg.Home, info.Ref.ShortID()),
 		Attached: attached, Startup: row.Startup}
 	cfg.Root.Disk = b.disk(row)

@@ -103,3 +103,16 @@ func TestImageOptions(t *testing.T) {
 		t.Errorf("warned %q", warned)
 	}
 }
+
+// What the settings say of the deployment profile goes before what a spec says, and is never weakened by it.
+func TestFloor(t *testing.T) {
+	for _, c := range []struct{ set, asked, want string }{
+		{"", "", ""}, {"", sandbox.MultiTenant, sandbox.MultiTenant}, {sandbox.SingleTenant, sandbox.MultiTenant, sandbox.MultiTenant},
+		{sandbox.MultiTenant, "", sandbox.MultiTenant}, {sandbox.MultiTenant, sandbox.SingleTenant, sandbox.MultiTenant},
+	} {
+		b := New(Config{Settings: config.File{DeploymentProfile: c.set}})
+		if got := b.floor(sandbox.Spec{DeploymentProfile: c.asked}).DeploymentProfile; got != c.want {
+			t.Errorf("settings %q, spec %q: %q, want %q", c.set, c.asked, got, c.want)
+		}
+	}
+}

@@ -20,7 +20,7 @@ func (b *Backend) Redefine(ctx context.Context, req backend.CreateRequest) error
 	other := func(message string) error {
 		return &sandbox.Error{Op: "redefine", Ref: req.Ref, Kind: sandbox.Unsupported, Message: message}
 	}
-	spec := req.Spec
+	spec := b.floor(req.Spec)
 	spec.Name = req.Ref.Name
 	if spec.Lifecycle.Ephemeral != row.Spec.Lifecycle.Ephemeral {
 		return other("whether a sandbox is kept does not change")
