@@ -1,6 +1,9 @@
 package sandbox
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // Spec is what was asked for: everything a driver and the guest need to know to start a sandbox. Zero values stand for
 // the defaults of contract msb-0.6 §2.1; [Spec.WithDefaults] fills them in. Its JSON is the stored form of §2.12.
@@ -125,6 +128,19 @@ const InitAuto = "auto"
 
 // KnownInits are the programs that an entrypoint may begin with.
 var KnownInits = [...]string{"/init", "/sbin/init", "/usr/sbin/init", "/bin/init", "/lib/systemd/systemd", "/usr/lib/systemd/systemd"}
+
+// Entrypoint is what comes before a command: the image's or the spec's own, unless that is what PID 1 runs.
+func (s Spec) Entrypoint() []string {
+	if s.Init != nil && s.Init.Cmd == InitAuto && IsInit(s.Runtime.Entrypoint) {
+		return nil
+	}
+	return s.Runtime.Entrypoint
+}
+
+// IsInit reports whether an entrypoint begins with one of KnownInits.
+func IsInit(entrypoint []string) bool {
+	return len(entrypoint) > 0 && slices.Contains(KnownInits[:], entrypoint[0])
+}
 
 // EnvVar is one variable of the guest's environment.
 type EnvVar struct {

@@ -135,7 +135,7 @@ func (a *app) reuse(s *signals, b backend.Backend, r *runFlags, info sandbox.Inf
 	if len(command) == 0 {
 		command = commandOf(info.Effective())
 	} else {
-		command = append(slices.Clone(info.Effective().Runtime.Entrypoint), command...)
+		command = append(slices.Clone(info.Effective().Entrypoint()), command...)
 	}
 	return a.execStarted(s, b, info, r.quiet, a.jobOf(&r.execFlags, r.detachKeys, command, r.env, r.workdir, r.user))
 }

@@ -83,7 +83,7 @@ func upTo(now, most string) string {
 
 // commandOf is what the sandbox runs by itself, or would.
 func commandOf(s sandbox.Spec) []string {
-	return append(append([]string{}, s.Runtime.Entrypoint...), s.Runtime.Cmd...)
+	return append(append([]string{}, s.Entrypoint()...), s.Runtime.Cmd...)
 }
 
 // quoteWords puts those words into JSON quotes that would not be one word without.

@@ -6,7 +6,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"slices"
 	"strings"
 	"time"
 
@@ -89,7 +88,7 @@ func imageDevices(path string) ([]*erofs.Entry, error) {
 // handoff is what the agent is told of an init. "auto" is the image's own entrypoint, if that is one, or what the agent finds.
 func handoff(i sandbox.Init, entrypoint []string) *agentproto.HandoffInit {
 	h := &agentproto.HandoffInit{Cmd: i.Cmd, Args: i.Args}
-	if i.Cmd == sandbox.InitAuto && len(entrypoint) > 0 && slices.Contains(sandbox.KnownInits[:], entrypoint[0]) {
+	if i.Cmd == sandbox.InitAuto && sandbox.IsInit(entrypoint) {
 		h.Cmd = entrypoint[0]
 		if len(i.Args) == 0 {
 			h.Args = entrypoint[1:]

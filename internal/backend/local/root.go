@@ -91,7 +91,7 @@ func startup(asked, merged sandbox.Spec) []string {
 	if !ofRegistry && len(asked.Runtime.Entrypoint)+len(asked.Runtime.Cmd) == 0 {
 		return nil
 	}
-	command := append(append([]string{}, merged.Runtime.Entrypoint...), merged.Runtime.Cmd...)
+	command := append(append([]string{}, merged.Entrypoint()...), merged.Runtime.Cmd...)
 	if asked.Lifecycle.OutlivesStartup && len(asked.Runtime.Entrypoint)+len(asked.Runtime.Cmd) == 0 && interactive(command) {
 		return nil
 	}
