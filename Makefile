@@ -4,6 +4,7 @@ VERSION ?= dev
 GOFLAGS_BUILD = -trimpath -ldflags "-s -w -X github.com/microsandbox-go/microsandbox/internal/version.build=$(VERSION)"
 BENCH ?= coldstart
 FUZZTIME ?= 30s
+SOAK ?= 1
 
 .PHONY: build demo test test-race bench soak lint fuzz clean
 
@@ -26,8 +27,8 @@ test-race: build
 bench: build ## side by side with peers; BENCH=coldstart
 	cd bench && go run . -msb ../bin/msb $(BENCH)
 
-soak: build ## the long runs
-	MSB_SOAK=1 go test -count=1 -timeout 2h -run 'Soak|KillNine' -v ./internal/e2e/...
+soak: build ## the long runs; SOAK=0.1 is a tenth of them
+	MSB_SOAK=$(SOAK) go test -count=1 -timeout 3h -run 'Soak|KillNine|OneOfAName|Storm' -v ./internal/e2e/...
 
 lint:
 	gofmt -l . | (! grep .)

@@ -26,15 +26,16 @@ const (
 	stuck = 20 * time.Second // after which msb counts as hung
 )
 
-// soak is a number of rounds: MSB_SOAK makes it long.
+// soak is a number of rounds: MSB_SOAK=1 makes it long, 0.1 a tenth of that, and more than 1 is the number itself.
 func soak(short, long int) int {
-	if s := os.Getenv("MSB_SOAK"); s != "" && s != "0" {
-		if n, err := strconv.Atoi(s); err == nil && n > 1 {
-			return n
-		}
-		return long
+	switch f, err := strconv.ParseFloat(os.Getenv("MSB_SOAK"), 64); {
+	case err != nil || f <= 0:
+		return short
+	case f <= 1:
+		return max(int(f*float64(long)), 1)
+	default:
+		return int(f)
 	}
-	return short
 }
 
 // victims are whom TestKillNine kills, by the names of processes below an msb; "" is msb itself.

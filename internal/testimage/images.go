@@ -155,6 +155,19 @@ func Node(t testing.TB) v1.Image {
 	return Debian(t, "node", v1.Config{Cmd: []string{"node"}, Env: []string{defaultPath}}, "nodejs")
 }
 
+// Server returns a Debian image in which one can add users, install packages and run PostgreSQL. As no maintainer script has run
+// in it, PAM has no common configuration and dpkg no records yet.
+func Server(t testing.TB) v1.Image {
+	t.Helper()
+	return Debian(t, "server", v1.Config{}, "apt", "diffutils", "dpkg", "gzip", "login", "passwd", "postgresql-15", "tar")
+}
+
+// BusyboxPackage returns the .deb file of a package that depends on none.
+func BusyboxPackage(t testing.TB) string {
+	t.Helper()
+	return packages(t, "busybox", func() ([]string, error) { return []string{"busybox-static"}, nil })[0]
+}
+
 func layerOf(fill func(*tar.Writer) error) (v1.Layer, error) {
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
