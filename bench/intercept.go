@@ -26,7 +26,7 @@ import (
 )
 
 // bodySize is what each transfer carries, in bytes.
-const bodySize = 32 << 20
+const bodySize = 200 << 20
 
 // intercept moves large bodies between curl in a guest and an HTTPS server of this machine, in both directions and protocols,
 // past the look into TLS and through it, with secrets and without. What counts is the ratio, and the runner's peak memory.

@@ -15,6 +15,8 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/microsandbox-go/microsandbox/internal/network/policy"
 	"github.com/microsandbox-go/microsandbox/internal/network/secret"
@@ -29,17 +31,63 @@ type httpConn struct {
 	s    *session
 	once sync.Once
 	gone chan struct{}
+	idle atomic.Bool // no request, and no answer that is still to be sent
+
+	linger atomic.Bool // the guest may still be sending what nobody wants
 }
 
-// CloseWrite lets the server end its side before it stops listening, so that an early answer is not lost.
+// lastFrames is how long the last frames of HTTP/2 may take to be sent when nothing is open any more.
+const lastFrames = time.Second
+
+// state is told of the connection's state by the server.
+func (c *httpConn) state(state http.ConnState) {
+	c.idle.Store(state == http.StateIdle)
+	switch state {
+	case http.StateIdle:
+		c.endIfUnused()
+	case http.StateClosed:
+		c.end()
+	}
+}
+
+// endIfUnused ends an idle connection whose other side the server has ended.
+func (c *httpConn) endIfUnused() {
+	if c.s.client.Err() == nil || !c.idle.Load() {
+		return
+	}
+	if c.s.h2 {
+		time.AfterFunc(lastFrames, func() { _ = c.Close() })
+		return
+	}
+	_ = c.Close()
+}
+
+// An answer that came before the whole request would be lost by a RST if the connection were closed while the guest still
+// sends. So for lingerTime, or until so many bytes have come, it is listened to.
+const (
+	lingerTime = 500 * time.Millisecond
+	lingerSize = 16 << 20
+)
+
+// CloseWrite lets the server end its side before it stops listening.
 func (c *httpConn) CloseWrite() error { return closeWrite(c.Conn) }
+
+func (c *httpConn) Close() error {
+	if c.linger.Swap(false) {
+		_ = closeWrite(c.Conn)
+		_ = c.Conn.SetReadDeadline(time.Now().Add(lingerTime))
+		_, _ = io.CopyN(io.Discard, c.Conn, lingerSize)
+	}
+	return c.Conn.Close()
+}
 
 func (c *httpConn) end() { c.once.Do(func() { close(c.gone) }) }
 
 // serveRequests serves the requests of a connection until its end. head is what it begins with.
 func (s *session) serveRequests(guest net.Conn, head []byte) {
 	transport := s.http1
-	if bytes.HasPrefix(head, h2Preface[:14]) {
+	s.h2 = bytes.HasPrefix(head, h2Preface[:14])
+	if s.h2 {
 		transport = s.http2
 	}
 	client, err := transport.NewClientConn(context.WithValue(s.ctx, dialedKey{}, s.host), s.scheme, s.conn.To.String())
@@ -48,13 +96,9 @@ func (s *session) serveRequests(guest net.Conn, head []byte) {
 		return
 	}
 	defer client.Close()
-	s.client = client
 	c := &httpConn{Conn: guest, s: s, gone: make(chan struct{})}
-	client.SetStateHook(func(cc *http.ClientConn) {
-		if cc.Err() != nil && s.active.Load() == 0 { // the server ended an idle connection
-			_ = guest.Close()
-		}
-	})
+	s.client, s.guest = client, c
+	client.SetStateHook(func(*http.ClientConn) { c.endIfUnused() })
 	select {
 	case s.accept.conns <- c:
 	case <-s.ctx.Done():
@@ -70,8 +114,6 @@ func (s *session) serveRequests(guest net.Conn, head []byte) {
 
 func serveRequest(w http.ResponseWriter, r *http.Request) {
 	s := r.Context().Value(sessionKey{}).(*session)
-	s.active.Add(1)
-	defer s.active.Add(-1)
 	s.request(w, r)
 }
 
@@ -84,7 +126,7 @@ func (s *session) request(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	out := s.outgoing(r)
-	watch := &failing{}
+	watch := &watched{closed: make(chan struct{})}
 	done, err := plan.Request(out)
 	defer done()
 	if err != nil {
@@ -118,6 +160,14 @@ func (s *session) request(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	err = answer(w, res, plan)
+	if out.Body != nil && !s.h2 && !watch.ended() {
+		// The server wants no more of the request. The connection, with the rest of it, is of no use any more; nobody reads it
+		// from here on but Close.
+		s.guest.linger.Store(true)
+		cancel()
+		_ = http.NewResponseController(w).SetReadDeadline(longAgo)
+		<-watch.closed
+	}
 	if bad := watch.violation(); bad != nil {
 		s.violated(bad)
 		panic(http.ErrAbortHandler)
@@ -173,7 +223,7 @@ func (s *session) outgoing(r *http.Request) *http.Request {
 	out := &http.Request{
 		Method: r.Method, Host: r.Host, Header: r.Header.Clone(), ContentLength: r.ContentLength, Trailer: r.Trailer,
 		URL:  &url.URL{Scheme: s.scheme, Host: r.Host, Path: r.URL.Path, RawPath: r.URL.RawPath, RawQuery: r.URL.RawQuery, ForceQuery: r.URL.ForceQuery},
-		Body: r.Body, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Body: io.NopCloser(r.Body), Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 	}
 	if out.URL.Host == "" { // HTTP/1.0
 		out.URL.Host = s.conn.To.String()
@@ -333,25 +383,42 @@ func forbid(w http.ResponseWriter, why string) {
 	fmt.Fprintf(w, "denied by policy: %s\n", why)
 }
 
-// failing remembers the violation that a body ended with: what reads it wraps errors, or drops them.
-type failing struct {
+// watched is a body of which it is remembered how it ended: what reads it wraps errors, or drops them.
+type watched struct {
 	io.ReadCloser
+	closed chan struct{} // nobody reads it any more
+	once   sync.Once
+
 	mu  sync.Mutex
 	bad *secret.Violation
+	end bool
 }
 
-func (f *failing) Read(p []byte) (int, error) {
+func (f *watched) Read(p []byte) (int, error) {
 	n, err := f.ReadCloser.Read(p)
-	var v *secret.Violation
-	if errors.As(err, &v) {
+	if err != nil {
+		var v *secret.Violation
+		errors.As(err, &v)
 		f.mu.Lock()
-		f.bad = v
+		f.bad, f.end = v, true
 		f.mu.Unlock()
 	}
 	return n, err
 }
 
-func (f *failing) violation() error {
+func (f *watched) Close() error {
+	defer f.once.Do(func() { close(f.closed) })
+	return f.ReadCloser.Close()
+}
+
+// ended reports whether all of it was read, or could be.
+func (f *watched) ended() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.end
+}
+
+func (f *watched) violation() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.bad == nil {

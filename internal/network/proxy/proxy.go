@@ -122,9 +122,7 @@ func (p *Proxy) serveHTTP() {
 			return context.WithValue(ctx, sessionKey{}, c.(*httpConn).s)
 		},
 		ConnState: func(c net.Conn, state http.ConnState) {
-			if state == http.StateClosed {
-				c.(*httpConn).end()
-			}
+			c.(*httpConn).state(state)
 		},
 	}
 	p.server.Protocols.SetHTTP1(true)

@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"slices"
 	"sync"
-	"sync/atomic"
 
 	"github.com/microsandbox-go/microsandbox/internal/network/dns"
 	"github.com/microsandbox-go/microsandbox/internal/network/netstack"
@@ -29,9 +28,10 @@ type session struct {
 	verified bool   // the server proved to be that
 
 	host   net.Conn // the server's side, decrypted
+	guest  *httpConn
 	client *http.ClientConn
 	scheme string
-	active atomic.Int32 // requests
+	h2     bool // the connection is one of HTTP/2
 	warned sync.Once
 }
 
