@@ -20,13 +20,16 @@ var layers = []struct {
 	may []string
 }{
 	// mains
-	{"cmd/msb", []string{"internal/cli", "internal/server", "internal/server/jsonrpc", "internal/config", "internal/doctor", "internal/backend", "internal/backend/local", "internal/version", "sandbox"}},
+	{"cmd/msb", []string{"internal/cli", "internal/server", "internal/server/jsonrpc", "internal/server/mcp", "internal/server/metrics", "internal/server/proxy", "internal/config", "internal/doctor", "internal/backend", "internal/backend/local", "internal/version", "sandbox"}},
 	{"cmd/msb-runner", []string{"internal/runner", "internal/driver/gvisor"}},
 	{"cmd/msb-agent", []string{"internal/agent"}},
 	// edges
 	{"internal/cli", []string{"internal/agentclient", "internal/agentproto", "internal/atomicfile", "internal/backend", "internal/config", "internal/doctor", "internal/server", "internal/transfer", "internal/version", "sandbox"}},
 	{"internal/server", []string{"internal/agentclient", "internal/atomicfile", "internal/backend", "internal/config", "sandbox"}},
 	{"internal/server/jsonrpc", []string{"internal/agentclient", "internal/backend", "internal/sandboxfile", "internal/server", "sandbox"}},
+	{"internal/server/mcp", []string{"internal/agentclient", "internal/backend", "internal/server", "internal/server/jsonrpc", "internal/version", "sandbox"}},
+	{"internal/server/metrics", []string{"internal/server", "internal/version", "sandbox"}},
+	{"internal/server/proxy", []string{"internal/server", "sandbox"}},
 	{"internal/sandboxfile", []string{"internal/atomicfile", "sandbox"}},
 	{"internal/doctor", []string{"internal/cgroup", "internal/config", "sandbox"}},
 	// waist

@@ -13,7 +13,7 @@ import (
 
 func main() {
 	doctor.Child()
-	os.Exit(cli.Main(cli.Env{Backend: open, Server: serve}, os.Args[1:]))
+	os.Exit(cli.Main(cli.Env{Backend: open, Server: serve, MCP: tools}, os.Args[1:]))
 }
 
 // open returns the backend of this machine.

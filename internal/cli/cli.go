@@ -26,7 +26,9 @@ type Env struct {
 	// warning and what follows from it, one line each.
 	Backend func(set config.Settings, use Use, warn func(message string, lines ...string)) (backend.Backend, error)
 	// Server returns a server with all that it speaks.
-	Server                func(cfg server.Config) *server.Server
+	Server func(cfg server.Config) *server.Server
+	// MCP speaks with one client over in and out until it goes.
+	MCP                   func(ctx context.Context, cfg server.Config, in io.ReadCloser, out io.WriteCloser) error
 	Stdin, Stdout, Stderr *os.File
 }
 

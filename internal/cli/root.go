@@ -140,6 +140,7 @@ func (a *app) commands() []entry {
 		{groupStorage, a.later(snapshotCommands), []string{"snapshot", "snap"}},
 		{groupStorage, a.snapshotsCommand, []string{"snapshots", "snaps"}},
 		{groupServing, a.serverCommand, []string{"server"}},
+		{groupServing, a.mcpCommand, []string{"mcp"}},
 		{groupInstallation, a.later(installCommand), []string{"install"}},
 		{groupInstallation, a.later(uninstallCommand), []string{"uninstall"}},
 		{groupStorage, a.fsckCommand, []string{"fsck"}},

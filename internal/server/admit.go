@@ -39,6 +39,13 @@ func (s *Server) Admit(ctx context.Context, ref sandbox.Ref, spec sandbox.Spec) 
 	return s.admit.admit(ctx, ref, spec.WithDefaults())
 }
 
+// Waiting is how many starts wait for their turn.
+func (s *Server) Waiting() int {
+	s.admit.mu.Lock()
+	defer s.admit.mu.Unlock()
+	return s.admit.waiting
+}
+
 func (a *admission) admit(ctx context.Context, ref sandbox.Ref, spec sandbox.Spec) (func(), error) {
 	if err := a.turn(ctx, ref); err != nil {
 		return nil, err

@@ -43,6 +43,13 @@ func (s *Server) Agent(ctx context.Context, ref sandbox.Ref) (client *agentclien
 	return s.conns.acquire(ctx, ref)
 }
 
+// Connections is how many connections to agents there are.
+func (s *Server) Connections() int {
+	s.conns.mu.Lock()
+	defer s.conns.mu.Unlock()
+	return len(s.conns.all)
+}
+
 func (p *conns) acquire(ctx context.Context, ref sandbox.Ref) (*agentclient.Client, func(), error) {
 	for {
 		c, mine, err := p.join(ref)

@@ -70,6 +70,9 @@ type Served struct {
 // Observe has f called after each request.
 func (s *Server) Observe(f func(Served)) { s.observers = append(s.observers, f) }
 
+// ObserveActions has f called after each change that is audited.
+func (s *Server) ObserveActions(f func(action string, ok bool)) { s.actions = append(s.actions, f) }
+
 // served logs a request. Its query is left out: it may hold a signature.
 func (s *Server) served(t *trace, rec *recorder, r *http.Request) {
 	took := time.Since(t.began)
@@ -112,6 +115,9 @@ func (s *Server) Audited(ctx context.Context, action string, ref sandbox.Ref, er
 		slog.String("namespace", ref.Namespace), slog.String("sandbox", string(ref.Name)), slog.Bool("ok", err == nil)}
 	if err != nil {
 		line = append(line, slog.String("kind", string(sandbox.KindOf(err))), slog.String("error", clip(err.Error())))
+	}
+	for _, f := range s.actions {
+		f(action, err == nil)
 	}
 	s.audit.LogAttrs(ctx, slog.LevelInfo, "audit", append(line, attrs...)...)
 }

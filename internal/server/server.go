@@ -99,6 +99,7 @@ type Server struct {
 	mu        sync.Mutex
 	strict    bool // which names are asked for is looked at
 	observers []func(Served)
+	actions   []func(action string, ok bool)
 }
 
 // New returns a server without routes.
@@ -135,11 +136,16 @@ type Route struct {
 // Mount adds routes. It panics on a pattern that clashes with another, and must not be called once the server serves.
 func (s *Server) Mount(routes ...Route) {
 	for _, r := range routes {
-		if r.Fail == nil {
-			r.Fail = WriteFailure
-		}
-		s.mux.Handle(r.Pattern, s.guard(r))
+		s.mux.Handle(r.Pattern, s.Guard(r))
 	}
+}
+
+// Guard is what Mount makes of a route's handler, for those who choose between several behind one pattern.
+func (s *Server) Guard(r Route) http.Handler {
+	if r.Fail == nil {
+		r.Fail = WriteFailure
+	}
+	return s.guard(r)
 }
 
 // Listen opens the address. A server without keys listens on loopback only.

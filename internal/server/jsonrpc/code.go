@@ -27,8 +27,8 @@ type Cell struct {
 	Timeout  time.Duration // then it is interrupted; 0 is never
 	// Print is called with each piece that the code prints, as it comes. stream is stdout or stderr.
 	Print func(stream string, p []byte)
-	// Display is called with each value that it shows, as a MIME bundle: text/plain, text/html, image/png (base64), application/json.
-	// nil: only the text is wanted, and it is printed.
+	// Display is called with each value that it shows and that is more than text, as a MIME bundle: text/html, image/png (base64),
+	// application/json. Its text was printed as well. nil: only that is wanted.
 	Display func(bundle map[string]any)
 }
 
