@@ -86,6 +86,7 @@ func settle() error {
 	time.AfterFunc(startTime, func() {
 		debug.SetGCPercent(gcPercent)
 		debug.SetMemoryLimit(math.MaxInt64)
+		debug.FreeOSMemory() // what the start needed
 	})
 	return nil
 }

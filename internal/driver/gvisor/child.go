@@ -48,6 +48,7 @@ func Child() {
 	time.AfterFunc(bootTime, func() {
 		debug.SetGCPercent(gcPercent)
 		debug.SetMemoryLimit(math.MaxInt64)
+		debug.FreeOSMemory()
 	})
 	usePrecompiled()
 	if os.Args[0] == sentryProcess {
