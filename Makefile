@@ -24,7 +24,7 @@ test: build ## all tests
 test-race: build
 	CGO_ENABLED=1 go test -race ./sandbox/... ./internal/agentproto/... ./internal/agentclient/... ./internal/agent/... ./internal/network/... ./internal/state/... ./internal/runner/... ./internal/image/...
 
-bench: build ## side by side with peers; BENCH=coldstart
+bench: build ## side by side with peers; BENCH=coldstart, disk, density, …
 	cd bench && go run . -msb ../bin/msb $(BENCH)
 
 soak: build ## the long runs; SOAK=0.1 is a tenth of them

@@ -34,6 +34,7 @@ var layers = []struct {
 	{"internal/doctor", []string{"internal/cgroup", "internal/config", "sandbox"}},
 	// waist
 	{"internal/backend", []string{"sandbox"}},
+	{"internal/backend/backendtest", []string{"internal/agentclient", "internal/backend", "sandbox"}},
 	{"internal/backend/local", []string{"internal/agentproto", "internal/atomicfile", "internal/backend", "internal/cgroup", "internal/config", "internal/execlog", "internal/image", "internal/metering", "internal/network/ca", "internal/runner/launch", "internal/state", "sandbox"}},
 	// parts
 	{"internal/state", []string{"internal/atomicfile", "internal/runner/launch", "sandbox"}},

@@ -18,6 +18,7 @@ var benches = map[string]func(options) error{
 	"coldstart": coldstart,
 	"images":    images,
 	"disk":      disk,
+	"density":   density,
 	"net":       network,
 	"intercept": intercept,
 }

@@ -96,7 +96,10 @@ func (b *Backend) find(ctx context.Context, ref sandbox.Ref) (int, error) {
 			return -1, &sandbox.Error{Op: "stop", Ref: ref, Kind: sandbox.Runtime, Message: "the sandbox's runner is in another PID namespace",
 				Hint: "stop it where it was started"}
 		}
-		if time.Now().After(deadline) || ctx.Err() != nil {
+		if ctx.Err() != nil {
+			return -1, &sandbox.Error{Op: "stop", Ref: ref, Kind: sandbox.Cancelled, Message: "the stop was cancelled", Err: context.Cause(ctx)}
+		}
+		if time.Now().After(deadline) {
 			return -1, &sandbox.Error{Op: "stop", Ref: ref, Kind: sandbox.Runtime, Message: "the sandbox's runner does not answer", Err: err}
 		}
 		time.Sleep(5 * time.Millisecond) // it is starting: its socket is there a few milliseconds after its lock
