@@ -76,6 +76,7 @@ type NetworkConf struct {
 	Strict         bool         `json:"strict"`
 	Ports          []string     `json:"ports"`
 	DNS            *dnsConf     `json:"dns"`
+	TLS            *TLS         `json:"tls"`
 	TrustHostCAs   bool         `json:"trust_host_cas"`
 	MaxConnections *int         `json:"max_connections"`
 	RateLimiter    *RateLimiter `json:"rate_limiter"`
@@ -110,7 +111,7 @@ var confPolicies = map[string]string{"open": "all"}
 
 // Network is what the file asks for.
 func (c NetworkConf) Network() (Network, error) {
-	n := Network{Enabled: true, Strict: c.Strict, TrustHostCAs: c.TrustHostCAs, MaxConnections: c.MaxConnections, RateLimiter: c.RateLimiter, Interface: c.Interface}
+	n := Network{Enabled: true, Strict: c.Strict, TrustHostCAs: c.TrustHostCAs, TLS: c.TLS, MaxConnections: c.MaxConnections, RateLimiter: c.RateLimiter, Interface: c.Interface}
 	if c.Policy != "" || len(c.Allow) > 0 || len(c.Deny) > 0 {
 		p, err := c.policy()
 		if err != nil {

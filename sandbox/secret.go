@@ -277,6 +277,50 @@ func ParseSecret(s string) (Secret, error) {
 	return sec, nil
 }
 
+// SecretConf is a secret of a configuration file (contract msb-0.6 §1.6).
+type SecretConf struct {
+	Value              SecretValue `json:"value"` // default: the value of the variable of that name where the backend runs
+	Allow              []string    `json:"allow"`
+	Inject             []string    `json:"inject"` // headers, basic_auth, query_params, body; default the first two
+	RequireTLSIdentity *bool       `json:"require_tls_identity"`
+}
+
+// Secret is the secret that a file has under a name.
+func (c SecretConf) Secret(name string) (Secret, error) {
+	s := Secret{EnvVar: name, Value: c.Value, RequireTLSIdentity: c.RequireTLSIdentity}
+	if c.Value == "" {
+		s.Source = &SecretSource{Kind: SecretFromEnv, Var: name}
+	}
+	for _, h := range c.Allow {
+		p, err := ParseHostPattern(h)
+		if err != nil {
+			return Secret{}, err
+		}
+		s.AllowedHosts = append(s.AllowedHosts, p)
+	}
+	if c.Inject == nil {
+		return s, nil
+	}
+	off := false
+	s.Injection = Injection{Headers: &off, BasicAuth: &off}
+	for _, where := range c.Inject {
+		on := true
+		switch where {
+		case "headers":
+			s.Injection.Headers = &on
+		case "basic_auth":
+			s.Injection.BasicAuth = &on
+		case "query_params":
+			s.Injection.QueryParams = &on
+		case "body":
+			s.Injection.Body = &on
+		default:
+			return Secret{}, unreadable("place of a secret", where, "headers, basic_auth, query_params or body")
+		}
+	}
+	return s, nil
+}
+
 // withDefaults fills in the placeholders. s is not changed.
 func (s *Secrets) withDefaults() *Secrets {
 	if s == nil || len(s.Secrets) == 0 {

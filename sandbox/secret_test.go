@@ -115,6 +115,26 @@ func TestSecretsValidate(t *testing.T) {
 	}
 }
 
+func TestSecretConf(t *testing.T) {
+	var c SecretConf
+	if err := json.Unmarshal([]byte(`{"value":"hunter2","allow":["*.a.b"],"inject":["query_params","headers"],"require_tls_identity":false}`), &c); err != nil {
+		t.Fatal(err)
+	}
+	s, err := c.Secret("K")
+	in := s.Injection
+	if err != nil || s.Value.Reveal() != "hunter2" || s.Source != nil || s.NeedsTLS() || !*in.Headers || *in.BasicAuth || !*in.QueryParams || in.Body != nil || s.AllowedHosts[0].Wildcard != "*.a.b" {
+		t.Errorf("%+v, %v", s, err)
+	}
+	if s, err := (SecretConf{Allow: []string{"a"}}).Secret("K"); err != nil || s.Source.Var != "K" || s.Injection != (Injection{}) {
+		t.Errorf("%+v, %v", s, err)
+	}
+	for _, bad := range []SecretConf{{Allow: []string{"a b"}}, {Inject: []string{"cookies"}}} {
+		if _, err := bad.Secret("K"); err == nil {
+			t.Errorf("%+v is taken", bad)
+		}
+	}
+}
+
 func TestTLSValidate(t *testing.T) {
 	for what, x := range map[string]TLS{
 		"a relative path": {UpstreamCACert: []string{"ca.pem"}}, "a bad pattern": {Bypass: []string{"a b"}}, "port 53": {InterceptedPorts: []uint16{53}},

@@ -446,3 +446,93 @@ func TestInterceptAndTrust(t *testing.T) {
 		}
 	})
 }
+
+// socks starts a SOCKS5 server in the space that leads to where it is asked to, and returns what it was asked for.
+func (s *space) socks(address, user, password string) func() []string {
+	s.w.t.Helper()
+	var l net.Listener
+	var err error
+	s.do(func() { l, err = net.Listen("tcp", address) })
+	s.w.must(err)
+	var mu sync.Mutex
+	var asked []string
+	serve := func(c net.Conn) {
+		defer c.Close()
+		take := func(n int) []byte {
+			b := make([]byte, n)
+			_, _ = io.ReadFull(c, b)
+			return b
+		}
+		_ = take(int(take(2)[1]))
+		_, _ = c.Write([]byte{5, 2})
+		u := string(take(int(take(2)[1])))
+		p := string(take(int(take(1)[0])))
+		if u != user || p != password {
+			_, _ = c.Write([]byte{1, 1})
+			return
+		}
+		_, _ = c.Write([]byte{1, 0})
+		if head := take(4); head[3] != 1 {
+			return
+		}
+		b := take(6)
+		to := net.JoinHostPort(net.IP(b[:4]).String(), itoa(uint16(b[4])<<8|uint16(b[5])))
+		mu.Lock()
+		asked = append(asked, to)
+		mu.Unlock()
+		var out net.Conn
+		s.do(func() { out, err = net.Dial("tcp", to) })
+		if err != nil {
+			_, _ = c.Write([]byte{5, 5, 0, 1, 0, 0, 0, 0, 0, 0})
+			return
+		}
+		defer out.Close()
+		_, _ = c.Write([]byte{5, 0, 0, 1, 0, 0, 0, 0, 0, 0})
+		go func() { _, _ = io.Copy(out, c) }()
+		_, _ = io.Copy(c, out)
+	}
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go serve(c)
+		}
+	}()
+	s.w.t.Cleanup(func() { _ = l.Close() })
+	return func() []string {
+		mu.Lock()
+		defer mu.Unlock()
+		return append([]string(nil), asked...)
+	}
+}
+
+// TestProxy has connections go through a SOCKS server, with interception, and nothing else go anywhere.
+func TestProxy(t *testing.T) {
+	if !inPrivate(t) {
+		return
+	}
+	each(t, func(w *world) {
+		s := w.space()
+		site := s.secure()
+		asked := s.socks("127.0.0.1:1080", "me", "hunter2-of-e2e")
+		w.env = append(w.env, "SOCKS_PASSWORD=hunter2-of-e2e", "API_KEY="+newValue())
+		flags := []string{"run", "--proxy", "socks5://127.0.0.1:1080", "--socks5-username", "me", "--socks5-password-env", "SOCKS_PASSWORD",
+			"--secret", "API_KEY@api.good.test", "--tls-upstream-ca-cert", site.ca, "host", "--", "sh", "-c"}
+		r := s.run(append(flags, `curl -4 -sS -H "X: $API_KEY" https://api.good.test/; echo; echo hello | python3 -c 'import socket; s=socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(1); s.connect(("`+public4+`", 7)); s.send(b"x"); print(s.recv(9))' 2>&1 | tail -1`)...)
+		if !strings.Contains(r.out, "hello over") || strings.Contains(r.out, "echo x") {
+			t.Errorf("%d %q %q", r.code, r.out, r.err)
+		}
+		if got := asked(); len(got) != 1 || got[0] != public4+":443" {
+			t.Errorf("the server was asked for %q", got)
+		}
+		if !strings.Contains(site.sent("api.good.test"), w.env[len(w.env)-1][len("API_KEY="):]) {
+			t.Error("the value was not sent")
+		}
+		w.env = append(w.env, "SOCKS_PASSWORD=wrong")
+		if r := s.run(append(flags, `curl -4 -sS -m 5 https://api.good.test/`)...); r.code == 0 || strings.Contains(r.out+r.err, "wrong") {
+			t.Errorf("with another password: %d %q %q", r.code, r.out, r.err)
+		}
+	})
+}

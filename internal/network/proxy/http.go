@@ -145,7 +145,7 @@ func (s *session) request(w http.ResponseWriter, r *http.Request) {
 	_ = http.NewResponseController(w).EnableFullDuplex()
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
-	res, err := s.client.RoundTrip(out.WithContext(httptrace.WithClientTrace(ctx, informer(w))))
+	res, err := s.client.RoundTrip(out.WithContext(httptrace.WithClientTrace(ctx, informer(w, plan))))
 	if err != nil {
 		if bad := watch.violation(); bad != nil {
 			s.stopped(w, bad)
@@ -270,19 +270,28 @@ func headerHas(h http.Header, name, token string) bool {
 	return false
 }
 
+// upgradeOf is the protocol that a request wants to go over to, or an answer does. What would be HTTP or TLS again, with hosts
+// and secrets that nobody sees, is never gone over to: such a request is sent as one that does not ask for it.
 func upgradeOf(h http.Header) string {
-	if !headerHas(h, "Connection", "upgrade") {
+	to := h.Get("Upgrade")
+	if !headerHas(h, "Connection", "upgrade") || len(h["Upgrade"]) != 1 || strings.Contains(to, ",") {
 		return ""
 	}
-	return h.Get("Upgrade")
+	for _, p := range []string{"h2c", "http", "tls"} {
+		if name, _, _ := strings.Cut(strings.ToLower(strings.TrimSpace(to)), "/"); name == p {
+			return ""
+		}
+	}
+	return to
 }
 
 // informer passes on answers that are only informative, but 100, which the server here sends by itself when the body is read.
-func informer(w http.ResponseWriter) *httptrace.ClientTrace {
+func informer(w http.ResponseWriter, plan *secret.Plan) *httptrace.ClientTrace {
 	return &httptrace.ClientTrace{Got1xxResponse: func(code int, header textproto.MIMEHeader) error {
 		if code == http.StatusContinue || code == http.StatusSwitchingProtocols {
 			return nil
 		}
+		plan.Mask(http.Header(header))
 		maps.Copy(w.Header(), http.Header(header))
 		w.WriteHeader(code)
 		clear(w.Header())
@@ -334,7 +343,7 @@ func answer(w http.ResponseWriter, res *http.Response, plan *secret.Plan) error 
 // switchTo serves a connection that is HTTP no more.
 func (s *session) switchTo(w http.ResponseWriter, res *http.Response, asked string) {
 	server, ok := res.Body.(io.ReadWriteCloser)
-	if !ok || !strings.EqualFold(upgradeOf(res.Header), asked) {
+	if !ok || asked == "" || !strings.EqualFold(upgradeOf(res.Header), asked) {
 		panic(http.ErrAbortHandler)
 	}
 	defer server.Close()

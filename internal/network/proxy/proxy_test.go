@@ -279,6 +279,29 @@ func TestUpgrade(t *testing.T) {
 	}
 }
 
+// TestUpgradeToHTTP has a guest ask to go over to what would be HTTP again, which nobody would look into.
+func TestUpgradeToHTTP(t *testing.T) {
+	b := newBed(t, opts{tls: on, rules: "allow@" + good})
+	s := b.serve(goodIP+":443", helloHandler, good)
+	p := b.serve(goodIP+":80", helloHandler)
+	for _, to := range []string{"h2c", "H2C", "TLS/1.2", "HTTP/2.0", "websocket, h2c"} {
+		for _, url := range []string{"https://" + good, "http://" + good} {
+			r := request(t, "GET", url, nil)
+			r.Header.Set("Connection", "Upgrade, HTTP2-Settings")
+			r.Header.Set("Upgrade", to)
+			r.Header.Set("HTTP2-Settings", "AAMAAABkAAQAAP__")
+			c := b.client(nil)
+			c.Transport.(*http.Transport).ForceAttemptHTTP2 = false
+			if status, body := get(c, r); status != 200 {
+				t.Errorf("%s: %d %q", to, status, body)
+			}
+		}
+	}
+	if s.saw("Upgrade") || p.saw("Upgrade") || s.saw("Http2-Settings") || p.saw("Http2-Settings") {
+		t.Errorf("a server was asked: %s %s", &s.got, &p.got)
+	}
+}
+
 // TestOtherProtocols has TLS with something else than HTTP in it, and connections without TLS on which the server speaks first.
 func TestOtherProtocols(t *testing.T) {
 	b := newBed(t, opts{tls: &sandbox.TLS{Enabled: true, InterceptedPorts: []uint16{443, 993, 25}}, rules: "allow@" + good})
