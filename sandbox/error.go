@@ -18,6 +18,7 @@ const (
 	NotRunning         Kind = "SandboxNotRunning"
 	AlreadyExists      Kind = "SandboxAlreadyExists"
 	StillRunning       Kind = "SandboxStillRunning"
+	Replaced           Kind = "SandboxReplaced" // another one has the name by now
 	VolumeNotFound     Kind = "VolumeNotFound"
 	VolumeExists       Kind = "VolumeAlreadyExists"
 	VolumeInUse        Kind = "VolumeInUse"
@@ -52,6 +53,7 @@ var kinds = map[Kind]string{
 	NotRunning:         "",
 	AlreadyExists:      "sandbox already exists",
 	StillRunning:       "sandbox still running",
+	Replaced:           "sandbox replaced",
 	VolumeNotFound:     "volume not found",
 	VolumeExists:       "volume already exists",
 	VolumeInUse:        "volume in use by sandbox(es)",

@@ -267,6 +267,38 @@ func parseTarget(s string) (Destination, error) {
 	return Destination{Domain: d}, err
 }
 
+// ParseDestination reads what a rule is about: "any" or "*", a group, an address or range, a name, or ".x" and "*.x" for all
+// names below x, which may be one label.
+func ParseDestination(s string) (Destination, error) {
+	var (
+		d   Destination
+		err error
+	)
+	suffix, below := strings.CutPrefix(strings.TrimPrefix(s, "*"), ".")
+	switch {
+	case s == "*":
+	case s == GroupMetadata:
+		d.Group = GroupMetadata
+	case below:
+		d.DomainSuffix, err = parseDomain(suffix)
+	default:
+		d, err = parseTarget(s)
+	}
+	if err != nil {
+		return Destination{}, badFlag(fmt.Sprintf("network destination %q: %v", clip(s), err), "write a group such as public, an address, a range or a name")
+	}
+	return d, nil
+}
+
+// ParsePortRange reads a port or a range of ports of a rule: 443 or 8000-9000.
+func ParsePortRange(s string) (PortRange, error) {
+	p, err := parsePorts(s)
+	if err != nil {
+		return p, badFlag(err.Error(), "")
+	}
+	return p, nil
+}
+
 // parseRange reads an address or a range, which must begin at its first address.
 func parseRange(s string) (netip.Prefix, error) {
 	if a, err := netip.ParseAddr(s); err == nil {

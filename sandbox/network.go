@@ -3,6 +3,7 @@ package sandbox
 import (
 	"encoding/json"
 	"fmt"
+	"strconv"
 )
 
 // Actions, directions and address groups of network rules (contract msb-0.6 §1.4, §2.7).
@@ -52,6 +53,14 @@ type NetworkRule struct {
 type PortRange struct {
 	Start uint16 `json:"start"`
 	End   uint16 `json:"end"`
+}
+
+// String is the range as ParsePortRange reads it.
+func (p PortRange) String() string {
+	if p.Start == p.End {
+		return strconv.Itoa(int(p.Start))
+	}
+	return fmt.Sprintf("%d-%d", p.Start, p.End)
 }
 
 // Destination is "any" (the zero value) or exactly one of an address range, a domain, a domain suffix or a group.

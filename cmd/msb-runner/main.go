@@ -5,13 +5,19 @@
 package main
 
 import (
+	"fmt"
 	"os"
 
 	"github.com/microsandbox-go/microsandbox/internal/driver/gvisor"
 	"github.com/microsandbox-go/microsandbox/internal/runner"
+	"github.com/microsandbox-go/microsandbox/internal/version"
 )
 
 func main() {
 	gvisor.Child()
+	if len(os.Args) == 2 && os.Args[1] == "--version" {
+		fmt.Println("msb-runner", version.Version)
+		return
+	}
 	os.Exit(runner.Main(gvisor.Driver{}))
 }

@@ -249,3 +249,31 @@ func protocolError(format string, args ...any) error {
 func ctxError(op string, ctx context.Context) error {
 	return &sandbox.Error{Op: op, Kind: sandbox.Cancelled, Message: op, Err: context.Cause(ctx)}
 }
+
+// ReadyBody is the CBOR of the frame that Ready is from.
+func (c *Client) ReadyBody() []byte { return append([]byte(nil), c.readyRaw[agentproto.HeaderLen:]...) }
+
+// RawStream begins a stream with a frame whose body is the caller's. It has no window: what is not received stops the
+// whole connection.
+func (c *Client) RawStream(flags uint8, body []byte) (*Stream, error) {
+	s := newStream(c, 0)
+	if err := c.register(s); err != nil {
+		return nil, err
+	}
+	if err := c.SendRaw(s.id, flags, body); err != nil {
+		s.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// SendRaw writes a frame whose body is the caller's. The id is 0 or one of IDRange: the relay ends the connection for others.
+func (c *Client) SendRaw(id uint32, flags uint8, body []byte) error {
+	switch {
+	case len(body) > agentproto.MaxBody:
+		return &sandbox.Error{Kind: sandbox.InvalidArgument, Message: fmt.Sprintf("a frame's body of %d bytes is too long", len(body))}
+	case id != 0 && (id < c.start || id >= c.end), id == 0 && agentproto.Flags(flags)&agentproto.Shutdown == 0:
+		return &sandbox.Error{Kind: sandbox.InvalidArgument, Message: fmt.Sprintf("the id %d is not one of this connection", id)}
+	}
+	return c.write(agentproto.AppendFrame(nil, id, agentproto.Flags(flags), body))
+}

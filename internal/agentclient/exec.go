@@ -1,10 +1,13 @@
 package agentclient
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -31,6 +34,27 @@ type ExecRequest struct {
 	Stdin io.Reader
 	// Stdout and Stderr get the output while Wait runs; nil drops it. A TTY has only output.
 	Stdout, Stderr io.Writer
+}
+
+// Complete adds what the sandbox's spec says; the side that runs commands has to (contract msb-0.6 §2.4). env is over the
+// spec's variables, and of its own the request has none yet. A TTY gets TERM from this process's environment.
+func (r *ExecRequest) Complete(spec sandbox.Spec, env []sandbox.EnvVar) {
+	r.Cwd = cmp.Or(r.Cwd, spec.Runtime.Workdir, "/")
+	r.User = cmp.Or(r.User, spec.Runtime.User)
+	term := r.TTY
+	for _, e := range spec.Env {
+		if !slices.ContainsFunc(env, func(own sandbox.EnvVar) bool { return own.Key == e.Key }) {
+			r.Env = append(r.Env, e.Key+"="+e.Value)
+			term = term && e.Key != "TERM"
+		}
+	}
+	for _, e := range env {
+		r.Env = append(r.Env, e.Key+"="+e.Value)
+		term = term && e.Key != "TERM"
+	}
+	if term {
+		r.Env = append(r.Env, "TERM="+cmp.Or(os.Getenv("TERM"), "xterm"))
+	}
 }
 
 // Session is one command in the guest. It is received from with Recv, or with Wait, which receives the rest.
@@ -170,11 +194,14 @@ func (s *Session) PID() uint32 { return s.pid }
 func (s *Session) ID() uint32 { return s.stream.ID() }
 
 // Write sends input to the command. It waits while the command does not read.
-func (s *Session) Write(p []byte) (int, error) {
+func (s *Session) Write(p []byte) (int, error) { return s.WriteContext(s.ctx, p) }
+
+// WriteContext is Write until ctx ends. What of p was sent then is not known.
+func (s *Session) WriteContext(ctx context.Context, p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
-	if err := s.stream.SendData(s.ctx, agentproto.TypeExecStdin, p); err != nil {
+	if err := s.stream.SendData(ctx, agentproto.TypeExecStdin, p); err != nil {
 		return 0, err
 	}
 	return len(p), nil

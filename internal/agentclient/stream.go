@@ -35,6 +35,9 @@ func (m *Message) Release() {
 // Terminal reports whether this is the last message of its stream.
 func (m *Message) Terminal() bool { return m.frame.Flags&agentproto.Terminal != 0 }
 
+// Raw is the message's flags and its whole body, valid until it is released.
+func (m *Message) Raw() (flags uint8, body []byte) { return uint8(m.frame.Flags), m.frame.Body() }
+
 // size is what the message costs while it waits.
 func (m *Message) size() int { return len(m.frame.Raw()) }
 
@@ -82,8 +85,7 @@ func (c *Client) Stream(t agentproto.Type, p agentproto.Payload, window uint32) 
 	if err := c.check(t); err != nil {
 		return nil, err
 	}
-	s := &Stream{c: c, window: uint64(window), more: make(chan struct{}, 1), room: make(chan struct{}, 1),
-		credit: make(chan struct{}, 1), gone: make(chan struct{})}
+	s := newStream(c, window)
 	if err := c.register(s); err != nil {
 		return nil, err
 	}
@@ -92,6 +94,11 @@ func (c *Client) Stream(t agentproto.Type, p agentproto.Payload, window uint32) 
 		return nil, err
 	}
 	return s, nil
+}
+
+func newStream(c *Client, window uint32) *Stream {
+	return &Stream{c: c, window: uint64(window), more: make(chan struct{}, 1), room: make(chan struct{}, 1),
+		credit: make(chan struct{}, 1), gone: make(chan struct{})}
 }
 
 // offered is the window to ask for: Window, if the agent can count.

@@ -120,3 +120,10 @@ func (r *Reader) Words() (start, end uint32, err error) {
 func AppendWords(b []byte, start, end uint32) []byte {
 	return binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(b, start), end)
 }
+
+// AppendFrame appends a frame around a body of at most MaxBody.
+func AppendFrame(b []byte, id uint32, flags Flags, body []byte) []byte {
+	b = binary.BigEndian.AppendUint32(b, uint32(MinLength+len(body)))
+	b = binary.BigEndian.AppendUint32(b, id)
+	return append(append(b, byte(flags)), body...)
+}

@@ -79,3 +79,9 @@ type StopOptions struct {
 	Force   bool          // kill at once
 	Timeout time.Duration // 0: 10 s
 }
+
+// Owner is a backend that can let a sandbox's life end with this process (CreateRequest.Attached, StartOptions.Attached).
+type Owner interface {
+	// Disown lets a sandbox that this process owns live on. It does nothing if the one with that ID is not owned.
+	Disown(ctx context.Context, ref sandbox.Ref, id string) error
+}

@@ -49,10 +49,11 @@ type DiskUser interface {
 
 // PullOptions say how to get an image. The zero value gets what is not there.
 type PullOptions struct {
-	Refresh  bool     // ask the registry what the reference means now, also when the image is there
-	Insecure bool     // plain HTTP, or a certificate of anybody
-	CACerts  []string // PEM files with more certificate authorities
-	Platform string   // os/architecture[/variant]; "" is this machine's
+	Refresh  bool          // ask the registry what the reference means now, also when the image is there
+	Insecure bool          // plain HTTP, or a certificate of anybody
+	CACerts  []string      // PEM files with more certificate authorities
+	Platform string        // os/architecture[/variant]; "" is this machine's
+	Auth     *RegistryAuth // instead of all stored and configured credentials; nil is those
 
 	// Progress is called with what is being done, from one goroutine at a time; nil is silence.
 	Progress func(PullEvent)

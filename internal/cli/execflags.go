@@ -3,6 +3,7 @@ package cli
 import (
 	"time"
 
+	"github.com/microsandbox-go/microsandbox/internal/console"
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
 
@@ -32,5 +33,5 @@ func (e *execFlags) check() error {
 
 // wantTTY says whether the command gets a terminal: when it was asked for, or when this is one at both ends and ours.
 func (e *execFlags) wantTTY(a *app) bool {
-	return e.tty || !e.noTTY && isTerminal(a.in) && isTerminal(a.out) && foreground(a.in)
+	return e.tty || !e.noTTY && isTerminal(a.in) && isTerminal(a.out) && console.Foreground(a.in)
 }

@@ -7,12 +7,12 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"slices"
 	"syscall"
 	"time"
 
 	"github.com/microsandbox-go/microsandbox/internal/agentclient"
 	"github.com/microsandbox-go/microsandbox/internal/backend"
+	"github.com/microsandbox-go/microsandbox/internal/console"
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
 
@@ -43,23 +43,7 @@ func (j *job) complete(spec sandbox.Spec) error {
 		return &sandbox.Error{Op: "run", Kind: sandbox.NoDefaultCommand, Message: fmt.Sprintf("the image %q has no command of its own", imageOf(spec)),
 			Hint: "give one after --, or use -t for a shell"}
 	}
-	r.Cwd = cmp.Or(r.Cwd, spec.Runtime.Workdir, "/")
-	r.User = cmp.Or(r.User, spec.Runtime.User)
-	for _, e := range spec.Env {
-		if !slices.ContainsFunc(j.env, func(own sandbox.EnvVar) bool { return own.Key == e.Key }) {
-			r.Env = append(r.Env, e.Key+"="+e.Value)
-		}
-	}
-	term := r.TTY
-	for _, e := range j.env {
-		r.Env = append(r.Env, e.Key+"="+e.Value)
-	}
-	for _, e := range slices.Concat(spec.Env, j.env) {
-		term = term && e.Key != "TERM"
-	}
-	if term {
-		r.Env = append(r.Env, "TERM="+cmp.Or(os.Getenv("TERM"), "xterm"))
-	}
+	r.Complete(spec, j.env)
 	return nil
 }
 
@@ -105,11 +89,11 @@ func (a *app) session(s *signals, client *agentclient.Client, j job) (exitCode, 
 		ctx, cancel = context.WithTimeoutCause(ctx, j.timeout, errTimedOut)
 		defer cancel()
 	}
-	t := terminal{in: a.in}
-	defer t.restore()
+	t := console.Terminal{In: a.in}
+	defer t.Restore()
 	if j.req.TTY {
 		j.req.Rows, j.req.Cols = a.size()
-		t.raw()
+		t.Raw()
 	}
 	j.req.Stdin = a.stdin(j, func() { s.cancel(errDetached) })
 	j.req.Stdout, j.req.Stderr = output{a.out}, output{a.err}
@@ -182,10 +166,10 @@ func seconds(d time.Duration) string {
 func (a *app) stdin(j job, detached func()) io.Reader {
 	ours := isTerminal(a.in)
 	switch {
-	case ours && !foreground(a.in):
+	case ours && !console.Foreground(a.in):
 		return eof{} // to read would stop this process
 	case j.req.TTY && ours:
-		return &detachReader{in: a.in, keys: j.detachKeys, detached: detached}
+		return &console.DetachReader{In: a.in, Keys: j.detachKeys, Detached: detached}
 	case j.req.TTY:
 		return &ttyReader{in: a.in}
 	}

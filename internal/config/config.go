@@ -43,8 +43,11 @@ func Home() (string, error) {
 	return filepath.Join(user, defaultHome), nil
 }
 
+// Embedded is set by programs that answer for Runner themselves (package runner); they are their own runner then.
+var Embedded bool
+
 // FindBinary returns the absolute path of Runner or Agent. What the environment names wins, and has to be there; then
-// come the directory of the running program and home's bin.
+// come the running program itself if it is Embedded, its directory, home's bin and the absolute directories of PATH.
 func FindBinary(name, home string) (string, error) {
 	variable := RunnerVar
 	if name == Agent {
@@ -61,24 +64,33 @@ func FindBinary(name, home string) (string, error) {
 		}
 		return abs, nil
 	}
+	if name == Runner && Embedded {
+		return os.Executable()
+	}
 	for _, dir := range binaryDirs(home) {
 		if p := filepath.Join(dir, name); executable(p) == nil {
 			return p, nil
 		}
 	}
-	return "", &sandbox.Error{Kind: sandbox.LibraryNotLoaded, Message: name + " is not found beside msb, in " + filepath.Join(home, "bin") + " or by " + variable,
-		Hint: "build it with: make build, or get it with: go install github.com/microsandbox-go/microsandbox/cmd/" + name + "@latest"}
+	return "", &sandbox.Error{Kind: sandbox.LibraryNotLoaded, Message: name + " is not found beside this program, in " + filepath.Join(home, "bin") + ", on PATH or by " + variable,
+		Hint: "build it with: make build, or get it with: CGO_ENABLED=0 go install github.com/microsandbox-go/microsandbox/cmd/" + name + "@latest"}
 }
 
 func binaryDirs(home string) []string {
-	dirs := make([]string, 0, 2)
+	dirs := make([]string, 0, 16)
 	if self, err := os.Executable(); err == nil {
 		if real, err := filepath.EvalSymlinks(self); err == nil {
 			self = real
 		}
 		dirs = append(dirs, filepath.Dir(self))
 	}
-	return append(dirs, filepath.Join(home, "bin"))
+	dirs = append(dirs, filepath.Join(home, "bin"))
+	for _, dir := range filepath.SplitList(os.Getenv("PATH")) {
+		if filepath.IsAbs(dir) {
+			dirs = append(dirs, dir)
+		}
+	}
+	return dirs
 }
 
 // executable says why a file cannot be run, or nil.

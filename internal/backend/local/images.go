@@ -35,6 +35,9 @@ func (b *Backend) PullImage(ctx context.Context, ref string, opt backend.PullOpt
 	if opt.Refresh {
 		o.Policy = image.Always
 	}
+	if opt.Auth != nil {
+		o.Auth = &image.Auth{Username: opt.Auth.Username, Password: image.Secret(opt.Auth.Password)}
+	}
 	if opt.Progress != nil {
 		o.Progress = func(p image.Progress) { opt.Progress(pullEvent(p)) }
 	}

@@ -20,6 +20,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/microsandbox-go/microsandbox/internal/backend"
 	"github.com/microsandbox-go/microsandbox/internal/runner/launch"
 	"github.com/microsandbox-go/microsandbox/internal/state"
 	"github.com/microsandbox-go/microsandbox/sandbox"
@@ -216,6 +217,22 @@ func (c *child) kill() {
 func (c *child) detach() error {
 	if _, err := c.watch.Write([]byte{launch.Detach}); err != nil {
 		return &sandbox.Error{Op: "start", Ref: c.info.Ref, Kind: sandbox.Runtime, Message: "let go of the sandbox", Err: err}
+	}
+	return nil
+}
+
+var _ backend.Owner = (*Backend)(nil)
+
+// Disown lets a sandbox live on without this process.
+func (b *Backend) Disown(_ context.Context, ref sandbox.Ref, id string) error {
+	b.mu.Lock()
+	c := b.mine[ref]
+	b.mu.Unlock()
+	if c == nil || c.info.ID != id {
+		return nil
+	}
+	if err := c.detach(); err != nil && !errors.Is(err, os.ErrClosed) && !errors.Is(err, unix.EPIPE) { // it has ended meanwhile
+		return err
 	}
 	return nil
 }

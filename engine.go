@@ -1,0 +1,153 @@
+package microsandbox
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"sync"
+
+	"github.com/microsandbox-go/microsandbox/internal/backend"
+	"github.com/microsandbox-go/microsandbox/internal/backend/local"
+	"github.com/microsandbox-go/microsandbox/internal/config"
+	"github.com/microsandbox-go/microsandbox/sandbox"
+)
+
+// engine is the backend of one MSB_HOME. There is one for each that this process has used, because a backend knows which
+// sandboxes end with the process.
+type engine struct {
+	set config.Settings
+
+	mu       sync.Mutex
+	b        *local.Backend
+	complete bool // b has what it takes to start sandboxes
+}
+
+var engines struct {
+	sync.Mutex
+	byHome map[string]*engine
+}
+
+// open returns the engine that the environment selects (contract msb-0.6 §1.5).
+func open() (*engine, error) {
+	home, err := config.Home()
+	if err != nil {
+		return nil, err
+	}
+	key := home + "\x00" + os.Getenv(config.FileVar)
+	engines.Lock()
+	defer engines.Unlock()
+	e := engines.byHome[key]
+	if e == nil {
+		set, err := config.Read()
+		if err != nil {
+			return nil, err
+		}
+		e = &engine{set: set}
+		merge(&engines.byHome, map[string]*engine{key: e})
+	}
+	sel, err := e.set.File.Select()
+	if err != nil {
+		return nil, err
+	}
+	if sel.Kind != config.Local {
+		return nil, &sandbox.Error{Kind: sandbox.Unsupported, Message: "the cloud backend is not supported yet", Hint: "use a local backend: unset MSB_BACKEND and MSB_PROFILE"}
+	}
+	return e, nil
+}
+
+// manage returns the backend for whatever starts no sandbox.
+func (e *engine) manage() *local.Backend {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.b == nil {
+		e.b = local.New(local.Config{Home: e.set.Home, Settings: e.set.File})
+	}
+	return e.b
+}
+
+// starter returns the backend for starting sandboxes. Kind: LibraryNotLoaded.
+func (e *engine) starter() (*local.Backend, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.complete {
+		return e.b, nil
+	}
+	runner, agent, err := e.binaries()
+	if err != nil {
+		return nil, err
+	}
+	if e.b != nil {
+		_ = e.b.Close() // it has started nothing; what uses it still opens its records again
+	}
+	e.b, e.complete = local.New(local.Config{Home: e.set.Home, Settings: e.set.File, Runner: runner, Agent: agent}), true
+	return e.b, nil
+}
+
+// binaries finds the programs that sandboxes need.
+func (e *engine) binaries() (runner, agent string, err error) {
+	if runner, err = config.FindBinary(config.Runner, e.set.Home); err == nil {
+		agent, err = config.FindBinary(config.Agent, e.set.Home)
+	}
+	if err != nil {
+		return "", "", missing(err)
+	}
+	return runner, agent, nil
+}
+
+// capable returns the backend as what only some can do. Kind: Unsupported.
+func capable[T any](e *engine, what string) (T, error) {
+	var b backend.Backend = e.manage()
+	t, ok := b.(T)
+	if !ok {
+		return t, unsupported(what, "use a local backend")
+	}
+	return t, nil
+}
+
+// get is what is recorded of a sandbox. With an id, it has to be the one that had it. Kinds: NotFound, Replaced.
+func (e *engine) get(ctx context.Context, ref sandbox.Ref, id string) (sandbox.Info, error) {
+	info, err := e.manage().Get(ctx, ref)
+	if err == nil && id != "" && info.ID != id {
+		return info, replaced(ref, id, info.ID)
+	}
+	return info, err
+}
+
+func replaced(ref sandbox.Ref, want, have string) error {
+	return &sandbox.Error{Ref: ref, Kind: sandbox.Replaced, Message: fmt.Sprintf("'%s' is another sandbox by now (expected %s, found %s)", ref.Name, publicID(want), publicID(have)),
+		Hint: "get it again with GetSandbox"}
+}
+
+// publicID is a sandbox's ID as the contract has it.
+func publicID(id string) string { return string(BackendLocal) + ":" + id }
+
+// BackendKind says where sandboxes live.
+type BackendKind string
+
+// The kinds of backends.
+const (
+	BackendLocal   BackendKind = "local"
+	BackendCloud   BackendKind = "cloud"
+	BackendUnknown BackendKind = "unknown"
+)
+
+// BackendInfo describes the backend that the environment and config.json select. It never holds a key.
+type BackendInfo struct {
+	Kind    BackendKind `json:"kind"`
+	APIURL  string      `json:"api_url,omitempty"`
+	Source  string      `json:"source"` // what selected it: MSB_BACKEND, MSB_PROFILE, active_profile or default
+	Profile string      `json:"profile,omitempty"`
+}
+
+// DefaultBackendInfo returns the backend that calls go to. Kind: ErrInvalidConfig.
+func DefaultBackendInfo() (BackendInfo, error) {
+	set, err := config.Read()
+	if err != nil {
+		return BackendInfo{}, wrap(err)
+	}
+	sel, err := set.File.Select()
+	if err != nil {
+		return BackendInfo{}, wrap(err)
+	}
+	return BackendInfo{Kind: BackendKind(sel.Kind), APIURL: sel.URL, Source: sel.Source, Profile: sel.Profile}, nil
+}

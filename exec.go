@@ -1,0 +1,547 @@
+package microsandbox
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/microsandbox-go/microsandbox/internal/agentclient"
+	"github.com/microsandbox-go/microsandbox/internal/agentproto"
+	"github.com/microsandbox-go/microsandbox/sandbox"
+)
+
+// ExecConfig says how a command runs. Zero fields are what the sandbox's configuration says.
+type ExecConfig struct {
+	Cwd       string
+	Timeout   time.Duration // rounded up to seconds; then the command is killed. 0 is never
+	StdinPipe bool
+	TTY       bool
+	User      string            // NAME|UID[:GROUP|GID]
+	Env       map[string]string // over the sandbox's
+}
+
+// ExecOption sets something of an [ExecConfig].
+type ExecOption func(*ExecConfig)
+
+// WithExecCwd sets the working directory.
+func WithExecCwd(path string) ExecOption { return func(c *ExecConfig) { c.Cwd = path } }
+
+// WithExecTimeout kills the command after this time, rounded up to seconds, and makes the call's error ErrExecTimeout.
+func WithExecTimeout(d time.Duration) ExecOption { return func(c *ExecConfig) { c.Timeout = d } }
+
+// WithExecStdinPipe lets ExecHandle.TakeStdin write to the command.
+func WithExecStdinPipe() ExecOption { return func(c *ExecConfig) { c.StdinPipe = true } }
+
+// WithExecTTY gives the command a terminal, of 24 rows of 80 columns at first. All its output is stdout then.
+func WithExecTTY(tty bool) ExecOption { return func(c *ExecConfig) { c.TTY = tty } }
+
+// WithExecUser says whom the command runs as.
+func WithExecUser(user string) ExecOption { return func(c *ExecConfig) { c.User = user } }
+
+// WithExecEnv adds environment variables. Later values win.
+func WithExecEnv(env map[string]string) ExecOption {
+	return func(c *ExecConfig) { merge(&c.Env, env) }
+}
+
+// ExecOutput is what a command printed and how it ended.
+type ExecOutput struct {
+	stdout, stderr []byte
+	code           int
+}
+
+// Stdout is what it printed to its standard output.
+func (o *ExecOutput) Stdout() string { return string(o.stdout) }
+
+// StdoutBytes is what it printed to its standard output.
+func (o *ExecOutput) StdoutBytes() []byte { return o.stdout }
+
+// Stderr is what it printed to its standard error.
+func (o *ExecOutput) Stderr() string { return string(o.stderr) }
+
+// StderrBytes is what it printed to its standard error.
+func (o *ExecOutput) StderrBytes() []byte { return o.stderr }
+
+// ExitCode is its exit code, and -1 when a signal killed it.
+func (o *ExecOutput) ExitCode() int { return o.code }
+
+// Success reports whether the exit code is 0.
+func (o *ExecOutput) Success() bool { return o.code == 0 }
+
+// command is one to be run in a sandbox.
+type command struct {
+	req     agentclient.ExecRequest
+	env     []sandbox.EnvVar
+	def     bool // what the sandbox runs by itself
+	shell   bool // Cmd is for the sandbox's shell
+	timeout time.Duration
+}
+
+func commandOf(name string, args []string, opts []ExecOption) (command, ExecConfig, error) {
+	c := ExecConfig{}
+	for _, o := range opts {
+		o(&c)
+	}
+	cmd := command{req: agentclient.ExecRequest{Cmd: name, Args: args, Cwd: c.Cwd, User: c.User, TTY: c.TTY}}
+	if c.Timeout > 0 {
+		cmd.timeout = roundUp(c.Timeout, time.Second)
+	}
+	for _, key := range slices.Sorted(maps.Keys(c.Env)) {
+		cmd.env = append(cmd.env, sandbox.EnvVar{Key: key, Value: c.Env[key]})
+	}
+	for _, v := range cmd.env {
+		if err := sandbox.ValidateEnv(v); err != nil {
+			return cmd, c, err
+		}
+	}
+	return cmd, c, sandbox.ValidateUser(c.User)
+}
+
+// complete adds what the sandbox's configuration says.
+func (c *command) complete(spec sandbox.Spec) error {
+	if c.def {
+		var err error
+		if c.req.Cmd, c.req.Args, err = defaultCommand(spec); err != nil {
+			return err
+		}
+	}
+	if c.shell {
+		shell := spec.Runtime.Shell
+		if shell == "" {
+			shell = sandbox.DefaultShell
+		}
+		c.req.Cmd, c.req.Args = shell, []string{"-c", c.req.Cmd}
+	}
+	c.req.Complete(spec, c.env)
+	return nil
+}
+
+// Exec runs a command and returns when it has ended. An exit code other than 0 is not an error. At most 256 MiB of output are
+// kept; more is ErrBufferTooSmall, and the command is killed. Kinds also: ErrExecFailed, when it could not be started;
+// ErrExecTimeout; ErrCancelled, when ctx ended first, which kills it, too; ErrSandboxNotRunning.
+func (s *Sandbox) Exec(ctx context.Context, cmd string, args []string, opts ...ExecOption) (*ExecOutput, error) {
+	c, _, err := commandOf(cmd, args, opts)
+	if err != nil {
+		return nil, wrap(err)
+	}
+	return s.collect(ctx, c)
+}
+
+// Shell runs a line of the sandbox's shell as Exec does.
+func (s *Sandbox) Shell(ctx context.Context, line string, opts ...ExecOption) (*ExecOutput, error) {
+	c, _, err := commandOf(line, nil, opts)
+	if err != nil {
+		return nil, wrap(err)
+	}
+	c.shell = true
+	return s.collect(ctx, c)
+}
+
+// ExecDefault runs the entrypoint and the command of the sandbox, or of its image, as Exec does. Kind: ErrNoDefaultCommand.
+func (s *Sandbox) ExecDefault(ctx context.Context, opts ...ExecOption) (*ExecOutput, error) {
+	c, _, err := commandOf("", nil, opts)
+	if err != nil {
+		return nil, wrap(err)
+	}
+	c.def = true
+	return s.collect(ctx, c)
+}
+
+// maxOutput bounds what is kept of a command's output in memory, in bytes.
+const maxOutput = 256 << 20
+
+// capture keeps output up to a bound that it shares.
+type capture struct {
+	bytes.Buffer
+	left *int
+}
+
+var errTooMuch = &Error{Kind: ErrBufferTooSmall, Message: fmt.Sprintf("the command printed more than %d MiB: stream it with ExecStream", maxOutput>>20)}
+
+func (c *capture) Write(p []byte) (int, error) {
+	if *c.left -= len(p); *c.left < 0 {
+		return 0, errTooMuch
+	}
+	return c.Buffer.Write(p)
+}
+
+func (s *Sandbox) collect(ctx context.Context, c command) (*ExecOutput, error) {
+	client, spec, err := s.agent(ctx)
+	if err != nil {
+		return nil, wrap(err)
+	}
+	if err := c.complete(spec); err != nil {
+		return nil, wrap(err)
+	}
+	left := maxOutput
+	stdout, stderr := capture{left: &left}, capture{left: &left}
+	c.req.Timeout, c.req.Stdout, c.req.Stderr = c.timeout, &stdout, &stderr
+	x, err := client.Exec(ctx, c.req)
+	if err != nil {
+		return nil, s.explain(ctx, err, c.timeout)
+	}
+	code, err := x.Wait()
+	if err != nil {
+		return nil, s.explain(ctx, err, c.timeout)
+	}
+	return &ExecOutput{stdout: stdout.Bytes(), stderr: stderr.Bytes(), code: code}, nil
+}
+
+// explain says what the end of a command's session means: of the connection's end, how the sandbox ended.
+func (s *Sandbox) explain(ctx context.Context, err error, timeout time.Duration) error {
+	switch sandbox.KindOf(err) {
+	case sandbox.ExecTimeout:
+		if timeout > 0 && ctx.Err() == nil {
+			return &Error{Kind: ErrExecTimeout, Message: fmt.Sprintf("exec timed out after %ds", timeout/time.Second), Cause: err}
+		}
+	case sandbox.NotRunning:
+		if s.isClosed() {
+			return closed()
+		}
+		wait, cancel := context.WithTimeout(context.WithoutCancel(ctx), endWait)
+		defer cancel()
+		info, rerr := s.handle.await(wait, func(i sandbox.Info) bool { return i.End != nil })
+		if rerr == nil && info.End != nil {
+			message := fmt.Sprintf("sandbox '%s' is not running (status: %s): it ended: %s", info.Ref.Name, info.Status.Title(), info.End.Reason)
+			return &Error{Kind: ErrSandboxNotRunning, Message: message, Cause: err}
+		}
+	}
+	return wrap(err)
+}
+
+// endWait is how long it may take to be known how a sandbox ended.
+const endWait = 3 * time.Second
+
+func (s *Sandbox) isClosed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closed
+}
+
+// ExecEventKind says which fields an [ExecEvent] has.
+type ExecEventKind string
+
+// The kinds of events. Exited or failed comes once, and done after it.
+const (
+	ExecEventStarted    ExecEventKind = "started"     // PID
+	ExecEventStdout     ExecEventKind = "stdout"      // Data
+	ExecEventStderr     ExecEventKind = "stderr"      // Data
+	ExecEventExited     ExecEventKind = "exited"      // ExitCode
+	ExecEventFailed     ExecEventKind = "failed"      // Failure: it could not be started
+	ExecEventStdinError ExecEventKind = "stdin_error" // Failure: it does not read any more
+	ExecEventDone       ExecEventKind = "done"
+)
+
+// ExecFailure says why a command could not be started, or written to.
+type ExecFailure struct {
+	Kind      string // not_found, permission_denied, not_executable, bad_cwd, …
+	Errno     *int
+	ErrnoName string
+	Message   string
+	Stage     string
+}
+
+// ExecEvent is one thing that a command did.
+type ExecEvent struct {
+	Kind     ExecEventKind
+	PID      uint32 // in the guest
+	Data     []byte
+	ExitCode int // -1 when a signal killed it
+	Failure  *ExecFailure
+}
+
+// ExecStream starts a command whose output is received piece by piece. ctx bounds only the start. A command that cannot be
+// started is an event, not an error. A command whose output is not received waits; it does not hinder others.
+func (s *Sandbox) ExecStream(ctx context.Context, cmd string, args []string, opts ...ExecOption) (*ExecHandle, error) {
+	c, cfg, err := commandOf(cmd, args, opts)
+	if err != nil {
+		return nil, wrap(err)
+	}
+	return s.stream(ctx, c, cfg.StdinPipe)
+}
+
+// ShellStream starts a line of the sandbox's shell as ExecStream does.
+func (s *Sandbox) ShellStream(ctx context.Context, line string, opts ...ExecOption) (*ExecHandle, error) {
+	c, cfg, err := commandOf(line, nil, opts)
+	if err != nil {
+		return nil, wrap(err)
+	}
+	c.shell = true
+	return s.stream(ctx, c, cfg.StdinPipe)
+}
+
+// ExecDefaultStream starts the entrypoint and the command of the sandbox, or of its image, as ExecStream does. Kind:
+// ErrNoDefaultCommand.
+func (s *Sandbox) ExecDefaultStream(ctx context.Context, opts ...ExecOption) (*ExecHandle, error) {
+	c, cfg, err := commandOf("", nil, opts)
+	if err != nil {
+		return nil, wrap(err)
+	}
+	c.def = true
+	return s.stream(ctx, c, cfg.StdinPipe)
+}
+
+func (s *Sandbox) stream(ctx context.Context, c command, stdin bool) (*ExecHandle, error) {
+	x, err := s.start(ctx, c)
+	var failed *agentproto.ExecFailed
+	switch {
+	case errors.As(err, &failed):
+		f := failureOf(string(failed.Kind), failed.Errno, failed.ErrnoName, failed.Message, failed.Stage)
+		return &ExecHandle{s: s, queue: []ExecEvent{{Kind: ExecEventFailed, Failure: f}}, over: true, failed: err}, nil
+	case err != nil:
+		return nil, wrap(err)
+	}
+	h := &ExecHandle{s: s, x: x, timeout: c.timeout, queue: []ExecEvent{{Kind: ExecEventStarted, PID: x.PID()}}, events: make(chan ExecEvent), gone: make(chan struct{}), idle: make(chan struct{})}
+	if stdin {
+		h.stdin = &ExecSink{x: x}
+	}
+	s.mu.Lock()
+	s.running.Add(1) // Close waits for it
+	s.mu.Unlock()
+	go h.receive()
+	return h, nil
+}
+
+// start starts a command that lives until the connection ends. ctx bounds only the start.
+func (s *Sandbox) start(ctx context.Context, c command) (*agentclient.Session, error) {
+	client, spec, err := s.agent(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.complete(spec); err != nil {
+		return nil, err
+	}
+	c.req.Timeout = c.timeout
+	life, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() { cancel(context.Cause(ctx)) })
+	x, err := client.Exec(life, c.req)
+	if err != nil {
+		stop()
+		cancel(nil)
+		return nil, err
+	}
+	if !stop() {
+		x.Close()
+		return nil, ctx.Err()
+	}
+	return x, nil
+}
+
+func failureOf(kind string, errno int32, name, message, stage string) *ExecFailure {
+	f := &ExecFailure{Kind: kind, ErrnoName: name, Message: message, Stage: stage}
+	if errno != 0 {
+		n := int(errno)
+		f.Errno = &n
+	}
+	return f
+}
+
+// ExecHandle is a command that was started. One goroutine receives; any may signal. Close gives it back.
+type ExecHandle struct {
+	s       *Sandbox
+	x       *agentclient.Session
+	timeout time.Duration
+	events  chan ExecEvent
+	gone    chan struct{} // closed when the session is over
+	idle    chan struct{} // closed when nobody will receive any more
+	closed  sync.Once
+	err     error // why the session was over, for after gone
+
+	// Of the goroutine that receives:
+	queue  []ExecEvent // to be returned first
+	over   bool        // only done is left
+	failed error       // it did not start
+	code   int
+
+	mu    sync.Mutex
+	stdin *ExecSink // until it is taken
+}
+
+// receive hands out events one by one, so that Recv can be given up without losing one. Once nobody wants them, it drops
+// them: a command must not wait for a reader that is gone.
+func (h *ExecHandle) receive() {
+	defer h.s.running.Done()
+	defer close(h.gone)
+	defer h.x.Close()
+	for {
+		e, err := h.x.Recv()
+		if err != nil {
+			if !errors.Is(err, io.EOF) {
+				h.err = err
+			}
+			return
+		}
+		out := ExecEvent{}
+		switch e.Kind {
+		case agentclient.EventStdout, agentclient.EventStderr:
+			out.Kind, out.Data = ExecEventStdout, slices.Clone(e.Data)
+			if e.Kind == agentclient.EventStderr {
+				out.Kind = ExecEventStderr
+			}
+		case agentclient.EventStdinError:
+			f := e.StdinError
+			out.Kind, out.Failure = ExecEventStdinError, failureOf("stdin", f.Errno, f.ErrnoName, f.Message, "")
+		case agentclient.EventExited:
+			if _, err := h.x.Wait(); err != nil { // it was killed for its timeout
+				h.err = err
+				return
+			}
+			out.Kind, out.ExitCode = ExecEventExited, e.Code
+		default:
+			continue
+		}
+		select {
+		case h.events <- out:
+		case <-h.idle:
+		case <-h.s.closing:
+		}
+	}
+}
+
+// ID tells the session from the sandbox's others; it is that of LogEntry.SessionID's client.
+func (h *ExecHandle) ID() (string, error) {
+	if h.x == nil {
+		return "", wrap(h.failed)
+	}
+	return strconv.FormatUint(uint64(h.x.ID()), 10), nil
+}
+
+// TakeStdin returns what writes to the command, once; nil at the second call, and without [WithExecStdinPipe].
+func (h *ExecHandle) TakeStdin() *ExecSink {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	sink := h.stdin
+	h.stdin = nil
+	return sink
+}
+
+// Recv returns the next event; after the last one it returns ExecEventDone, again and again. Kinds: ErrExecTimeout,
+// ErrSandboxNotRunning, ErrCancelled by ctx, which does not end the command.
+func (h *ExecHandle) Recv(ctx context.Context) (*ExecEvent, error) {
+	if len(h.queue) > 0 {
+		e := h.queue[0]
+		h.queue = h.queue[1:]
+		return &e, nil
+	}
+	if h.over {
+		return &ExecEvent{Kind: ExecEventDone}, nil
+	}
+	select {
+	case e := <-h.events:
+		if e.Kind == ExecEventExited {
+			h.over, h.code = true, e.ExitCode
+		}
+		return &e, nil
+	case <-h.gone:
+		h.over = true
+		if h.err != nil {
+			return nil, h.s.explain(ctx, h.err, h.timeout)
+		}
+		return &ExecEvent{Kind: ExecEventDone}, nil
+	case <-ctx.Done():
+		return nil, wrap(ctx.Err())
+	}
+}
+
+// each receives what is left and returns the exit code.
+func (h *ExecHandle) each(ctx context.Context, do func(*ExecEvent) error) (int, error) {
+	for {
+		e, err := h.Recv(ctx)
+		switch {
+		case err != nil:
+			return -1, err
+		case e.Kind == ExecEventFailed:
+			return -1, wrap(h.failed)
+		case e.Kind == ExecEventDone && h.failed != nil:
+			return -1, wrap(h.failed)
+		case e.Kind == ExecEventDone:
+			return h.code, nil
+		}
+		if err := do(e); err != nil {
+			return -1, err
+		}
+	}
+}
+
+// Collect receives what is left and returns it. What is kept is bounded as in Sandbox.Exec. Kind: ErrExecFailed.
+func (h *ExecHandle) Collect(ctx context.Context) (*ExecOutput, error) {
+	left := maxOutput
+	stdout, stderr := capture{left: &left}, capture{left: &left}
+	code, err := h.each(ctx, func(e *ExecEvent) (err error) {
+		switch e.Kind {
+		case ExecEventStdout:
+			_, err = stdout.Write(e.Data)
+		case ExecEventStderr:
+			_, err = stderr.Write(e.Data)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &ExecOutput{stdout: stdout.Bytes(), stderr: stderr.Bytes(), code: code}, nil
+}
+
+// Wait receives what is left, drops it and returns the exit code. Kind: ErrExecFailed.
+func (h *ExecHandle) Wait(ctx context.Context) (int, error) {
+	return h.each(ctx, func(*ExecEvent) error { return nil })
+}
+
+// Kill kills the command and all of its process group.
+func (h *ExecHandle) Kill(ctx context.Context) error { return h.Signal(ctx, int(syscall.SIGKILL)) }
+
+// Signal sends a signal to the command's process group. One that has ended gets none.
+func (h *ExecHandle) Signal(ctx context.Context, signal int) error {
+	if err := ctx.Err(); err != nil || h.x == nil {
+		return wrap(err)
+	}
+	return wrap(h.x.Signal(signal))
+}
+
+// Resize tells the command's terminal its size.
+func (h *ExecHandle) Resize(ctx context.Context, rows, cols uint16) error {
+	if err := ctx.Err(); err != nil || h.x == nil {
+		return wrap(err)
+	}
+	return wrap(h.x.Resize(rows, cols))
+}
+
+// Close gives the handle back. The command goes on, and what it prints is dropped: to end it, Kill it first. It ends when the
+// Sandbox is closed. Close may be called twice.
+func (h *ExecHandle) Close() error {
+	if h.idle != nil {
+		h.closed.Do(func() { close(h.idle) })
+	}
+	return nil
+}
+
+// ExecSink writes to a command.
+type ExecSink struct {
+	x      *agentclient.Session
+	closed sync.Once
+}
+
+// Write sends input. It waits while the command does not read, until that ends.
+func (s *ExecSink) Write(p []byte) (int, error) {
+	n, err := s.x.Write(p)
+	return n, wrap(err)
+}
+
+// WriteCtx is Write, unless ctx has ended.
+func (s *ExecSink) WriteCtx(ctx context.Context, p []byte) (int, error) {
+	n, err := s.x.WriteContext(ctx, p)
+	return n, wrap(err)
+}
+
+// Close ends the command's input. It may be called twice.
+func (s *ExecSink) Close() (err error) {
+	s.closed.Do(func() { err = s.x.CloseStdin() })
+	return wrap(err)
+}
