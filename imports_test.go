@@ -20,7 +20,9 @@ var layers = []struct {
 	may []string
 }{
 	// mains
-	{"cmd/msb", []string{"internal/cli", "internal/server", "internal/server/jsonrpc", "internal/server/mcp", "internal/server/metrics", "internal/server/proxy", "internal/config", "internal/doctor", "internal/backend", "internal/backend/local", "internal/version", "sandbox"}},
+	{"cmd/msb", []string{"internal/cli", "internal/compose", "internal/doctor"}},
+	{"cmd/msb-server", []string{"internal/cli", "internal/compose", "internal/doctor", "internal/server", "internal/server/jsonrpc", "internal/server/mcp", "internal/server/metrics", "internal/server/proxy"}},
+	{"internal/compose", []string{"internal/backend", "internal/backend/local", "internal/cli", "internal/config"}},
 	{"cmd/msb-runner", []string{"internal/runner", "internal/driver/gvisor"}},
 	{"cmd/msb-agent", []string{"internal/agent"}},
 	// edges
@@ -75,6 +77,8 @@ var layers = []struct {
 // links says what a binary must not link, however indirectly.
 var links = []struct{ main, not string }{
 	{"cmd/msb", "gvisor.dev/gvisor"},
+	{"cmd/msb", "github.com/modelcontextprotocol/go-sdk"},
+	{"cmd/msb-server", "gvisor.dev/gvisor"},
 	{"cmd/msb-runner", "modernc.org/sqlite"},
 	{"cmd/msb-runner", "zombiezen.com/go/sqlite"},
 	{"cmd/msb-runner", "github.com/google/go-containerregistry"},

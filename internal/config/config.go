@@ -14,13 +14,15 @@ import (
 const (
 	Runner = "msb-runner"
 	Agent  = "msb-agent"
+	Server = "msb-server" // msb with all that a server links
 )
 
-// Environment variables (contract msb-0.6 §1.5). RunnerVar and AgentVar are ours.
+// Environment variables (contract msb-0.6 §1.5). RunnerVar, AgentVar and ServerVar are ours.
 const (
 	HomeVar   = "MSB_HOME"
 	RunnerVar = "MSB_RUNNER"
 	AgentVar  = "MSB_AGENT"
+	ServerVar = "MSB_SERVER"
 )
 
 // defaultHome is the state root below the user's home directory.
@@ -43,13 +45,10 @@ func Home() (string, error) {
 	return filepath.Join(user, defaultHome), nil
 }
 
-// FindBinary returns the absolute path of Runner or Agent. What the environment names wins, and has to be there; then
+// FindBinary returns the absolute path of Runner, Agent or Server. What the environment names wins, and has to be there; then
 // come the directory of the running program and home's bin.
 func FindBinary(name, home string) (string, error) {
-	variable := RunnerVar
-	if name == Agent {
-		variable = AgentVar
-	}
+	variable := map[string]string{Runner: RunnerVar, Agent: AgentVar, Server: ServerVar}[name]
 	if p := os.Getenv(variable); p != "" {
 		abs, err := filepath.Abs(p)
 		if err == nil {
