@@ -8,8 +8,8 @@ SOAK ?= 1
 
 .PHONY: build demo test test-race bench soak lint fuzz clean
 
-build: ## the three binaries, in bin/
-	go build $(GOFLAGS_BUILD) -o bin/ ./cmd/msb ./cmd/msb-runner ./cmd/msb-agent
+build: ## the binaries, in bin/
+	go build $(GOFLAGS_BUILD) -o bin/ ./cmd/msb ./cmd/msb-runner ./cmd/msb-agent ./cmd/msb-server
 
 demo: build ## run a program in a sandbox
 	@if [ -x /usr/bin/python3 ]; then \

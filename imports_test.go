@@ -20,11 +20,13 @@ var layers = []struct {
 	may []string
 }{
 	// mains
-	{"cmd/msb", []string{"internal/cli", "internal/server", "internal/server/jsonrpc", "internal/server/mcp", "internal/server/metrics", "internal/server/proxy", "internal/config", "internal/doctor", "internal/backend", "internal/backend/local", "internal/version", "sandbox"}},
+	{"cmd/msb", []string{"internal/cli", "internal/compose", "internal/doctor"}},
+	{"cmd/msb-server", []string{"internal/cli", "internal/compose", "internal/doctor", "internal/server", "internal/server/jsonrpc", "internal/server/mcp", "internal/server/metrics", "internal/server/proxy"}},
+	{"internal/compose", []string{"internal/backend", "internal/backend/local", "internal/cli", "internal/config"}},
 	{"cmd/msb-runner", []string{"internal/runner", "internal/driver/gvisor", "internal/version"}},
 	{"cmd/msb-agent", []string{"internal/agent"}},
 	// edges
-	{"internal/cli", []string{"internal/agentclient", "internal/agentproto", "internal/atomicfile", "internal/backend", "internal/config", "internal/console", "internal/doctor", "internal/server", "internal/sshserver", "internal/transfer", "internal/version", "sandbox"}},
+	{"internal/cli", []string{"internal/agentclient", "internal/agentproto", "internal/atomicfile", "internal/backend", "internal/config", "internal/console", "internal/doctor", "internal/server", "internal/transfer", "internal/version", "sandbox"}},
 	{"internal/server", []string{"internal/agentclient", "internal/atomicfile", "internal/backend", "internal/config", "sandbox"}},
 	{"internal/server/jsonrpc", []string{"internal/agentclient", "internal/backend", "internal/sandboxfile", "internal/server", "sandbox"}},
 	{"internal/server/mcp", []string{"internal/agentclient", "internal/backend", "internal/server", "internal/server/jsonrpc", "internal/version", "sandbox"}},
@@ -33,7 +35,7 @@ var layers = []struct {
 	{"internal/sandboxfile", []string{"internal/atomicfile", "sandbox"}},
 	{"internal/doctor", []string{"internal/cgroup", "internal/config", "sandbox"}},
 	// SDK
-	{"", []string{"internal/agentclient", "internal/agentproto", "internal/backend", "internal/backend/local", "internal/config", "internal/console", "internal/runner/launch", "internal/sshserver", "internal/transfer", "internal/version", "sandbox"}},
+	{"", []string{"internal/agentclient", "internal/agentproto", "internal/backend", "internal/backend/local", "internal/config", "internal/console", "internal/runner/launch", "internal/transfer", "internal/version", "sandbox"}},
 	{"runner", []string{"internal/config", "internal/driver/gvisor", "internal/runner"}},
 	// waist
 	{"internal/backend", []string{"sandbox"}},
@@ -60,7 +62,6 @@ var layers = []struct {
 	{"internal/network/socks", []string{"sandbox"}},
 	{"internal/network/ca", []string{"internal/atomicfile", "sandbox"}},
 	// protocol
-	{"internal/sshserver", []string{"internal/agentclient", "internal/agentproto", "sandbox"}},
 	{"internal/transfer", []string{"internal/agentclient", "internal/agentproto", "sandbox"}},
 	{"internal/agentclient", []string{"internal/agentproto", "sandbox"}},
 	{"internal/agent", []string{"internal/agentproto"}},
@@ -82,6 +83,8 @@ var layers = []struct {
 var links = []struct{ main, not string }{
 	{"", "gvisor.dev/gvisor"},
 	{"cmd/msb", "gvisor.dev/gvisor"},
+	{"cmd/msb", "github.com/modelcontextprotocol/go-sdk"},
+	{"cmd/msb-server", "gvisor.dev/gvisor"},
 	{"cmd/msb-runner", "modernc.org/sqlite"},
 	{"cmd/msb-runner", "zombiezen.com/go/sqlite"},
 	{"cmd/msb-runner", "github.com/google/go-containerregistry"},

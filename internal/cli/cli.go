@@ -25,9 +25,9 @@ type Env struct {
 	// Backend returns this machine's backend. It is called at most once, and only by commands that need one. Warn prints a
 	// warning and what follows from it, one line each.
 	Backend func(set config.Settings, use Use, warn func(message string, lines ...string)) (backend.Backend, error)
-	// Server returns a server with all that it speaks.
+	// Server returns a server with all that it speaks; nil where the program does not link that, and becomes msb-server for it.
 	Server func(cfg server.Config) *server.Server
-	// MCP speaks with one client over in and out until it goes.
+	// MCP speaks with one client over in and out until it goes; nil like Server.
 	MCP                   func(ctx context.Context, cfg server.Config, in io.ReadCloser, out io.WriteCloser) error
 	Stdin, Stdout, Stderr *os.File
 }
@@ -45,6 +45,7 @@ const (
 // app is one invocation of msb.
 type app struct {
 	env      Env
+	args     []string // without the program's name
 	in       *os.File
 	out, err *os.File
 	log      *slog.Logger
@@ -60,7 +61,7 @@ type app struct {
 
 // Main runs the command that args (without the program's name) spell and returns the exit code (contract msb-0.6 §1.1).
 func Main(env Env, args []string) int {
-	a := &app{env: env, in: env.Stdin, out: env.Stdout, err: env.Stderr, namespace: sandbox.DefaultNamespace}
+	a := &app{env: env, args: args, in: env.Stdin, out: env.Stdout, err: env.Stderr, namespace: sandbox.DefaultNamespace}
 	if a.in == nil {
 		a.in = os.Stdin
 	}

@@ -22,6 +22,9 @@ msb mcp --volume-root ~/project`})
 	f.value("p", "path", "DIR", "Directory of the namespaces and their Sandboxfiles (default in MSB_HOME)", setString(&path))
 	f.value("", "volume-root", "DIR", "Directory of this machine from which sandboxes may mount; repeatable", setAppend(&roots, filepath.Abs))
 	c.RunE = func(c *cobra.Command, _ []string) error {
+		if a.env.MCP == nil {
+			return a.becomeServer()
+		}
 		set, err := a.settings()
 		if err != nil {
 			return err

@@ -21,6 +21,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/microsandbox-go/microsandbox/internal/config"
 	"github.com/microsandbox-go/microsandbox/internal/server"
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
@@ -74,8 +75,25 @@ msb server start --detach --volume-root /srv/data --max-sandboxes 20`})
 	return c
 }
 
+// becomeServer makes msb-server of this process, with the same command line. It returns only if that fails.
+func (a *app) becomeServer() error {
+	set, err := a.settings()
+	if err != nil {
+		return err
+	}
+	path, err := config.FindBinary(config.Server, set.Home)
+	if err != nil {
+		return err
+	}
+	err = syscall.Exec(path, append([]string{os.Args[0]}, a.args...), os.Environ())
+	return &sandbox.Error{Op: "start server", Kind: sandbox.LibraryNotLoaded, Message: "start " + path, Err: err}
+}
+
 // serve starts the server, here or in a process of its own.
 func (a *app) serve(ctx context.Context, s *serverFlags) error {
+	if a.env.Server == nil {
+		return a.becomeServer()
+	}
 	if _, err := netip.ParseAddr(s.host); err != nil {
 		return &sandbox.Error{Op: "start server", Kind: sandbox.InvalidConfig, Err: errors.New("Invalid host address: " + s.host)}
 	}

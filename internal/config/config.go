@@ -14,13 +14,15 @@ import (
 const (
 	Runner = "msb-runner"
 	Agent  = "msb-agent"
+	Server = "msb-server" // msb with all that a server links
 )
 
-// Environment variables (contract msb-0.6 §1.5). RunnerVar and AgentVar are ours.
+// Environment variables (contract msb-0.6 §1.5). RunnerVar, AgentVar and ServerVar are ours.
 const (
 	HomeVar   = "MSB_HOME"
 	RunnerVar = "MSB_RUNNER"
 	AgentVar  = "MSB_AGENT"
+	ServerVar = "MSB_SERVER"
 )
 
 // defaultHome is the state root below the user's home directory.
@@ -46,13 +48,10 @@ func Home() (string, error) {
 // Embedded is set by programs that answer for Runner themselves (package runner); they are their own runner then.
 var Embedded bool
 
-// FindBinary returns the absolute path of Runner or Agent. What the environment names wins, and has to be there; then
+// FindBinary returns the absolute path of Runner, Agent or Server. What the environment names wins, and has to be there; then
 // come the running program itself if it is Embedded, its directory, home's bin and the absolute directories of PATH.
 func FindBinary(name, home string) (string, error) {
-	variable := RunnerVar
-	if name == Agent {
-		variable = AgentVar
-	}
+	variable := map[string]string{Runner: RunnerVar, Agent: AgentVar, Server: ServerVar}[name]
 	if p := os.Getenv(variable); p != "" {
 		abs, err := filepath.Abs(p)
 		if err == nil {

@@ -51,7 +51,7 @@ func run(m *testing.M) int {
 	return m.Run()
 }
 
-// build makes the three binaries as make does, where everybody may run them.
+// build makes the binaries as make does, where everybody may run them.
 func build() (string, error) {
 	dir, err := os.MkdirTemp("", "msb-e2e-bin")
 	if err != nil {
@@ -60,7 +60,7 @@ func build() (string, error) {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		return dir, err
 	}
-	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", dir+"/", "./cmd/msb", "./cmd/msb-runner", "./cmd/msb-agent")
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", dir+"/", "./cmd/msb", "./cmd/msb-runner", "./cmd/msb-agent", "./cmd/msb-server")
 	cmd.Dir = "../.."
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {

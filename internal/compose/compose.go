@@ -1,0 +1,30 @@
+// Package compose puts together what the command line needs, for the binaries that have it: msb, and msb-server, which is msb with all that
+// a server links.
+package compose
+
+import (
+	"github.com/microsandbox-go/microsandbox/internal/backend"
+	"github.com/microsandbox-go/microsandbox/internal/backend/local"
+	"github.com/microsandbox-go/microsandbox/internal/cli"
+	"github.com/microsandbox-go/microsandbox/internal/config"
+)
+
+// Open returns the backend of this machine.
+func Open(set config.Settings, use cli.Use, warn func(string, ...string)) (backend.Backend, error) {
+	cfg := local.Config{Home: set.Home, Settings: set.File, Warn: warn,
+		Find: func(name string) (string, error) { return config.FindBinary(name, set.Home) }}
+	if use == cli.UseCreate {
+		var err error
+		if cfg.Runner, err = config.FindBinary(config.Runner, set.Home); err != nil {
+			return nil, err
+		}
+		if cfg.Agent, err = config.FindBinary(config.Agent, set.Home); err != nil {
+			return nil, err
+		}
+	}
+	b := local.New(cfg)
+	if use == cli.UseManage {
+		b.Sweep() // who makes a sandbox does it by the way
+	}
+	return b, nil
+}
