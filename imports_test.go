@@ -51,6 +51,7 @@ var layers = []struct {
 	{"internal/metering", nil},
 	{"internal/execlog", []string{"internal/atomicfile", "sandbox"}},
 	{"internal/driver", nil},
+	{"internal/driver/drivertest", []string{"internal/agentclient", "internal/agentproto", "internal/driver", "internal/leakcheck"}},
 	{"internal/driver/gvisor", []string{"internal/cleanup", "internal/driver", "internal/driver/gvisor/gofer"}},
 	{"internal/driver/gvisor/gofer", []string{"internal/driver/gvisor/gofer/format"}},
 	{"internal/driver/gvisor/gofer/format", nil},

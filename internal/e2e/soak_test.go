@@ -31,7 +31,9 @@ func (w *world) footprint() map[string]string {
 		if filepath.Dir(p) == filepath.Join(w.home, "db") {
 			return err // the records are compared below
 		}
-		if err == nil && !d.IsDir() {
+		if rel, _ := filepath.Rel(w.home, p); err == nil && !d.IsDir() && (strings.HasPrefix(rel, "bin/") || strings.HasPrefix(rel, "images/")) {
+			all["file "+p] = fmt.Sprintf("%v %d bytes", info.Mode(), info.Size()) // whose time is that of its last use
+		} else if err == nil && !d.IsDir() {
 			all["file "+p] = fmt.Sprintf("%v %d bytes %v", info.Mode(), info.Size(), info.ModTime())
 		} else if err == nil {
 			all["directory "+p] = info.Mode().String()
