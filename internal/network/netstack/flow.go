@@ -68,7 +68,7 @@ func (g *Gateway) addFlow(key flowKey, names []string, v policy.Verdict) *flow {
 	g.flows[key] = f
 	g.mu.Unlock()
 	if oldest != nil {
-		g.stats.refused.Add(1)
+		g.full("flows of datagrams", g.cfg.MaxFlows)
 		oldest.close()
 	}
 	g.stats.flows.Add(1)

@@ -81,18 +81,19 @@ type DNSConfig struct {
 
 // Gateway is a running gateway.
 type Gateway struct {
-	cfg    Config
-	policy atomic.Pointer[policy.Policy]
-	log    *slog.Logger
-	names  *dns.Resolver
-	link   *link
-	stack  *stack.Stack
-	tcp    [len(windows)]*tcp.Forwarder
-	growth atomic.Int32 // connections that may still have a large window
-	denied denials
-	limits [2]limit // by policy.Direction
-	notes  limit    // of what is told of
-	lastID atomic.Uint64
+	cfg      Config
+	policy   atomic.Pointer[policy.Policy]
+	log      *slog.Logger
+	names    *dns.Resolver
+	link     *link
+	stack    *stack.Stack
+	tcp      [len(windows)]*tcp.Forwarder
+	growth   atomic.Int32 // connections that may still have a large window
+	denied   denials
+	limits   [2]limit // by policy.Direction
+	notes    limit    // of what is told of
+	lastID   atomic.Uint64
+	lastFull atomic.Int64 // when it was said that there is no room, in nanoseconds
 
 	ctx    context.Context // ends when the gateway goes down
 	cancel context.CancelFunc

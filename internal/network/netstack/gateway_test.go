@@ -252,13 +252,19 @@ func TestManyConnections(t *testing.T) {
 }
 
 func TestConnectionCap(t *testing.T) {
-	w := newWorld(t, Config{MaxConns: 2})
+	var log told
+	w := newWorld(t, Config{MaxConns: 2, OnEvent: log.event})
 	w.net.listen(t, "198.51.100.7:80", echo)
 	a, b := w.mustDial(t, "198.51.100.7:80"), w.mustDial(t, "198.51.100.7:80")
 	mustRefuse(t, w.guest, "198.51.100.7:80")
+	mustRefuse(t, w.guest, "198.51.100.7:80")
+	log.mu.Lock()
+	if len(log.events) != 1 || !strings.Contains(log.events[0], "no room for more than 2 connections") || w.gw.Stats().Refused != 2 {
+		t.Errorf("%q, %+v", log.events, w.gw.Stats())
+	}
+	log.mu.Unlock()
 	a.Close()
-	deadline := time.Now().Add(5 * time.Second)
-	for w.gw.Stats().Open > 1 && time.Now().Before(deadline) {
+	for w.gw.Stats().Open > 1 {
 		time.Sleep(time.Millisecond)
 	}
 	w.mustDial(t, "198.51.100.7:80").Close()

@@ -181,7 +181,7 @@ func (g *Gateway) serveInbound(p sandbox.Port, host net.Conn) {
 		return
 	}
 	if !g.takeConn() {
-		g.stats.refused.Add(1)
+		g.full("connections", g.cfg.MaxConns)
 		reset(host)
 		return
 	}

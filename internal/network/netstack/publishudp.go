@@ -91,7 +91,7 @@ func (in *inbound) admit(addr netip.AddrPort, v policy.Verdict) *peer {
 	full := len(in.peers) >= g.cfg.MaxFlows
 	in.mu.Unlock()
 	if full {
-		g.stats.refused.Add(1)
+		g.full("flows of datagrams", g.cfg.MaxFlows)
 		return nil
 	}
 	a := g.guestAddrs(in.port)[0]

@@ -2,6 +2,7 @@ package netstack
 
 import (
 	"cmp"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -182,6 +183,18 @@ func (g *Gateway) tell(f sandbox.Flow) {
 func (g *Gateway) note(text string) {
 	if g.notes.admit(1) {
 		g.cfg.OnEvent(text)
+	}
+}
+
+// fullAgain is how long after it was said that there is no more room that is not said again.
+const fullAgain = int64(time.Minute)
+
+// full counts a refusal for want of room, and tells of it now and then.
+func (g *Gateway) full(what string, most int) {
+	g.stats.refused.Add(1)
+	now, last := time.Now().UnixNano(), g.lastFull.Load()
+	if (last == 0 || now-last > fullAgain) && g.lastFull.CompareAndSwap(last, now) {
+		g.note(fmt.Sprintf("no room for more than %d %s at the same time; more with --max-connections", most, what))
 	}
 }
 

@@ -48,7 +48,7 @@ func (g *Gateway) acceptTCP(req *tcp.ForwarderRequest) {
 	}
 	defer g.tasks.Done()
 	if !g.takeConn() {
-		g.stats.refused.Add(1)
+		g.full("connections", g.cfg.MaxConns)
 		req.Complete(true)
 		return
 	}
