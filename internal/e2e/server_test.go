@@ -1,140 +1,446 @@
 package e2e
 
 import (
-	"bufio"
-	"crypto/sha256"
+	"bytes"
+	"encoding/json"
+	"flag"
 	"fmt"
+	"io"
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
+	"regexp"
 	"strings"
+	"syscall"
 	"testing"
-
-	"golang.org/x/sys/unix"
-
-	"github.com/microsandbox-go/microsandbox/internal/testimage"
+	"time"
 )
 
-// in runs a script in a sandbox, which has to succeed, and returns its output.
-func (w *world) in(name, script string) string {
-	w.t.Helper()
-	r := w.run("exec", "-q", name, "--", "bash", "-ec", script)
-	if r.code != 0 {
-		w.t.Fatalf("exit code %d of %s\nstdout: %s\nstderr: %s", r.code, script, clip(r.out), clip(r.err))
-	}
-	return r.out
+var update = flag.Bool("update", false, "write what was answered into the golden conversations")
+
+// service is a server that runs in a world.
+type service struct {
+	w    *world
+	url  string
+	pid  int
+	all  string // a key for everything; "" in development mode
+	team string // a key for the namespace team-a
 }
 
-// configure does what the maintainer scripts of the image's packages would have done.
-const configure = `printf 'auth required pam_unix.so\n' >/etc/pam.d/common-auth
-	printf 'account required pam_unix.so\n' >/etc/pam.d/common-account
-	printf 'session required pam_unix.so\n' >/etc/pam.d/common-session
-	printf 'password required pam_unix.so\n' >/etc/pam.d/common-password
-	cut -d: -f1 /etc/passwd | sed 's/$/:*:19000:0:99999:7:::/' >/etc/shadow; chmod 640 /etc/shadow
-	mkdir -p /var/lib/dpkg/info /var/lib/dpkg/updates /var/lib/dpkg/triggers /var/lib/apt/lists /var/cache/apt/archives /etc/apt/apt.conf.d /var/log/apt
-	touch /var/lib/dpkg/status /var/lib/dpkg/available; ldconfig`
+// client asks without keeping connections, so that none is left when a server is killed.
+var client = &http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true}}
 
-// TestServer makes of a sandbox what people make of a machine: users, packages, a database. All of it is there after each end,
-// and of the database what was committed.
-func TestServer(t *testing.T) {
-	img := testimage.Server(t)
-	deb := testimage.BusyboxPackage(t)
-	each(t, func(w *world) {
-		ref := testimage.Serve(w.t, testimage.Options{}).Push(w.t, "server", img)
-		w.ok("create", "-q", "--name", "server", "-m", "1G", ref)
-		w.in("server", configure)
+// secret is what servers of tests sign keys with: that of the vectors of contract server-v0.2 §1.4.
+const serverSecret = "0123456789abcdefghijklmnopqrstuv"
 
-		// Users.
-		w.in("server", "useradd -m -s /bin/bash alice; useradd -r -m -d /pg postgres")
-		users := `su - alice -c 'whoami; pwd; umask 027; test -e f || echo hers >f; cat f; stat -c %U:%G:%a f'; su alice -c 'cat /etc/shadow' 2>&1 | tail -1; stat -c %U:%G /home/alice`
-		const want = "alice\n/home/alice\nhers\nalice:alice:640\ncat: /etc/shadow: Permission denied\nalice:alice\n"
-		if out := w.in("server", users); out != want {
-			w.t.Errorf("users: %q", out)
+// serve starts a server that asks for keys, or with --dev one that does not.
+func (w *world) serve(flags ...string) *service {
+	w.t.Helper()
+	s := &service{w: w}
+	if !strings.Contains(strings.Join(flags, " "), "--dev") {
+		w.write(filepath.Join(w.home, "server.key"), serverSecret, 0o600)
+	}
+	w.t.Cleanup(func() {
+		if r := w.run("server", "stop"); r.code != 0 && !strings.Contains(r.err, "not running") && !strings.Contains(r.err, "not found") {
+			w.t.Errorf("server stop: %s", r.err)
 		}
+	})
+	s.start(flags...)
+	if !strings.Contains(strings.Join(flags, " "), "--dev") {
+		s.all, s.team = s.key("*"), s.key("team-a")
+	}
+	return s
+}
 
-		// A package, from a repository.
-		w.in("server", "mkdir /repo")
-		for name, body := range repository(w, deb) {
-			path := filepath.Join(w.top, name)
-			w.write(path, body, 0o644)
-			w.ok("cp", "-q", path, "server:/repo/"+name)
-		}
-		w.in("server", `echo 'deb [trusted=yes] file:/repo ./' >/etc/apt/sources.list; echo '_apt:x:42:65534::/nonexistent:/usr/sbin/nologin' >>/etc/passwd
-			chmod 755 /repo; export DEBIAN_FRONTEND=noninteractive; apt-get -q update; apt-get -q install -y --no-install-recommends busybox-static`)
-		installed := func() {
-			w.t.Helper()
-			if out := w.in("server", "dpkg-query -W -f '${db:Status-Status}' busybox-static; dpkg -V busybox-static; busybox echo ' here'"); out != "installed here\n" {
-				w.t.Errorf("the package: %q", out)
-			}
-		}
-		installed()
+// start starts the server, or starts it again.
+func (s *service) start(flags ...string) {
+	w := s.w
+	w.t.Helper()
+	r := w.run(append([]string{"server", "start", "--detach", "--port", "0"}, flags...)...)
+	if r.code != 0 {
+		log, _ := os.ReadFile(filepath.Join(w.home, "logs", "server.log"))
+		w.t.Fatalf("server start: %s\n%s", r.err, log)
+	}
+	var state struct {
+		URL string
+		PID int
+	}
+	data, err := os.ReadFile(filepath.Join(w.home, "server.json"))
+	w.must(err)
+	w.must(json.Unmarshal(data, &state))
+	s.url, s.pid = state.URL, state.PID
+}
 
-		// A database.
-		pg := func(command string) string {
-			return "su postgres -c \"PATH=/usr/lib/postgresql/15/bin:$PATH; cd /pg; " + command + "\""
-		}
-		up := pg("pg_ctl -D data -l log -w -s -t 120 -o \\\"-k /pg -c listen_addresses=\\\" start") + " || { cat /pg/log; exit 1; }"
-		w.in("server", pg("initdb -D data -E UTF8 --locale=C")+"; "+up+"; "+pg(`psql -h /pg -q -c 'CREATE TABLE t (n int PRIMARY KEY, text text)'`))
-		count := func() int {
-			w.t.Helper()
-			n, err := strconv.Atoi(strings.TrimSpace(w.in("server", pg("psql -h /pg -At -c 'SELECT count(*) FROM t WHERE length(text) = 100'"))))
-			w.must(err)
-			return n
-		}
-		w.in("server", pg(`psql -h /pg -q -c 'INSERT INTO t SELECT n, repeat(chr(120), 100) FROM generate_series(1, 1000) n'`))
-		w.ok("stop", "-q", "server")
-		w.ok("start", "-q", "server")
-		if out := w.in("server", users); out != want {
-			w.t.Errorf("users after a stop: %q", out)
-		}
-		installed()
-		w.in("server", up)
-		if n := count(); n != 1000 {
-			w.t.Errorf("after a stop there are %d rows of 1000", n)
-		}
+func (s *service) key(namespace string) string {
+	s.w.t.Helper()
+	var out struct{ Token string }
+	s.w.must(json.Unmarshal([]byte(s.w.ok("server", "keygen", "-n", namespace, "--format", "json")), &out))
+	return out.Token
+}
 
-		for round := range 2 {
-			// One transaction after the other, until all is killed: what was said to be committed is there.
-			first := 10000 * (round + 1)
-			insert := fmt.Sprintf(`for n in $(seq %d %d); do echo "INSERT INTO t VALUES ($n, repeat('x', 100)) RETURNING n;"; done | su postgres -c '/usr/lib/postgresql/15/bin/psql -h /pg -At -q'`, first, first+9999)
-			before, committed := count(), 0
-			cmd := w.msb("exec", "-q", "server", "--", "bash", "-c", insert)
-			stdout, err := cmd.StdoutPipe()
-			w.must(err)
-			w.must(cmd.Start())
-			runner := w.runner("server")
-			sentry := descendant(runner, sentryName)
-			for lines := bufio.NewScanner(stdout); lines.Scan(); {
-				if committed++; committed == 200 {
-					w.must(unix.Kill([]int{runner, sentry}[round], unix.SIGKILL))
-					_ = unix.Kill([]int{sentry, runner}[round], unix.SIGKILL) // it may have gone with the other
+// answer is what was answered.
+type answer struct {
+	status int
+	header http.Header
+	body   string
+}
+
+// ask sends one request.
+func (s *service) ask(method, path string, header map[string]string, body string) answer {
+	s.w.t.Helper()
+	a, err := s.try(method, path, header, body)
+	s.w.must(err)
+	return a
+}
+
+func (s *service) try(method, path string, header map[string]string, body string) (answer, error) {
+	req, err := http.NewRequest(method, s.url+path, strings.NewReader(body))
+	if err != nil {
+		return answer{}, err
+	}
+	for k, v := range header {
+		if k == "Host" {
+			req.Host = v
+		}
+		req.Header.Set(k, v)
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return answer{}, err
+	}
+	defer resp.Body.Close()
+	data, err := io.ReadAll(resp.Body)
+	return answer{resp.StatusCode, resp.Header, string(data)}, err
+}
+
+// call calls a method of JSON-RPC with the key for everything and returns its result as JSON.
+func (s *service) call(method, params string) string {
+	s.w.t.Helper()
+	a := s.rpc(s.all, method, params)
+	var r struct{ Result json.RawMessage }
+	if err := json.Unmarshal([]byte(a.body), &r); err != nil || a.status != 200 || r.Result == nil {
+		s.w.t.Fatalf("%s %s: %d %s", method, clip(params), a.status, clip(a.body))
+	}
+	return string(r.Result)
+}
+
+func (s *service) rpc(key, method, params string) answer {
+	s.w.t.Helper()
+	return s.ask("POST", "/api/v1/rpc", keyed(key), `{"jsonrpc":"2.0","method":"`+method+`","params":`+params+`,"id":"1"}`)
+}
+
+func keyed(key string) map[string]string {
+	h := map[string]string{"Content-Type": "application/json"}
+	if key != "" {
+		h["Authorization"] = "Bearer " + key
+	}
+	return h
+}
+
+// served runs a test in a world that may keep what a server leaves on purpose, as an ordinary user.
+func served(t *testing.T, test func(w *world)) {
+	w := newWorld(t, true, "server.key", "server.keys.json", "server.keys.lock", "logs/*", "namespaces")
+	test(w)
+}
+
+// exchange is one request of a golden file, where its answer is below it:
+//
+//	> POST /api/v1/rpc
+//	> Authorization: Bearer $ALL
+//	{"jsonrpc":"2.0", …}
+//	< 200 application/json
+//	{"jsonrpc":"2.0", …}
+type exchange struct {
+	request []string // its line and its headers; nil: there is only a comment
+	body    string
+	comment string
+}
+
+var requestLine = regexp.MustCompile(`^[A-Z]+ /`)
+
+// conversation reads a golden file, and returns its text, too.
+func conversation(t *testing.T, path string) (all []exchange, text string) {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	answered := true
+	for line := range strings.Lines(string(data)) {
+		line = strings.TrimSuffix(line, "\n")
+		rest, request := strings.CutPrefix(line, "> ")
+		last := len(all) - 1
+		switch {
+		case strings.HasPrefix(line, "# "):
+			all = append(all, exchange{comment: line})
+			answered = true
+		case request && requestLine.MatchString(rest):
+			all = append(all, exchange{request: []string{rest}})
+			answered = false
+		case request:
+			all[last].request = append(all[last].request, rest)
+		case strings.HasPrefix(line, "< "):
+			answered = true
+		case !answered && line != "":
+			all[last].body = line
+		}
+	}
+	return all, string(data)
+}
+
+var (
+	measured = regexp.MustCompile(`"(cpu_usage|memory_usage|disk_usage)":[0-9.]+`)
+	bigBody  = regexp.MustCompile(`\$SPACES\((\d+)\)`)
+)
+
+// TestServerConversations holds the golden conversations of contract server-v0.2 §1.2 to §1.8.
+func TestServerConversations(t *testing.T) {
+	paths, err := filepath.Glob("testdata/server/*.txt")
+	if err != nil || len(paths) == 0 {
+		t.Fatalf("no conversations: %v", err)
+	}
+	for _, path := range paths {
+		t.Run(strings.TrimSuffix(filepath.Base(path), ".txt"), func(t *testing.T) {
+			served(t, func(w *world) {
+				s := w.serve()
+				if strings.HasSuffix(path, "dev.txt") {
+					w.ok2("server", "stop")
+					s.start("--dev")
 				}
-			}
-			_ = cmd.Wait()
-			w.ok("start", "-q", "server")
-			w.in("server", "rm -f /pg/data/postmaster.pid; "+up)
-			if n := count(); n < before+committed || committed < 200 {
-				w.t.Errorf("%d rows were there, %d more were committed, and after the kill there are %d", before, committed, n)
-			} else {
-				w.t.Logf("%d rows were there, %d more were committed, and after the kill there are %d", before, committed, n)
-			}
-			if out := w.in("server", pg("psql -h /pg -At -c 'REINDEX TABLE t' -c 'SELECT 1'")); !strings.HasSuffix(out, "1\n") {
-				w.t.Errorf("reindex: %q", out)
+				replace := strings.NewReplacer("$ALL", s.all, "$TEAM", s.team)
+				all, want := conversation(t, path)
+				var got strings.Builder
+				for _, x := range all {
+					if x.request == nil {
+						fmt.Fprintln(&got, x.comment)
+						continue
+					}
+					method, target, _ := strings.Cut(x.request[0], " ")
+					header := map[string]string{}
+					for _, h := range x.request[1:] {
+						k, v, _ := strings.Cut(h, ": ")
+						header[k] = replace.Replace(v)
+					}
+					for _, line := range x.request {
+						fmt.Fprintln(&got, ">", line)
+					}
+					if x.body != "" {
+						fmt.Fprintln(&got, x.body)
+					}
+					body := bigBody.ReplaceAllStringFunc(x.body, func(m string) string {
+						var n int
+						fmt.Sscanf(m, "$SPACES(%d)", &n)
+						return strings.Repeat(" ", n)
+					})
+					a := s.ask(method, target, header, body)
+					fmt.Fprintf(&got, "< %d", a.status)
+					for _, name := range []string{"Content-Type", "Allow", "Retry-After", "Access-Control-Allow-Origin"} {
+						if v := a.header.Get(name); v != "" {
+							fmt.Fprintf(&got, " %s", v)
+						}
+					}
+					fmt.Fprintf(&got, "\n%s\n\n", measured.ReplaceAllString(a.body, `"$1":N`))
+				}
+				if *update {
+					w.must(os.WriteFile(path, []byte(got.String()), 0o644))
+				} else if got.String() != want {
+					t.Errorf("%s: have\n%s", path, diff(want, got.String()))
+				}
+			})
+		})
+	}
+}
+
+// ok2 runs msb, which has to succeed whatever it says on stderr.
+func (w *world) ok2(args ...string) {
+	w.t.Helper()
+	if r := w.run(args...); r.code != 0 {
+		w.t.Fatalf("msb %s: %s", strings.Join(args, " "), r.err)
+	}
+}
+
+// diff shows the lines in which two texts differ.
+func diff(want, have string) string {
+	a, b := strings.Split(want, "\n"), strings.Split(have, "\n")
+	var out strings.Builder
+	for i := range max(len(a), len(b)) {
+		var x, y string
+		if i < len(a) {
+			x = a[i]
+		}
+		if i < len(b) {
+			y = b[i]
+		}
+		if x != y {
+			fmt.Fprintf(&out, "line %d: %s\n  want: %s\n", i+1, clip(y), clip(x))
+		}
+	}
+	return out.String()
+}
+
+// TestServerKeepsSecrets looks for the server's key where others could read it: in arguments, environments and files' modes.
+func TestServerKeepsSecrets(t *testing.T) {
+	served(t, func(w *world) {
+		const secret = "ABCDEFGHIJKLMNOPQRSTUVWXYZ012345"
+		s := &service{w: w}
+		w.t.Cleanup(func() { w.run("server", "stop") })
+		s.start("--key", secret)
+		info, err := os.Stat(filepath.Join(w.home, "server.key"))
+		w.must(err)
+		if info.Mode().Perm() != 0o600 {
+			t.Errorf("the key's mode is %v", info.Mode())
+		}
+		for _, file := range []string{"cmdline", "environ"} {
+			data, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", s.pid, file))
+			w.must(err)
+			if len(data) == 0 || bytes.Contains(data, []byte(secret)) {
+				t.Errorf("%s of the server is %q", file, data)
 			}
 		}
-		installed()
-		w.ok("rm", "-f", "-q", "server")
+		w.ok2("server", "stop")
+
+		// In the foreground its own arguments had it.
+		cmd := w.msb("server", "start", "--port", "0", "--key", secret)
+		out, err := cmd.StdoutPipe()
+		w.must(err)
+		w.must(cmd.Start())
+		line := make([]byte, 256)
+		if n, err := out.Read(line); err != nil || !strings.Contains(string(line[:n]), "Server listening on 127.0.0.1:") {
+			t.Errorf("it says %q, %v", line[:n], err)
+		}
+		data, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", cmd.Process.Pid))
+		w.must(err)
+		if !bytes.Contains(data, []byte("--port")) || bytes.Contains(data, []byte(secret)) {
+			t.Errorf("its arguments are %q", data)
+		}
+		w.must(cmd.Process.Signal(syscall.SIGTERM))
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("it ended with %v", err)
+		}
 	})
 }
 
-// repository is the files of one for apt with that package.
-func repository(w *world, deb string) map[string]string {
-	w.t.Helper()
-	control, err := exec.Command("dpkg-deb", "-f", deb).Output()
-	w.must(err)
-	body, err := os.ReadFile(deb)
-	w.must(err)
-	index := fmt.Sprintf("%sFilename: ./package.deb\nSize: %d\nSHA256: %x\n\n", control, len(body), sha256.Sum256(body))
-	return map[string]string{"package.deb": string(body), "Packages": index}
+// TestServerAlone has one server of a home at a time, and none hindered by what a dead one left.
+func TestServerAlone(t *testing.T) {
+	served(t, func(w *world) {
+		s := w.serve("--dev")
+		r := w.run("server", "start", "--dev", "--detach", "--port", "0")
+		if want := fmt.Sprintf("A sandbox server is already running (PID: %d) - Use msb server stop to stop it\n", s.pid); r.code != 0 || r.err != want {
+			t.Errorf("a second server: exit code %d, %q", r.code, r.err)
+		}
+		_, port, err := net.SplitHostPort(strings.TrimPrefix(s.url, "http://"))
+		w.must(err)
+		w.must(syscall.Kill(s.pid, syscall.SIGKILL))
+		if !until(tidy, func() bool { _, err := s.try("GET", "/healthz", nil, ""); return err != nil }) {
+			t.Fatal("it still answers")
+		}
+		s.start("--dev") // on another port, and the PID file was there
+		if a := s.ask("GET", "/api/v1/health", nil, ""); a.status != 200 || a.body != `{"message":"Service is healthy"}` {
+			t.Errorf("health is %+v", a)
+		}
+		w.ok2("server", "stop")
+		for want, args := range map[string][]string{
+			"Server failed to stop: server is not running (PID file not found)":          {"server", "stop"},
+			"listen on 127.0.0.1:" + port:                                                nil,
+			"a server in development mode, which asks nobody for a key, does not listen": {"server", "start", "--dev", "--detach", "--host", "0.0.0.0", "--port", "0"},
+			"Invalid host address: nowhere":                                              {"server", "start", "--dev", "--host", "nowhere"},
+		} {
+			if args == nil {
+				l, err := net.Listen("tcp", "127.0.0.1:"+port)
+				w.must(err)
+				defer l.Close()
+				args = []string{"server", "start", "--dev", "--detach", "--port", port}
+			}
+			r := w.run(args...)
+			if line := w.errorLine(r); !strings.Contains(line, want) || r.code != 1 {
+				t.Errorf("msb %s: exit code %d, %q; want %q", strings.Join(args, " "), r.code, line, want)
+			}
+		}
+		w.must(os.WriteFile(filepath.Join(w.home, "server.pid"), []byte("999999999"), 0o644))
+		w.own(filepath.Join(w.home, "server.pid"))
+		if line := w.errorLine(w.run("server", "stop")); line != "Server failed to stop: server process not found (stale PID file removed)" {
+			t.Errorf("a stale PID file: %q", line)
+		}
+	})
+}
+
+// TestServerOldNodeClient runs a program that uses the API as the JavaScript SDK of 0.2 did.
+func TestServerOldNodeClient(t *testing.T) {
+	node, err := exec.LookPath("node")
+	if err != nil {
+		t.Skip("there is no node")
+	}
+	served(t, func(w *world) {
+		s := w.serve()
+		w.ok2("server", "stop")
+		s.start()
+		script, err := filepath.Abs("testdata/server/client.mjs")
+		w.must(err)
+		cmd := exec.Command(node, script)
+		cmd.Env = append(os.Environ(), "MSB_SERVER_URL="+s.url, "MSB_API_KEY="+s.all, "MSB_IMAGE=host")
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		want := `start: Sandbox old-node started successfully
+again: Sandbox old-node started successfully
+command: hello 3 true 0
+failing: 2 false
+missing: error
+timeout: error
+after: still here
+metrics: number number boolean
+stop: Sandbox old-node stopped successfully
+stopped: false null
+`
+		if string(out) != want {
+			t.Errorf("%s", diff(want, string(out)))
+		}
+	})
+}
+
+// TestServerSlowClients has clients that send a header or a body a byte at a time, or not at all: they are cut off.
+func TestServerSlowClients(t *testing.T) {
+	served(t, func(w *world) {
+		s := w.serve("--dev")
+		addr := strings.TrimPrefix(s.url, "http://")
+		for name, head := range map[string]string{
+			"header": "POST /api/v1/rpc HTTP/1.1\r\nHost: localhost\r\n",
+			"body":   "POST /api/v1/rpc HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{",
+		} {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				c, err := net.Dial("tcp", addr)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer c.Close()
+				stop := make(chan struct{})
+				defer close(stop)
+				go func() {
+					_, _ = c.Write([]byte(head))
+					for {
+						select {
+						case <-stop:
+							return
+						case <-time.After(500 * time.Millisecond):
+							if _, err := c.Write([]byte("x")); err != nil {
+								return
+							}
+						}
+					}
+				}()
+				_ = c.SetReadDeadline(time.Now().Add(patience))
+				answer, err := io.ReadAll(c)
+				if e, ok := err.(net.Error); ok && e.Timeout() {
+					t.Errorf("the connection is still there; it answered %q", answer)
+				}
+				if name == "body" && !strings.HasPrefix(string(answer), "HTTP/1.1 408 ") {
+					t.Errorf("it answered %q", answer)
+				}
+			})
+		}
+	})
 }

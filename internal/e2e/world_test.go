@@ -54,8 +54,8 @@ func each(t *testing.T, test func(w *world)) {
 	}
 }
 
-// newWorld makes a world of which nothing may be left when the test ends but what may be kept in any MSB_HOME.
-func newWorld(t *testing.T, user bool) *world {
+// newWorld makes a world of which nothing may be left when the test ends but what may be kept in any MSB_HOME, and keep.
+func newWorld(t *testing.T, user bool, keep ...string) *world {
 	top, err := os.MkdirTemp("/tmp", "e2e")
 	if err != nil {
 		t.Fatal(err)
@@ -68,13 +68,13 @@ func newWorld(t *testing.T, user bool) *world {
 	w := &world{t: t, top: top, home: filepath.Join(top, "h"), user: user}
 	w.own(top)
 	w.mkdir(w.home)
-	w.check(w.home)
+	w.check(w.home, keep...)
 	return w
 }
 
 // check removes all sandboxes of a home when the test ends, and then looks for leaks.
-func (w *world) check(home string) {
-	leakcheck.Check(w.t, leakcheck.Home(home, kept...), leakcheck.Binaries(bin), leakcheck.Cgroups(cgroup.Name(home, "")))
+func (w *world) check(home string, keep ...string) {
+	leakcheck.Check(w.t, leakcheck.Home(home, slices.Concat(kept, keep)...), leakcheck.Binaries(bin), leakcheck.Cgroups(cgroup.Name(home, "")))
 	w.t.Cleanup(func() { w.removeAll(home) })
 }
 
