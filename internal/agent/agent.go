@@ -48,6 +48,7 @@ type Agent struct {
 	sessions map[uint32]session
 	running  sync.WaitGroup // sessions
 	handles  handleTable
+	kernels  kernels
 }
 
 // session is something with an id that takes frames until it ends.
@@ -85,6 +86,7 @@ func (a *Agent) Run() error {
 	a.reaper = newReaper(a.Init)
 	a.users = userDB{root: a.Root}
 	a.sessions = make(map[uint32]session)
+	a.kernels.a = a
 	defer a.end()
 
 	begin := a.bootstrap
@@ -132,6 +134,7 @@ func (a *Agent) end() {
 		killAll()
 	}
 	_ = a.Conn.Close()
+	a.kernels.close()
 	a.running.Wait()
 }
 
@@ -205,6 +208,7 @@ func (a *Agent) shutdown() {
 	if a.Init {
 		terminateAll()
 	}
+	a.kernels.stop()
 	a.mu.Lock()
 	for _, s := range a.sessions {
 		s.terminate()

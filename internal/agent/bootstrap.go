@@ -64,7 +64,8 @@ func (a *Agent) ready(answer []byte) error {
 		InitTimeNS:   uint64(spent),
 		ReadyTimeNS:  uint64(a.Boot + spent),
 		AgentVersion: a.Version,
-		Types:        []agentproto.Type{agentproto.TypeFiles, agentproto.TypeAck, agentproto.TypeCancel},
+		Types: []agentproto.Type{agentproto.TypeFiles, agentproto.TypeAck, agentproto.TypeCancel,
+			agentproto.TypeKernelRun, agentproto.TypeKernelRequest},
 	})
 	return a.out.write(answer)
 }

@@ -59,6 +59,10 @@ func (a *Agent) handle(id uint32, m agentproto.Message, f *agentproto.Frame) (ke
 		return false, a.fs(id, m.Payload)
 	case agentproto.TypeTCPConnect:
 		return false, a.tcp(id, m.Payload)
+	case agentproto.TypeKernelRun:
+		return false, a.runCell(id, m.Payload)
+	case agentproto.TypeKernelRequest:
+		return false, a.kernels.request(id, m.Payload)
 
 	case agentproto.TypeExecStdin, agentproto.TypeExecResize, agentproto.TypeExecSignal, agentproto.TypeFSData,
 		agentproto.TypeTCPData, agentproto.TypeTCPEOF, agentproto.TypeTCPClose, agentproto.TypeAck:

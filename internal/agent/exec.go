@@ -86,7 +86,7 @@ func (s *execSession) start() (*stdio, *child, *agentproto.ExecFailed) {
 	s.io = std
 	s.mu.Unlock()
 
-	c, failed := cmd.spawn(s.a.reaper, std.child)
+	c, failed := cmd.spawn(s.a.reaper, std.child[:])
 	std.closeChild()
 	if failed != nil {
 		std.close()

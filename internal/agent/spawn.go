@@ -151,13 +151,15 @@ func (c *command) candidates(try func(path string) (done bool)) {
 	}
 }
 
-// spawn starts the command with the given files as its 0, 1 and 2.
-func (c *command) spawn(r *reaper, files [3]int) (*child, *agentproto.ExecFailed) {
+// spawn starts the command with the given files as its 0, 1, 2 and so on.
+func (c *command) spawn(r *reaper, files []int) (*child, *agentproto.ExecFailed) {
 	attr := &syscall.ProcAttr{
-		Dir:   c.cwd,
-		Env:   c.env,
-		Files: []uintptr{uintptr(files[0]), uintptr(files[1]), uintptr(files[2])},
-		Sys:   &syscall.SysProcAttr{Setsid: true, Setctty: c.tty},
+		Dir: c.cwd,
+		Env: c.env,
+		Sys: &syscall.SysProcAttr{Setsid: true, Setctty: c.tty},
+	}
+	for _, fd := range files {
+		attr.Files = append(attr.Files, uintptr(fd))
 	}
 	if self := ownIdentity(); c.id.uid != self.uid || c.id.gid != self.gid || len(c.id.groups) > 0 {
 		attr.Sys.Credential = &syscall.Credential{Uid: c.id.uid, Gid: c.id.gid, Groups: c.id.groups}

@@ -299,7 +299,8 @@ func (s *Stream) acknowledge(m *Message) error {
 		return nil
 	}
 	switch m.Type {
-	case agentproto.TypeExecStdout, agentproto.TypeExecStderr, agentproto.TypeFSData, agentproto.TypeTCPData:
+	case agentproto.TypeExecStdout, agentproto.TypeExecStderr, agentproto.TypeFSData, agentproto.TypeTCPData,
+		agentproto.TypeKernelStdout, agentproto.TypeKernelStderr, agentproto.TypeKernelResult:
 	default:
 		return nil
 	}

@@ -110,6 +110,18 @@ func (c *codec) text(key string, p *string, how rule) {
 	}
 }
 
+func (c *codec) bytes(key string, p *[]byte, how rule) {
+	r, w := c.key(key, how, len(*p) == 0)
+	if w {
+		c.out = append(appendHead(c.out, majorBytes, uint64(len(*p))), *p...)
+	}
+	if r != nil {
+		b, err := r.str(majorBytes)
+		c.field(key, err)
+		*p = append([]byte(nil), b...)
+	}
+}
+
 // optText is a text that may be absent, which is not the same as "".
 func (c *codec) optText(key string, p **string, how rule) {
 	r, w := c.key(key, how, *p == nil)

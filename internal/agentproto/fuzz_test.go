@@ -59,6 +59,13 @@ func FuzzTouched(f *testing.F)            { fuzzPayload[Touched](f) }
 func FuzzAck(f *testing.F)                { fuzzPayload[Ack](f) }
 func FuzzError(f *testing.F)              { fuzzPayload[Error](f) }
 func FuzzBootstrap(f *testing.F)          { fuzzPayload[Bootstrap](f) }
+func FuzzKernelRun(f *testing.F)          { fuzzPayload[KernelRun](f) }
+func FuzzKernelStarted(f *testing.F)      { fuzzPayload[KernelStarted](f) }
+func FuzzKernelResult(f *testing.F)       { fuzzPayload[KernelResult](f) }
+func FuzzKernelDone(f *testing.F)         { fuzzPayload[KernelDone](f) }
+func FuzzKernelRequest(f *testing.F)      { fuzzPayload[KernelRequest](f) }
+func FuzzKernelResponse(f *testing.F)     { fuzzPayload[KernelResponse](f) }
+func FuzzKernelFailed(f *testing.F)       { fuzzPayload[KernelFailed](f) }
 
 func FuzzData(f *testing.F) {
 	f.Add([]byte{0xa1, 0x64, 'd', 'a', 't', 'a', 0x42, 'h', 'i'})

@@ -74,6 +74,18 @@ var golden = []struct {
 	{"tcp close", 1, TypeTCPClose, nil},
 	{"tcp closed", 1, TypeTCPClosed, nil},
 	{"tcp failed", 1, TypeTCPFailed, &TCPFailed{"refused"}},
+	{"kernel run", 1, TypeKernelRun, &KernelRun{Language: "python", Code: "1+1"}},
+	{"kernel run in full", 1, TypeKernelRun, &KernelRun{Language: "node", Session: "s", Code: "é", TimeoutMS: 1500, Echo: EchoAll, MaxOutput: 1 << 30,
+		Env: []string{"A=1"}, Cwd: "/w", User: "u:g", Window: 1 << 20}},
+	{"kernel started", 1, TypeKernelStarted, &KernelStarted{Cell: 7, Fresh: true}},
+	{"kernel result", 1, TypeKernelResult, &KernelResult{MIME: "image/png", Data: []byte{0x89, 'P'}, More: true}},
+	{"kernel done", 1, TypeKernelDone, &KernelDone{Status: KernelOK}},
+	{"kernel done in full", 1, TypeKernelDone, &KernelDone{Status: KernelDied, Code: -1, Signal: 9, ErrorName: "E", ErrorValue: "v", StateLost: true, Dropped: 5}},
+	{"kernel request", 1, TypeKernelRequest, &KernelRequest{Op: KernelRestart, Language: "bash", Session: "s"}},
+	{"kernel list", 1, TypeKernelRequest, &KernelRequest{Op: KernelList}},
+	{"kernel response", 1, TypeKernelResponse, &KernelResponse{}},
+	{"kernel response of a list", 1, TypeKernelResponse, &KernelResponse{[]KernelInfo{{"python", "default", 42, 3, 1, true}}}},
+	{"kernel failed", 1, TypeKernelFailed, &KernelFailed{KernelNoInterpreter, "no"}},
 	{"bootstrap", 0, TypeBootstrap, &Bootstrap{}},
 	{"bootstrap in full", 0, TypeBootstrap, &Bootstrap{
 		BlockRoot:   &BlockRoot{Kind: "oci-erofs", Lower: "/dev/vda", Upper: &BlockUpper{Kind: "tmpfs", SizeMiB: 64}},
@@ -97,7 +109,7 @@ var goldenData = []struct {
 	data string
 }{
 	{TypeExecStdin, ""}, {TypeExecStdout, "hello"}, {TypeExecStderr, strings.Repeat("e", 24)}, {TypeFSData, strings.Repeat("f", 256)},
-	{TypeTCPData, "x"}, {TypeFiles, "tar"},
+	{TypeTCPData, "x"}, {TypeFiles, "tar"}, {TypeKernelStdout, "out"}, {TypeKernelStderr, "err"},
 }
 
 // lines are the lines of the golden file: name, frame in hexadecimal, payload in diagnostic notation.

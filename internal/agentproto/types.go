@@ -51,6 +51,17 @@ const (
 	TypeAck Type = "x.msb.ack"
 	// TypeCancel says that the client has no more interest in a session. The agent drops it and does not answer.
 	TypeCancel Type = "x.msb.cancel"
+
+	// Code interpreters that live in the guest; see KernelRun.
+	TypeKernelRun      Type = "x.msb.kernel.run"
+	TypeKernelStarted  Type = "x.msb.kernel.started"
+	TypeKernelStdout   Type = "x.msb.kernel.stdout"
+	TypeKernelStderr   Type = "x.msb.kernel.stderr"
+	TypeKernelResult   Type = "x.msb.kernel.result"
+	TypeKernelDone     Type = "x.msb.kernel.done"
+	TypeKernelRequest  Type = "x.msb.kernel.request"
+	TypeKernelResponse Type = "x.msb.kernel.response"
+	TypeKernelFailed   Type = "x.msb.kernel.failed"
 )
 
 // MaxFilesChunk is the most data that one x.msb.files frame carries, in bytes.
@@ -99,6 +110,15 @@ var types = [...]TypeInfo{
 	{TypeError, 5, Terminal},
 	{TypeFiles, 7, 0},
 	{TypeCancel, 7, 0},
+	{TypeKernelRun, 7, SessionStart},
+	{TypeKernelStarted, 7, 0},
+	{TypeKernelStdout, 7, 0},
+	{TypeKernelStderr, 7, 0},
+	{TypeKernelResult, 7, 0},
+	{TypeKernelDone, 7, Terminal},
+	{TypeKernelRequest, 7, SessionStart},
+	{TypeKernelResponse, 7, Terminal},
+	{TypeKernelFailed, 7, Terminal},
 }
 
 // Lookup returns what is known about a type; ok is false for one that nobody has heard of.

@@ -16,7 +16,11 @@ const (
 	execSession sessionKind = iota
 	fsSession
 	tcpSession
+	cellSession // of an interpreter
 )
+
+// prints reports whether what such a session prints is logged. Those that do are numbered.
+func (k sessionKind) prints() bool { return k == execSession || k == cellSession }
 
 // session is one of a client's.
 type session struct {
@@ -31,7 +35,7 @@ type work struct {
 	activity atomic.Uint64
 
 	mu       sync.Mutex
-	execs    uint64 // begun so far: the number of the last one
+	execs    uint64 // and cells begun so far: the number of the last one
 	open     int    // sessions
 	draining bool
 	drained  func() // called when the last session of a draining sandbox ends
@@ -50,7 +54,7 @@ func (w *work) sessions() int {
 	return w.open
 }
 
-// enter begins a session, unless the sandbox is draining. n is the number of an exec session.
+// enter begins a session, unless the sandbox is draining. n is the number of a session that prints.
 func (w *work) enter(kind sessionKind) (n uint64, ok bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -58,7 +62,7 @@ func (w *work) enter(kind sessionKind) (n uint64, ok bool) {
 		return 0, false
 	}
 	w.open++
-	if kind == execSession {
+	if kind.prints() {
 		w.execs++
 	}
 	return w.execs, true
@@ -126,6 +130,11 @@ func (r *relay) begun(c *client, f *agentproto.Frame) bool {
 		kind = fsSession
 	case agentproto.TypeTCPConnect:
 		kind = tcpSession
+	case agentproto.TypeKernelRun:
+		kind = cellSession
+	case agentproto.TypeKernelRequest: // is answered at once
+		r.work.activity.Add(1)
+		return true
 	default:
 		return true
 	}
@@ -142,9 +151,9 @@ func (r *relay) begun(c *client, f *agentproto.Frame) bool {
 		return false
 	}
 	s := &session{kind: kind}
-	if kind == execSession && r.out != nil {
+	if kind.prints() && r.out != nil {
 		var x agentproto.ExecRequest
-		if agentproto.Decode(m.Payload, &x) == nil {
+		if kind == cellSession || agentproto.Decode(m.Payload, &x) == nil {
 			s.log = r.out.Session(n, x.TTY, c.whole)
 		}
 	}
@@ -186,17 +195,19 @@ func (r *relay) observe(c *client, f *agentproto.Frame) {
 		return
 	}
 	m, err := agentproto.Open(f.Body())
-	if err != nil || m.Type != agentproto.TypeExecStdout && m.Type != agentproto.TypeExecStderr {
-		return
-	}
-	data, err := agentproto.DecodeData(m.Payload)
 	if err != nil {
 		return
 	}
-	if m.Type == agentproto.TypeExecStdout {
-		s.log.Stdout(data)
-	} else {
-		s.log.Stderr(data)
+	write := s.log.Stdout
+	switch m.Type {
+	case agentproto.TypeExecStdout, agentproto.TypeKernelStdout:
+	case agentproto.TypeExecStderr, agentproto.TypeKernelStderr:
+		write = s.log.Stderr
+	default:
+		return
+	}
+	if data, err := agentproto.DecodeData(m.Payload); err == nil {
+		write(data)
 	}
 }
 

@@ -72,11 +72,17 @@ func TestRelayLogsSessions(t *testing.T) {
 	b.hear(one, agentproto.AppendData(nil, one.start, agentproto.TypeExecStdout, []byte("of no session")))
 	b.exec(one, one.start, false) // an id may be used again
 	b.hear(one, agentproto.AppendData(nil, one.start, agentproto.TypeExecStdout, []byte("again")))
+	b.say(one, agentproto.Append(nil, one.start+1, agentproto.TypeKernelRun, &agentproto.KernelRun{Language: "python"}))
+	b.want(one.start+1, agentproto.TypeKernelRun)
+	b.hear(one, agentproto.AppendData(nil, one.start+1, agentproto.TypeKernelStdout, []byte("cell")))
+	b.hear(one, agentproto.AppendData(nil, one.start+1, agentproto.TypeKernelStderr, []byte("error")))
+	b.hear(one, agentproto.Append(nil, one.start+1, agentproto.TypeKernelResult, &agentproto.KernelResult{MIME: "text/plain", Data: []byte("no output")}))
+	b.hear(one, agentproto.Append(nil, one.start+1, agentproto.TypeKernelDone, &agentproto.KernelDone{}))
 	two.Close()
 	b.want(two.start+7, agentproto.TypeExecSignal)
 	b.want(0, agentproto.TypeClientDisconnected)
 	b.want(two.start, agentproto.TypePing)
-	const want = "1 stdout \"out\"\n1 stderr \"err\"\n2 output \"tty\"\n1 stderr \"\\xc3\"\n3 stdout \"again\"\n"
+	const want = "1 stdout \"out\"\n1 stderr \"err\"\n2 output \"tty\"\n1 stderr \"\\xc3\"\n3 stdout \"again\"\n4 stdout \"cell\"\n4 stderr \"error\"\n"
 	if got := read(); got != want {
 		t.Errorf("logged\n%s, want\n%s", got, want)
 	}
@@ -124,6 +130,12 @@ func TestWorkIsCounted(t *testing.T) {
 	step("cancel", 1, true)
 	b.hear(c, agentproto.Append(nil, c.start+1, agentproto.TypeError, &agentproto.Error{Kind: agentproto.InvalidPayload, Message: strings.Repeat("x", 500)}))
 	step("error", 0, false)
+	send(c.start+4, agentproto.TypeKernelRun, &agentproto.KernelRun{Language: "python"})
+	step("cell", 1, true)
+	b.hear(c, agentproto.Append(nil, c.start+4, agentproto.TypeKernelDone, &agentproto.KernelDone{}))
+	step("cell's end", 0, true)
+	send(c.start+5, agentproto.TypeKernelRequest, &agentproto.KernelRequest{Op: agentproto.KernelList})
+	step("list of interpreters", 0, true)
 	b.exec(c, c.start+1, false)
 	step("exec", 1, true)
 	c.Close()

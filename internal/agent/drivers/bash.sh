@@ -1,0 +1,21 @@
+# A bash kernel. Cells come on descriptor 3, each as two strings that end in NUL: the number of the cell, written for
+# printf, and its code. Events go on 4 (see kernelproc.go).
+#
+# A signal handler cannot leave a loop that it interrupts. But a handler of DEBUG runs before each command, and there
+# "return" leaves the function, and the cell in the end.
+set -T
+trap '__msb_stop=1; trap "return 130 2>/dev/null" DEBUG; return 130 2>/dev/null' INT
+printf '\0\0\0\5R\0\0\0\0' >&4
+while IFS= read -r -d '' -u 3 __msb_number && IFS= read -r -d '' -u 3 __msb_cell; do
+	__msb_stop=
+	source /dev/fd/5 5<<<"$__msb_cell" 3<&- 4>&- </dev/null
+	__msb_code=$?
+	if [[ $__msb_stop ]]; then
+		trap - DEBUG
+		__msb_status=i
+	else
+		__msb_status=o
+	fi
+	printf -v __msb_code '%03o' "$__msb_code"
+	printf "\\0\\0\\0\\013D$__msb_number$__msb_status\\0\\0\\0\\$__msb_code\\0" >&4
+done
