@@ -263,6 +263,14 @@ func held(lock string) bool {
 	return unix.FcntlFlock(f.Fd(), unix.F_OFD_GETLK, &lk) == nil && lk.Type != unix.F_UNLCK
 }
 
+// released waits until the processes of a sandbox that were killed have gone: until then it counts as running.
+func (w *world) released(name string) {
+	w.t.Helper()
+	if !until(stuck, func() bool { return !held(filepath.Join(w.runDir(name), "lock")) }) {
+		w.t.Fatalf("the lock of %s is held", name)
+	}
+}
+
 // TestKillDetached kills the runner of a sandbox that nobody waits for, alone and with somebody in it.
 func TestKillDetached(t *testing.T) {
 	each(t, func(w *world) {

@@ -141,6 +141,7 @@ func TestSoakRestarts(t *testing.T) {
 				sentry := descendant(runner, sentryName)
 				w.must(unix.Kill(runner, unix.SIGKILL))
 				_ = unix.Kill(sentry, unix.SIGKILL) // it may have gone with the runner
+				w.released("long")
 			case 3:
 				w.ok("restart", "-q", "long")
 			}
