@@ -27,7 +27,10 @@ import (
 	"testing"
 	"time"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sys/unix"
+
+	"github.com/microsandbox-go/microsandbox/internal/testimage"
 )
 
 // secureSite is an HTTPS server on every address of a space, for any name, and what it was sent.
@@ -535,4 +538,44 @@ func TestProxy(t *testing.T) {
 			t.Errorf("with another password: %d %q %q", r.code, r.out, r.err)
 		}
 	})
+}
+
+// TestSecretInImages has programs of images, which trust nobody or only what they brought, trust the sandbox's authority.
+func TestSecretInImages(t *testing.T) {
+	if !inPrivate(t) {
+		return
+	}
+	const python = `import os, ssl, urllib.request as u
+r = u.Request("https://api.good.test/python", headers={"X-Key": os.environ["API_KEY"]})
+print(u.urlopen(r).read().decode())
+for v in ["SSL_CERT_FILE"]: os.environ.pop(v, None)
+print(u.urlopen(u.Request("https://api.good.test/python2", headers={"X-Key": os.environ["API_KEY"]}), context=ssl.create_default_context(cafile="/etc/ssl/certs/ca-certificates.crt")).read().decode())`
+	const node = `require("https").get("https://api.good.test/node", {headers: {"x-key": process.env.API_KEY}}, r => r.on("data", d => process.stdout.write(d)))`
+	for name, x := range map[string]struct {
+		image   func(testing.TB) v1.Image
+		command []string
+		times   int
+	}{
+		"python": {testimage.Python, []string{"python3", "-c", python}, 2},
+		"node":   {testimage.Node, []string{"node", "-e", node}, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			img := x.image(t)
+			each(t, func(w *world) {
+				ref := testimage.Serve(w.t, testimage.Options{}).Push(w.t, name, img)
+				w.ok("pull", "-q", ref)
+				s := w.space()
+				site := s.secure()
+				value := newValue()
+				w.env = append(w.env, "API_KEY="+value)
+				r := s.run(append([]string{"run", "-q", "--pull", "never", "--secret", "API_KEY@api.good.test", "--tls-upstream-ca-cert", site.ca, ref, "--"}, x.command...)...)
+				if n := strings.Count(r.out, "hello over"); r.code != 0 || n != x.times {
+					w.t.Errorf("%d %q %q", r.code, r.out, r.err)
+				}
+				if n := strings.Count(site.sent("api.good.test"), value); n != x.times {
+					w.t.Errorf("the value came %d times", n)
+				}
+			})
+		})
+	}
 }

@@ -44,6 +44,7 @@ const minLiteral = 6
 // escapes and line breaks undone. Its memory is bounded.
 type scanner struct {
 	list    []*secret
+	matcher *matcher
 	longest int // of all literals
 	plain   window
 	decoded [3]decoded
@@ -69,8 +70,10 @@ type undoer interface {
 	undo(dst, src []byte, marks []int) ([]byte, []int)
 }
 
-func newScanner(list []*secret) *scanner {
-	s := &scanner{list: list}
+// newScanner looks for what p must not let pass.
+func newScanner(p *Plan) *scanner {
+	list := p.watch
+	s := &scanner{list: list, matcher: p.matcher}
 	for _, x := range list {
 		for _, l := range x.literals {
 			s.longest = max(s.longest, len(l))
@@ -135,9 +138,9 @@ type window struct {
 func (w *window) find(s *scanner, p []byte) *secret {
 	keep := s.longest - 1
 	w.seam = append(append(w.seam[:0], w.tail...), p[:min(len(p), keep)]...)
-	x := find(s.list, w.seam)
+	x := s.matcher.find(s.list, w.seam)
 	if x == nil && len(p) > keep {
-		x = find(s.list, p)
+		x = s.matcher.find(s.list, p)
 	}
 	w.advance(p, keep)
 	return x
@@ -158,14 +161,14 @@ func (w *window) findNear(s *scanner, p []byte, marks []int) *secret {
 			begin, end := max(0, off+m-s.longest), off+m+s.longest
 			if begin > to {
 				if found == nil {
-					found = find(s.list, w.seam[from:min(to, len(w.seam))])
+					found = s.matcher.find(s.list, w.seam[from:min(to, len(w.seam))])
 				}
 				from = begin
 			}
 			to = end
 		}
 		if found == nil {
-			found = find(s.list, w.seam[from:min(to, len(w.seam))])
+			found = s.matcher.find(s.list, w.seam[from:min(to, len(w.seam))])
 		}
 		near = to - off
 	}

@@ -126,7 +126,7 @@ func search(in *counter, p *Plan, list []string) error {
 	if err != nil {
 		return fmt.Errorf("decode: %w", err)
 	}
-	scan := newScanner(p.watch)
+	scan := newScanner(p)
 	buf := make([]byte, pieceSize)
 	for total := int64(0); ; {
 		n, err := out.Read(buf)

@@ -49,7 +49,7 @@ func (p *Plan) watchHead(r *http.Request) error {
 	if len(p.watch) == 0 {
 		return nil
 	}
-	scan := newScanner(p.watch)
+	scan := newScanner(p)
 	if x := scan.write([]byte(r.Method + " " + r.Host + " " + r.URL.RequestURI() + " " + r.RequestURI)); x != nil {
 		return p.violation(x, "the URL")
 	}
@@ -69,7 +69,7 @@ func (p *Plan) watchHeader(h http.Header, where string) error {
 			}
 		}
 	}
-	if x := newScanner(p.watch).write(b); x != nil {
+	if x := newScanner(p).write(b); x != nil {
 		return p.violation(x, where)
 	}
 	names := bytes.ToLower(b) // names have lost their case

@@ -8,7 +8,6 @@
 package secret
 
 import (
-	"bytes"
 	"encoding/base64"
 	"fmt"
 	"net/url"
@@ -20,7 +19,8 @@ import (
 
 // Set is the secrets of one sandbox. It does not change, and any number of goroutines may use it.
 type Set struct {
-	list []*secret // longest placeholder first: one may be the beginning of another
+	list    []*secret // longest placeholder first: one may be the beginning of another
+	matcher *matcher  // of all their literals; nil where there are none
 }
 
 type secret struct {
@@ -60,6 +60,9 @@ func New(s *sandbox.Secrets, values []string) (*Set, error) {
 		})
 	}
 	slices.SortStableFunc(set.list, func(a, b *secret) int { return len(b.placeholder) - len(a.placeholder) })
+	if len(set.list) > 0 {
+		set.matcher = newMatcher(set.list)
+	}
 	return set, nil
 }
 
@@ -113,6 +116,7 @@ type Plan struct {
 	host    string
 	replace []*secret // those whose values may go there
 	watch   []*secret // those whose placeholders may not
+	matcher *matcher  // of all
 }
 
 // For returns the plan for a target. A value may go there if its host patterns match the name, the name was resolved to that
@@ -122,6 +126,7 @@ func (s *Set) For(t Target) *Plan {
 	if s.Empty() {
 		return p
 	}
+	p.matcher = s.matcher
 	for _, x := range s.list {
 		match := func(h sandbox.HostPattern) bool { return h.Matches(t.Host) }
 		switch {
@@ -186,16 +191,4 @@ func (p *Plan) replacer(may func(*secret) bool) *strings.Replacer {
 		return nil
 	}
 	return strings.NewReplacer(pairs...)
-}
-
-// find returns the secret with a literal in b.
-func find(list []*secret, b []byte) *secret {
-	for _, x := range list {
-		for _, l := range x.literals {
-			if bytes.Contains(b, l) {
-				return x
-			}
-		}
-	}
-	return nil
 }

@@ -122,5 +122,5 @@ func (p *Plan) Watch(in io.Reader, where string) io.Reader {
 	if len(p.watch) == 0 {
 		return in
 	}
-	return &watchReader{in: in, plan: p, scan: newScanner(p.watch), where: where}
+	return &watchReader{in: in, plan: p, scan: newScanner(p), where: where}
 }
