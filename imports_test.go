@@ -59,7 +59,7 @@ var layers = []struct {
 	{"internal/network/socks", []string{"sandbox"}},
 	{"internal/network/ca", []string{"internal/atomicfile", "sandbox"}},
 	// protocol
-	{"internal/sshserver", []string{"internal/agentclient", "internal/agentproto", "sandbox"}},
+	{"internal/sshserver", []string{"internal/agentclient", "internal/agentproto", "internal/console", "sandbox"}},
 	{"internal/transfer", []string{"internal/agentclient", "internal/agentproto", "sandbox"}},
 	{"internal/agentclient", []string{"internal/agentproto", "sandbox"}},
 	{"internal/agent", []string{"internal/agentproto"}},
