@@ -78,6 +78,14 @@ func configOf(s sandbox.Spec) SandboxConfig {
 		c.PortBindings = append(c.PortBindings, PortBinding{Bind: p.HostBind, HostPort: p.HostPort, GuestPort: p.GuestPort, Protocol: PortProtocol(p.Protocol)})
 	}
 	c.Network, c.strict = networkOf(s.Network), s.Network.Strict
+	if p := s.Network.OutboundProxy; p != nil {
+		c.proxy = &OutboundProxy{kind: p.Protocol, address: p.Address, userID: p.UserID, username: p.Username, passwordEnv: p.PasswordEnv}
+	}
+	if s.Network.Secrets != nil {
+		for _, x := range s.Network.Secrets.Secrets {
+			c.Secrets = append(c.Secrets, secretOf(x))
+		}
+	}
 	return c
 }
 
@@ -132,6 +140,14 @@ func networkOf(n sandbox.Network) *NetworkConfig {
 		said = true
 		c.RateLimiter = &NetworkRateLimiterConfig{Egress: limitOf(r.Egress), Ingress: limitOf(r.Ingress)}
 	}
+	if t := n.TLS; t != nil && t.Enabled {
+		said = true
+		c.TLS = tlsOf(t)
+	}
+	if n.Secrets != nil {
+		said = true
+		c.OnSecretViolation = ViolationAction(n.Secrets.OnViolation.Action)
+	}
 	if n.TrustHostCAs {
 		said = true
 		c.TrustHostCAs = &n.TrustHostCAs
@@ -140,6 +156,36 @@ func networkOf(n sandbox.Network) *NetworkConfig {
 		return nil
 	}
 	return &c
+}
+
+// secretOf is a secret without its value, which no record has.
+func secretOf(x sandbox.Secret) SecretEntry {
+	out := SecretEntry{EnvVar: x.EnvVar, Placeholder: x.Placeholder, RequireTLS: x.RequireTLSIdentity}
+	for _, h := range x.AllowedHosts {
+		if h.Exact != "" {
+			out.AllowHosts = append(out.AllowHosts, h.Exact)
+		} else {
+			out.AllowHostPatterns = append(out.AllowHostPatterns, h.String())
+		}
+	}
+	if x.OnViolation != nil {
+		out.OnViolation = ViolationAction(x.OnViolation.Action)
+	}
+	return out
+}
+
+func tlsOf(t *sandbox.TLS) *TLSConfig {
+	c := &TLSConfig{Bypass: t.Bypass, VerifyUpstream: t.VerifyUpstream, InterceptedPorts: t.InterceptedPorts, BlockQUIC: t.BlockQUIC, UpstreamCACerts: t.UpstreamCACert}
+	for _, s := range t.ScopedUpstreamCACert {
+		c.ScopedUpstreamCACerts = append(c.ScopedUpstreamCACerts, ScopedUpstreamCACert(s))
+	}
+	for _, s := range t.ScopedVerifyUpstream {
+		c.ScopedVerifyUpstream = append(c.ScopedVerifyUpstream, ScopedVerifyUpstream(s))
+	}
+	if t.InterceptCA != nil {
+		c.CACert, c.CAKey = t.InterceptCA.CertPath, t.InterceptCA.KeyPath
+	}
+	return c
 }
 
 func ruleOf(r sandbox.NetworkRule) PolicyRule {

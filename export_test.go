@@ -16,3 +16,10 @@ func CloseEngines() error {
 	engines.byHome = nil
 	return nil
 }
+
+// SetMaxOutput changes what is kept of a command's output, and returns what changes it back.
+func SetMaxOutput(n int) (restore func()) {
+	was := maxOutput
+	maxOutput = n
+	return func() { maxOutput = was }
+}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"sync"
 	"time"
 
@@ -346,34 +345,6 @@ func modTime(info agentproto.FileInfo) time.Time {
 		return time.Time{}
 	}
 	return time.Unix(int64(*info.Modified), 0)
-}
-
-// modeOf is a st_mode as Go has it.
-func modeOf(st uint32) os.FileMode {
-	m := os.FileMode(st & 0o777)
-	for _, b := range []struct {
-		bit uint32
-		to  os.FileMode
-	}{{0o4000, os.ModeSetuid}, {0o2000, os.ModeSetgid}, {0o1000, os.ModeSticky}} {
-		if st&b.bit != 0 {
-			m |= b.to
-		}
-	}
-	switch st & 0o170000 {
-	case 0o040000:
-		m |= os.ModeDir
-	case 0o120000:
-		m |= os.ModeSymlink
-	case 0o020000:
-		m |= os.ModeDevice | os.ModeCharDevice
-	case 0o060000:
-		m |= os.ModeDevice
-	case 0o010000:
-		m |= os.ModeNamedPipe
-	case 0o140000:
-		m |= os.ModeSocket
-	}
-	return m
 }
 
 var errNotAbsolute = &sandbox.Error{Op: "open", Kind: sandbox.InvalidArgument, Message: "the root of a file system is an absolute path"}

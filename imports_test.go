@@ -26,7 +26,7 @@ var layers = []struct {
 	{"cmd/msb-runner", []string{"internal/runner", "internal/driver/gvisor", "internal/version"}},
 	{"cmd/msb-agent", []string{"internal/agent"}},
 	// edges
-	{"internal/cli", []string{"internal/agentclient", "internal/agentproto", "internal/atomicfile", "internal/backend", "internal/config", "internal/console", "internal/doctor", "internal/server", "internal/transfer", "internal/version", "sandbox"}},
+	{"internal/cli", []string{"internal/agentclient", "internal/agentproto", "internal/atomicfile", "internal/backend", "internal/config", "internal/console", "internal/doctor", "internal/server", "internal/sshserver", "internal/transfer", "internal/version", "sandbox"}},
 	{"internal/server", []string{"internal/agentclient", "internal/atomicfile", "internal/backend", "internal/config", "sandbox"}},
 	{"internal/server/jsonrpc", []string{"internal/agentclient", "internal/backend", "internal/sandboxfile", "internal/server", "sandbox"}},
 	{"internal/server/mcp", []string{"internal/agentclient", "internal/backend", "internal/server", "internal/server/jsonrpc", "internal/version", "sandbox"}},
@@ -35,7 +35,7 @@ var layers = []struct {
 	{"internal/sandboxfile", []string{"internal/atomicfile", "sandbox"}},
 	{"internal/doctor", []string{"internal/cgroup", "internal/config", "sandbox"}},
 	// SDK
-	{"", []string{"internal/agentclient", "internal/agentproto", "internal/backend", "internal/backend/local", "internal/config", "internal/console", "internal/runner/launch", "internal/transfer", "internal/version", "sandbox"}},
+	{"", []string{"internal/agentclient", "internal/agentproto", "internal/backend", "internal/backend/local", "internal/config", "internal/console", "internal/runner/launch", "internal/sshserver", "internal/transfer", "internal/version", "sandbox"}},
 	{"runner", []string{"internal/config", "internal/driver/gvisor", "internal/runner"}},
 	// waist
 	{"internal/backend", []string{"sandbox"}},
@@ -63,6 +63,7 @@ var layers = []struct {
 	{"internal/network/socks", []string{"sandbox"}},
 	{"internal/network/ca", []string{"internal/atomicfile", "sandbox"}},
 	// protocol
+	{"internal/sshserver", []string{"internal/agentclient", "internal/agentproto", "internal/console", "sandbox"}},
 	{"internal/transfer", []string{"internal/agentclient", "internal/agentproto", "sandbox"}},
 	{"internal/agentclient", []string{"internal/agentproto", "sandbox"}},
 	{"internal/agent", []string{"internal/agentproto"}},

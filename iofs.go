@@ -138,7 +138,7 @@ type fileInfo struct {
 
 func (i fileInfo) Name() string       { return i.name }
 func (i fileInfo) Size() int64        { return int64(i.info.Size) }
-func (i fileInfo) Mode() fs.FileMode  { return modeOf(i.info.Mode) }
+func (i fileInfo) Mode() fs.FileMode  { return i.info.FileMode() }
 func (i fileInfo) ModTime() time.Time { return modTime(i.info) }
 func (i fileInfo) IsDir() bool        { return i.Mode().IsDir() }
 func (i fileInfo) Sys() any           { return nil }

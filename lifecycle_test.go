@@ -403,7 +403,7 @@ func TestConfigRoundTrip(t *testing.T) {
 	if n := c.Network; n == nil || len(n.Rules) != 3 || n.Rules[0].Destination != ".ads" || n.Rules[2].Ports[1] != "8000-9000" || n.DefaultEgress != microsandbox.PolicyActionDeny {
 		t.Errorf("network %+v", c.Network)
 	}
-	for line, want := range map[string]string{"hostname": "box", "pwd": "/usr", "hello": "from script", "cat /etc/other": "hi", "echo $BASH": "/bin/bash", "df /scratch | grep -c tmpfs": "1"} {
+	for line, want := range map[string]string{"hostname": "box", "pwd": "/usr", "hello": "from script", "cat /etc/other": "hi", "echo $BASH": "/bin/bash", "grep -c ' /scratch tmpfs ' /proc/mounts": "1"} {
 		if got := shell(t, sb, line); got != want {
 			t.Errorf("%s printed %q, want %q", line, got, want)
 		}

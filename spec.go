@@ -333,17 +333,66 @@ func (w *NetworkConfig) limiter() *sandbox.RateLimiter {
 
 // intercept says what is done to connections on their way out.
 func (c *SandboxConfig) intercept(n *sandbox.Network) error {
-	for _, u := range []struct {
-		asked bool
-		what  string
-	}{
-		{c.Network != nil && c.Network.TLS != nil, "looking into TLS"},
-		{len(c.Secrets) > 0, "secrets"},
-		{c.proxy != nil, "a proxy"},
-	} {
-		if u.asked {
-			return &sandbox.Error{Op: "create", Kind: sandbox.Unsupported, Message: "not supported yet: " + u.what}
+	if c.Network != nil && c.Network.TLS != nil {
+		t, err := c.Network.TLS.tls()
+		if err != nil {
+			return err
 		}
+		n.TLS = t
+	}
+	if p := c.proxy; p != nil {
+		n.OutboundProxy = &sandbox.OutboundProxy{Protocol: p.kind, Address: p.address, UserID: p.userID, Username: p.username, PasswordEnv: p.passwordEnv}
+	}
+	if len(c.Secrets) == 0 {
+		return nil
+	}
+	n.Secrets = &sandbox.Secrets{}
+	if c.Network != nil {
+		n.Secrets.OnViolation.Action = string(c.Network.OnSecretViolation)
+	}
+	for _, s := range c.Secrets {
+		secret := sandbox.Secret{EnvVar: s.EnvVar, Value: sandbox.SecretValue(s.Value), Placeholder: s.Placeholder, RequireTLSIdentity: s.RequireTLS}
+		for _, hosts := range [][]string{s.AllowHosts, s.AllowHostPatterns} {
+			for _, h := range hosts {
+				p, err := sandbox.ParseHostPattern(h)
+				if err != nil {
+					return badConfig("the secret %.100s: %q is no host or pattern such as *.example.com", s.EnvVar, h)
+				}
+				secret.AllowedHosts = append(secret.AllowedHosts, p)
+			}
+		}
+		if s.OnViolation != "" {
+			secret.OnViolation = &sandbox.ViolationAction{Action: string(s.OnViolation)}
+		}
+		n.Secrets.Secrets = append(n.Secrets.Secrets, secret)
 	}
 	return nil
+}
+
+func (t *TLSConfig) tls() (*sandbox.TLS, error) {
+	out := &sandbox.TLS{Enabled: true, Bypass: slices.Clone(t.Bypass), VerifyUpstream: t.VerifyUpstream, InterceptedPorts: slices.Clone(t.InterceptedPorts), BlockQUIC: t.BlockQUIC}
+	var err error
+	abs := func(path string) string {
+		full, aerr := filepath.Abs(path)
+		if aerr != nil {
+			err = &sandbox.Error{Op: "create", Kind: sandbox.IO, Message: "find " + path, Err: aerr}
+		}
+		return full
+	}
+	for _, path := range t.UpstreamCACerts {
+		out.UpstreamCACert = append(out.UpstreamCACert, abs(path))
+	}
+	for _, s := range t.ScopedUpstreamCACerts {
+		out.ScopedUpstreamCACert = append(out.ScopedUpstreamCACert, sandbox.ScopedCACert{Pattern: s.Pattern, Path: abs(s.Path)})
+	}
+	for _, s := range t.ScopedVerifyUpstream {
+		out.ScopedVerifyUpstream = append(out.ScopedVerifyUpstream, sandbox.ScopedVerify{Pattern: s.Pattern, Verify: s.Verify})
+	}
+	if (t.CACert == "") != (t.CAKey == "") {
+		return nil, badConfig("CACert and CAKey belong together")
+	}
+	if t.CACert != "" {
+		out.InterceptCA = &sandbox.InterceptCA{CertPath: abs(t.CACert), KeyPath: abs(t.CAKey)}
+	}
+	return out, err
 }

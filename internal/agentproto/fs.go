@@ -1,5 +1,7 @@
 package agentproto
 
+import "io/fs"
+
 // FSRequest is core.fs.request.
 type FSRequest struct {
 	Op     FSOp
@@ -192,6 +194,34 @@ func (m *FileInfo) fields(c *codec) {
 	num(c, "gid", &m.GID, dflt)
 	optNum(c, "atime", &m.ATime, skip)
 	optNum(c, "mtime", &m.MTime, skip)
+}
+
+// FileMode is Mode as Go has it.
+func (m *FileInfo) FileMode() fs.FileMode {
+	mode := fs.FileMode(m.Mode & 0o777)
+	for _, b := range [...]struct {
+		bit uint32
+		to  fs.FileMode
+	}{{0o4000, fs.ModeSetuid}, {0o2000, fs.ModeSetgid}, {0o1000, fs.ModeSticky}} {
+		if m.Mode&b.bit != 0 {
+			mode |= b.to
+		}
+	}
+	switch m.Mode & 0o170000 {
+	case 0o040000:
+		mode |= fs.ModeDir
+	case 0o120000:
+		mode |= fs.ModeSymlink
+	case 0o020000:
+		mode |= fs.ModeDevice | fs.ModeCharDevice
+	case 0o060000:
+		mode |= fs.ModeDevice
+	case 0o010000:
+		mode |= fs.ModeNamedPipe
+	case 0o140000:
+		mode |= fs.ModeSocket
+	}
+	return mode
 }
 
 // FSResponse is core.fs.response.

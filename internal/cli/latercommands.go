@@ -83,22 +83,6 @@ func snapshotCommands() laterCommand {
 		}}
 }
 
-func sshCommands() laterCommand {
-	inactivity := []laterFlag{{"", "inactivity-timeout", "DURATION", "End the session after this time without traffic; 0 is never"},
-		{"", "no-inactivity-timeout", "", "Never end it for want of traffic"}}
-	connect := append([]laterFlag{{"", "name", "NAME", "Sandbox, also where it is named like a command"}}, inactivity...)
-	to := []positional{{"[SANDBOX]", "Sandbox to connect to"}, {"[-- REMOTE_COMMAND...]", "Command to run in it"}}
-	return laterCommand{name: "ssh", help: "Connect to a sandbox by SSH", args: to, flags: connect,
-		why: "SSH comes with the SDK", hint: "for a shell: msb exec -t NAME",
-		below: []laterCommand{
-			{name: "connect", help: "Connect to a sandbox by SSH", args: to, flags: connect},
-			{name: "serve", help: "Serve a sandbox by SSH", args: []positional{{"<SANDBOX>", "Sandbox to serve"}}, flags: append([]laterFlag{
-				{"", "host", "HOST", "Address to listen at"}, {"", "port", "PORT", "Port to listen at"}, {"", "stdio", "", "Serve one connection by stdin and stdout"}}, inactivity...)},
-			{name: "authorize", help: "Let a public key in", flags: []laterFlag{
-				{"", "file", "FILE", "File with the key"}, {"", "key", "KEY", "The key itself"}, {"", "stdin", "", "Read the key from stdin"}}},
-		}}
-}
-
 func installCommand() laterCommand {
 	l := laterCommand{name: "install", help: "Make a sandbox a command of this machine",
 		why: "installing comes with Projects", hint: "until then, write an alias: alias NAME='msb run IMAGE --'",

@@ -123,7 +123,7 @@ func (a *app) commands() []entry {
 		{groupSandboxes, a.removeCommand, []string{"remove", "rm"}},
 		{groupSandboxes, a.execCommand, []string{"exec"}},
 		{groupSandboxes, a.copyCommand, []string{"copy", "cp"}},
-		{groupSandboxes, a.later(sshCommands), []string{"ssh"}},
+		{groupSandboxes, a.sshCommand, []string{"ssh"}},
 		{groupSandboxes, a.logsCommand, []string{"logs"}},
 		{groupSandboxes, a.inspectCommand, []string{"inspect"}},
 		{groupImages, a.imageCommand, []string{"image"}},

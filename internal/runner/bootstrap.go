@@ -171,7 +171,7 @@ func bringUp(conn net.Conn, in *agentproto.Reader, send func() error) ([]byte, e
 			if err := agentproto.Decode(m.Payload, &e); err != nil {
 				return nil, fmt.Errorf("the guest agent's refusal: %w", err)
 			}
-			if text, ok := strings.CutPrefix(e.Message, "patch failed: "); ok {
+			if _, text, ok := strings.Cut(e.Message, "patch failed: "); ok {
 				return nil, &sandbox.Error{Kind: sandbox.PatchFailed, Message: text}
 			}
 			return nil, errors.New(e.Message)
