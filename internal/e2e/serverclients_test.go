@@ -522,7 +522,4 @@ func useTools(t *testing.T, ctx context.Context, session *mcp.ClientSession, lim
 	if err != nil || !strings.Contains(p.Messages[0].Content.(*mcp.TextContent).Text, "microsandbox/python") {
 		t.Errorf("prompt: %v", err)
 	}
-	if err := session.Ping(ctx, nil); err != nil {
-		t.Errorf("ping: %v", err)
-	}
 }
