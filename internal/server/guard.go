@@ -61,7 +61,7 @@ func (b *timedBody) Read(p []byte) (int, error) {
 		_ = b.control.SetReadDeadline(time.Now().Add(bodyTimeout))
 	}
 	n, err := b.ReadCloser.Read(p)
-	if err != nil {
+	if err == io.EOF { // else what is left of it is still to be thrown away
 		_ = b.control.SetReadDeadline(time.Time{})
 	}
 	return n, err

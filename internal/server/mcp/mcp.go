@@ -4,9 +4,12 @@
 package mcp
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
 
 	"github.com/modelcontextprotocol/go-sdk/mcp"
@@ -68,6 +71,17 @@ func (h *Handler) Routes() []server.Route {
 // ServeHTTP answers one request. Clients of old say nothing of what they take, or JSON.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	server.Operation(r.Context(), "mcp")
+	if r.Method == http.MethodPost {
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			server.WriteFailure(w, r, server.FailureOf(err))
+			return
+		}
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		t := &translator{ResponseWriter: w, request: body}
+		defer t.end()
+		w = t
+	}
 	accept := strings.Join(r.Header.Values("Accept"), ",")
 	if r.Method != http.MethodPost || strings.Contains(accept, "text/event-stream") {
 		h.stream.ServeHTTP(w, r)
@@ -76,6 +90,58 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	r = r.Clone(r.Context())
 	r.Header.Set("Accept", "application/json, text/event-stream")
 	h.plain.ServeHTTP(w, r)
+}
+
+// translator makes an error of JSON-RPC of what the library refuses with plain text: a method that is not there.
+type translator struct {
+	http.ResponseWriter
+	request []byte
+	refused bool
+	text    bytes.Buffer
+}
+
+// Unwrap is for http.ResponseController.
+func (t *translator) Unwrap() http.ResponseWriter { return t.ResponseWriter }
+
+// WriteHeader holds back a refusal.
+func (t *translator) WriteHeader(status int) {
+	if status == http.StatusBadRequest && !strings.HasPrefix(t.Header().Get("Content-Type"), "application/json") {
+		t.refused = true
+		return
+	}
+	t.ResponseWriter.WriteHeader(status)
+}
+
+func (t *translator) Write(p []byte) (int, error) {
+	if t.refused {
+		return t.text.Write(p)
+	}
+	return t.ResponseWriter.Write(p)
+}
+
+// Flush sends what there is.
+func (t *translator) Flush() { _ = http.NewResponseController(t.ResponseWriter).Flush() }
+
+func (t *translator) end() {
+	if !t.refused {
+		return
+	}
+	var call struct {
+		ID     json.RawMessage `json:"id"`
+		Method string          `json:"method"`
+	}
+	message := strings.TrimSpace(t.text.String())
+	if json.Unmarshal(t.request, &call) != nil || len(call.ID) == 0 {
+		t.ResponseWriter.WriteHeader(http.StatusBadRequest)
+		_, _ = io.WriteString(t.ResponseWriter, message+"\n")
+		return
+	}
+	code, status := -32600, http.StatusBadRequest
+	if strings.Contains(message, "not handled") {
+		code, status, message = -32601, http.StatusOK, "method not found: "+strconv.Quote(call.Method)
+	}
+	t.Header().Del("X-Content-Type-Options")
+	server.WriteJSON(t.ResponseWriter, status, map[string]any{"jsonrpc": "2.0", "id": call.ID, "error": map[string]any{"code": code, "message": message}})
 }
 
 // Stdio speaks with one client over in and out until it goes, as somebody who may do everything.
