@@ -306,7 +306,7 @@ func (e *cellEnd) done(stopped agentproto.KernelStatus) *agentproto.KernelDone {
 	default:
 		d.Status = agentproto.KernelError
 	}
-	if stopped != "" && d.Status != agentproto.KernelOK { // else it ended before the interrupt came
+	if stopped != "" { // even if the code made the best of it
 		d.Status = stopped
 	}
 	return d
