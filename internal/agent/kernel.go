@@ -152,6 +152,10 @@ func (k *kernel) await(p *interpreter, c *cell) *agentproto.KernelDone {
 	}
 	for {
 		select {
+		case n := <-p.begun:
+			if n == c.number && stopped != "" { // it was not heard before
+				p.signal(syscall.SIGINT)
+			}
 		case e := <-p.ends:
 			if e.number != c.number {
 				continue

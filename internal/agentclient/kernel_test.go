@@ -432,7 +432,8 @@ func TestKernelQueue(t *testing.T) {
 	eachPlace(t, bootOf(t), func(t *testing.T, g *guest) {
 		ctx := t.Context()
 		in := g.Client.Interpreter("python", "")
-		blocker, err := in.Run(ctx, "order = []\nimport time\ntime.sleep(100)", agentclient.CellOptions{})
+		g.run(t, "python", "", "order = []", agentclient.CellOptions{})
+		blocker, err := in.Run(ctx, "import time\ntime.sleep(100)", agentclient.CellOptions{})
 		must(t, err)
 		if e, err := blocker.Recv(); err != nil || e.Kind != agentclient.CellStarted {
 			t.Fatalf("have %+v, %v", e, err)
@@ -459,8 +460,10 @@ func TestKernelQueue(t *testing.T) {
 			if i == 3 {
 				continue
 			}
-			if r, err := c.Collect(); err != nil || r.Status != agentproto.KernelOK {
-				t.Errorf("cell %d: %+v, %v", i, r, err)
+			if r, err := c.Collect(); err != nil {
+				t.Errorf("cell %d: %v", i, err)
+			} else if r.Status != agentproto.KernelOK {
+				t.Errorf("cell %d: %+v", i, r.KernelDone)
 			}
 		}
 		g.check(t, "python", "", []aCell{{code: "order == [i for i in range(64) if i != 3]", text: "True"}})

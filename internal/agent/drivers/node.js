@@ -181,6 +181,7 @@ async function run(mode, code) {
   stopped.catch(() => {});
   cell = { exit: null, stop };
   const mine = cell;
+  send('S', Buffer.alloc(0));
   try {
     const { value } = await Promise.race([evaluate(code, `cell${number}.js`), stopped]);
     if (mode !== 'n' && value !== undefined) {

@@ -325,6 +325,7 @@ def run(code, filename, mode):
     global running
     try:
         running = True
+        send(b"S", b"")
         execute(code, filename, mode)
         running = False
         return b"o", 0, "", ""
