@@ -16,6 +16,7 @@ type kernel struct {
 	key  kernelKey
 	req  agentproto.ExecRequest // of the interpreter: how its user, directory and variables differ from the guest's
 
+	done chan struct{} // closed at the end of run
 	more chan struct{} // has room for one signal: the queue is not empty, or the session is closed
 	cur  atomic.Pointer[cell]
 
@@ -36,7 +37,7 @@ const (
 )
 
 func newKernel(ks *kernels, key kernelKey, r *agentproto.KernelRun) *kernel {
-	return &kernel{ks: ks, lang: languageOf(key.language), key: key, more: make(chan struct{}, 1),
+	return &kernel{ks: ks, lang: languageOf(key.language), key: key, more: make(chan struct{}, 1), done: make(chan struct{}),
 		req: agentproto.ExecRequest{Env: r.Env, Cwd: r.Cwd, User: r.User}}
 }
 
@@ -58,6 +59,7 @@ func (k *kernel) run() {
 	k.ks.mu.Lock()
 	delete(k.ks.live, k)
 	k.ks.mu.Unlock()
+	close(k.done)
 }
 
 // next waits for a cell to run. It returns nil when the session is closed.
@@ -150,6 +152,10 @@ func (k *kernel) await(p *interpreter, c *cell) *agentproto.KernelDone {
 	}
 	for {
 		select {
+		case n := <-p.begun:
+			if n == c.number && stopped != "" { // it was not heard before
+				p.signal(syscall.SIGINT)
+			}
 		case e := <-p.ends:
 			if e.number != c.number {
 				continue
@@ -178,8 +184,9 @@ func (k *kernel) await(p *interpreter, c *cell) *agentproto.KernelDone {
 			p.signal(syscall.SIGINT)
 		case <-grace:
 			grace = nil
-			c.mute()
-			if p.ended.Load() != c.number { // else only its client was slow
+			if c.mute() { // it may have waited for its client to read, and nothing else
+				grace = time.After(nudgeTime)
+			} else if p.ended.Load() != c.number {
 				p.kill()
 			}
 		}
@@ -262,8 +269,8 @@ func ended(s syscall.WaitStatus) string {
 	return s.Signal().String()
 }
 
-// kill fails the cells that wait and, unless spared, kills the interpreter. The channel is closed when it is gone. A session to be
-// forgotten ends then.
+// kill fails the cells that wait and, unless spared, kills the interpreter. The channel is closed when that is done. A session to
+// be forgotten ends then.
 func (k *kernel) kill(forget, spare bool) (gone <-chan struct{}) {
 	k.ks.mu.Lock()
 	p := k.proc
@@ -275,16 +282,21 @@ func (k *kernel) kill(forget, spare bool) (gone <-chan struct{}) {
 	for _, c := range queue {
 		c.fail(agentproto.KernelGone, "the session was closed or restarted while the cell waited")
 	}
-	if p == nil || spare {
-		none := make(chan struct{})
-		close(none)
-		return none
+	if p == nil && !forget {
+		nothing := make(chan struct{})
+		close(nothing)
+		return nothing
 	}
-	p.asked.Store(true)
-	if c := k.current(); c != nil {
-		c.mute()
+	if p != nil && !spare {
+		p.asked.Store(true)
+		if c := k.current(); c != nil {
+			c.mute()
+		}
+		p.kill()
 	}
-	p.kill()
+	if forget {
+		return k.done
+	}
 	return p.over
 }
 

@@ -63,12 +63,15 @@ func (c *cell) interrupt(why stopReason) {
 	}
 }
 
-// mute makes nobody wait any more for the client to read.
-func (c *cell) mute() {
+// mute makes nobody wait any more for the client to read. It reports whether somebody may have.
+func (c *cell) mute() bool {
 	c.mu.Lock()
+	again := c.muted
 	c.muted = true
 	c.mu.Unlock()
+	full := c.window.full()
 	c.window.close()
+	return full && !again
 }
 
 // take returns how many of n bytes may be sent, and counts the others as dropped.

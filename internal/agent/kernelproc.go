@@ -24,9 +24,10 @@ import (
 //
 // An event is a length of four bytes, and so many bytes: a letter, the number of the cell in four bytes, and, of
 //
-//	R  the driver is ready            nothing
-//	M  a piece of a value             1 if more of it follows, the length of a MIME type, the type, the data
-//	D  the cell has ended             a letter for how, the exit code in four bytes, the error's name, a NUL, its words
+//	R  the driver is ready         nothing
+//	S  the cell can be interrupted nothing
+//	M  a piece of a value          1 if more of it follows, the length of a MIME type, the type, the data
+//	D  the cell has ended          a letter for how, the exit code in four bytes, the error's name, a NUL, its words
 //
 // The code of a cell can write to all of that as well as the driver. It deceives nobody but its own session's clients.
 type interpreter struct {
@@ -38,6 +39,7 @@ type interpreter struct {
 	working  sync.WaitGroup // its goroutines but one, which closes over
 
 	ready  chan struct{} // closed by R
+	begun  chan uint32   // the number of S; has room for one
 	ends   chan cellEnd  // has room for one
 	ended  atomic.Uint32 // the number of the last cell that did
 	asked  atomic.Bool   // a client had it killed
@@ -59,7 +61,7 @@ func (k *kernel) spawn() (*interpreter, *agentproto.KernelFailed) {
 		req.Cmd, req.Args = program, k.lang.args
 		cmd, failed := a.prepare(&req)
 		if failed == nil {
-			p := &interpreter{k: k, ready: make(chan struct{}), ends: make(chan cellEnd, 1), over: make(chan struct{})}
+			p := &interpreter{k: k, ready: make(chan struct{}), begun: make(chan uint32, 1), ends: make(chan cellEnd, 1), over: make(chan struct{})}
 			var files []int
 			var err error
 			if files, err = p.open(cmd.id.uid); err != nil {
@@ -214,6 +216,11 @@ func (p *interpreter) listen() error {
 			isReady = true
 			p.outputs[1].forget()
 			close(p.ready)
+		case e.kind == 'S':
+			select {
+			case p.begun <- e.number:
+			default:
+			}
 		case e.kind == 'M':
 			if c := p.k.current(); c != nil && c.number == e.number {
 				p.drain()
@@ -261,7 +268,7 @@ func parseEvent(b []byte) (e event, err error) {
 	e.kind, e.number = b[0], binary.BigEndian.Uint32(b[1:])
 	b = b[5:]
 	switch e.kind {
-	case 'R':
+	case 'R', 'S':
 	case 'M':
 		if len(b) < 2 || len(b) < 2+int(b[1]) {
 			return e, errEvent
@@ -306,7 +313,7 @@ func (e *cellEnd) done(stopped agentproto.KernelStatus) *agentproto.KernelDone {
 	default:
 		d.Status = agentproto.KernelError
 	}
-	if stopped != "" && d.Status != agentproto.KernelOK { // else it ended before the interrupt came
+	if stopped != "" { // even if the code made the best of it
 		d.Status = stopped
 	}
 	return d

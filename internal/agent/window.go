@@ -35,6 +35,13 @@ func (w *window) wait() {
 	}
 }
 
+// full reports whether wait would wait.
+func (w *window) full() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.size > 0 && w.open >= w.size && !w.closed
+}
+
 // sent takes n bytes from the window. As a reader learns only then how many they are, it may go over by a read.
 func (w *window) sent(n int) {
 	if w.size == 0 {

@@ -8,7 +8,8 @@ trap '__msb_stop=1; trap "return 130 2>/dev/null" DEBUG; return 130 2>/dev/null'
 printf '\0\0\0\5R\0\0\0\0' >&4
 while IFS= read -r -d '' -u 3 __msb_number && IFS= read -r -d '' -u 3 __msb_cell; do
 	__msb_stop=
-	source /dev/fd/5 5<<<"$__msb_cell" 3<&- 4>&- </dev/null
+	printf "\\0\\0\\0\\5S$__msb_number" >&4
+	source /dev/fd/5 5<<<"exec 5<&-; $__msb_cell" 3<&- 4>&- </dev/null # which is read to its end first
 	__msb_code=$?
 	if [[ $__msb_stop ]]; then
 		trap - DEBUG

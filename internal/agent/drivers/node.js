@@ -56,14 +56,15 @@ function form(mime, data) {
 
 function bundleOf(value) {
   const bundle = {};
-  if (value !== null && typeof value === 'object' && typeof value[DISPLAY] === 'function') {
+  const custom = value !== null && typeof value === 'object' && typeof value[DISPLAY] === 'function';
+  if (custom) {
     for (const [mime, data] of Object.entries(value[DISPLAY]() || {})) {
       const f = form(mime, data);
       if (f !== undefined) bundle[mime] = f;
     }
   }
   const proto = value !== null && typeof value === 'object' ? Object.getPrototypeOf(value) : undefined;
-  if (!('application/json' in bundle) && (Array.isArray(value) || proto === Object.prototype)) {
+  if (!custom && (Array.isArray(value) || proto === Object.prototype)) {
     try {
       const json = JSON.stringify(value);
       if (json !== undefined && json.length <= JSON_LIMIT) bundle['application/json'] = json;
@@ -180,6 +181,7 @@ async function run(mode, code) {
   stopped.catch(() => {});
   cell = { exit: null, stop };
   const mine = cell;
+  send('S', Buffer.alloc(0));
   try {
     const { value } = await Promise.race([evaluate(code, `cell${number}.js`), stopped]);
     if (mode !== 'n' && value !== undefined) {

@@ -262,13 +262,26 @@ def execute(code, filename, mode):
     flags = options & FUTURES
     if mode == "l" and code.rstrip().endswith(";"):
         mode = "n"
+    if any(c.co_flags & COROUTINE for _, c in compiled):
+        loop.run(await_steps(compiled, mode))
+    else:
+        for shown, c in compiled:
+            value = eval(c, MAIN.__dict__)
+            if shown and mode != "n":
+                echo(value)
+    show_figures()
+
+
+COROUTINE = 0x80  # of co_flags
+
+
+async def await_steps(compiled, mode):
     for shown, c in compiled:
         value = eval(c, MAIN.__dict__)
-        if c.co_flags & 0x80:  # CO_COROUTINE
-            value = loop.run(value)
+        if c.co_flags & COROUTINE:
+            value = await value
         if shown and mode != "n":
             echo(value)
-    show_figures()
 
 
 def report(error):
@@ -276,14 +289,23 @@ def report(error):
     tb = error.__traceback__
     while tb is not None and not tb.tb_frame.f_code.co_filename.startswith("<cell "):
         tb = tb.tb_next
-    if isinstance(error, SyntaxError) and error.filename == started:
-        tb = None
-    text = "".join(traceback.format_exception(type(error), error, tb))
+    told = traceback.TracebackException(type(error), error, tb)
+    forget(told, 100)
+    text = "".join(told.format())
     try:
         sys.stderr.write(text)
         sys.stderr.flush()
     except Exception:
         os.write(2, text.encode("utf-8", "backslashreplace"))
+
+
+def forget(told, depth):
+    """Removes frames of the driver that are in between, and in the errors that came before."""
+    if told is None or depth == 0:
+        return
+    told.stack[:] = [f for f in told.stack if f.filename != DRIVER]
+    forget(told.__cause__, depth - 1)
+    forget(told.__context__, depth - 1)
 
 
 def exit_code(error):
@@ -303,11 +325,14 @@ def run(code, filename, mode):
     global running
     try:
         running = True
+        send(b"S", b"")
         execute(code, filename, mode)
         running = False
         return b"o", 0, "", ""
     except SystemExit as e:
         running = False
+        if sys.stdin.closed:  # exit() does that
+            sys.stdin = open(0, closefd=False)
         return b"x", exit_code(e), "", ""
     except BaseException as e:
         running = False
