@@ -129,7 +129,6 @@ func serve(t *testing.T, sb *microsandbox.Sandbox, opts ...microsandbox.SSHServe
 func TestSSHServer(t *testing.T) {
 	dir := t.TempDir()
 	home(t)
-	ctx := ctxOf(t)
 	sb := newSandbox(t, "served", microsandbox.WithEphemeral(true))
 	key := keyPair(t, filepath.Join(dir, "id"))
 	stranger := keyPair(t, filepath.Join(dir, "stranger"))
