@@ -141,9 +141,15 @@ func keyed(key string) map[string]string {
 
 // served runs a test in a world that may keep what a server leaves on purpose, as an ordinary user.
 func served(t *testing.T, test func(w *world)) {
-	w := newWorld(t, true, "server.key", "server.keys.json", "server.keys.lock", "logs/*", "namespaces")
-	test(w)
+	test(newWorld(t, true, keptByServer...))
 }
+
+// asSelf runs it as who the tests run as.
+func asSelf(t *testing.T, test func(w *world)) {
+	test(newWorld(t, os.Geteuid() != 0, keptByServer...))
+}
+
+var keptByServer = []string{"server.key", "server.keys.json", "server.keys.lock", "logs/*", "namespaces"}
 
 // exchange is one request of a golden file, where its answer is below it:
 //

@@ -48,7 +48,7 @@ func Update(dir, name string, entry Sandbox) error {
 			return nil
 		}
 	}
-	changed, err := set(path, data, name, entry)
+	changed, err := edit(path, data, name, entry)
 	if err != nil {
 		return err
 	}
@@ -71,6 +71,67 @@ func lock(dir string) (func(), error) {
 		return nil, &sandbox.Error{Op: "write " + Name, Kind: sandbox.IO, Message: "lock " + dir, Err: err}
 	}
 	return func() { d.Close() }, nil
+}
+
+// edit returns the text with the entry in it, and nothing else changed, or an error.
+func edit(path string, data []byte, name string, entry Sandbox) ([]byte, error) {
+	before, err := Parse(path, data)
+	if err != nil {
+		return nil, err
+	}
+	// YAML has many forms. What is written is what was meant, or it is not written.
+	for _, by := range []func(string, []byte, string, Sandbox) ([]byte, error){set, rewrite} {
+		changed, err := by(path, data, name, entry)
+		if err == nil && onlyChanged(path, before, changed, name, entry) {
+			return changed, nil
+		}
+	}
+	return nil, refusal(path)
+}
+
+// onlyChanged reports whether the text has the entry, and of the others what they were.
+func onlyChanged(path string, before *File, changed []byte, name string, entry Sandbox) bool {
+	after, err := Parse(path, changed)
+	if err != nil || !after.Sandboxes[name].Equal(entry) {
+		return false
+	}
+	for other, s := range before.Sandboxes {
+		if have, ok := after.Sandboxes[other]; other != name && (!ok || !have.Equal(s)) {
+			return false
+		}
+	}
+	return true
+}
+
+// rewrite writes the whole file anew: comments stay, and formatting does not.
+func rewrite(path string, data []byte, name string, entry Sandbox) ([]byte, error) {
+	var doc yaml.Node
+	if err := decode(path, data, &doc); err != nil {
+		return nil, err
+	}
+	value, err := nodeOf(entry)
+	if err != nil {
+		return nil, err
+	}
+	if len(doc.Content) == 0 || doc.Content[0].Kind != yaml.MappingNode {
+		return nil, refusal(path)
+	}
+	top := doc.Content[0]
+	at := find(top, "sandboxes")
+	if at < 0 {
+		top.Content = append(top.Content, keyNode("sandboxes"), &yaml.Node{Kind: yaml.MappingNode})
+		at = len(top.Content) - 2
+	}
+	all := top.Content[at+1]
+	if all.Kind != yaml.MappingNode && all.Kind != yaml.AliasNode {
+		*all = yaml.Node{Kind: yaml.MappingNode}
+	}
+	return whole(&doc, all, name, value)
+}
+
+func refusal(path string) error {
+	return &sandbox.Error{Op: "write " + Name, Kind: sandbox.InvalidConfig, Message: path + " is written in a way that cannot be added to",
+		Hint: "write sandboxes: on a line of its own, and each sandbox below it"}
 }
 
 // set returns the text with the entry in it. Only the lines of the entry change.
@@ -127,7 +188,9 @@ func set(path string, data []byte, name string, entry Sandbox) ([]byte, error) {
 		last = trimBack(lines, all.Content[i].Line, all.Content[i+2].Line-1)
 	}
 	keepComments(old, value)
-	return join(lines, all.Content[i].Line-1, last, render(name, value, indent)), nil
+	own := keyNode(name)
+	own.LineComment = all.Content[i].LineComment // those above it are lines that stay
+	return join(lines, all.Content[i].Line-1, last, renderNode(own, value, indent)), nil
 }
 
 // find is where a key of a mapping is, or -1.
@@ -178,10 +241,14 @@ func keepComments(from, to *yaml.Node) {
 
 // render is the text of one key and its value, that far to the right.
 func render(name string, value *yaml.Node, indent int) []byte {
+	return renderNode(keyNode(name), value, indent)
+}
+
+func renderNode(key, value *yaml.Node, indent int) []byte {
 	var b bytes.Buffer
 	enc := yaml.NewEncoder(&b)
 	enc.SetIndent(2)
-	_ = enc.Encode(&yaml.Node{Kind: yaml.MappingNode, Content: []*yaml.Node{keyNode(name), value}}) // a node that was just decoded
+	_ = enc.Encode(&yaml.Node{Kind: yaml.MappingNode, Content: []*yaml.Node{key, value}}) // a node that was just decoded
 	_ = enc.Close()
 	var out bytes.Buffer
 	for line := range bytes.Lines(b.Bytes()) {
