@@ -206,6 +206,12 @@ async function run(mode, code) {
   }
 }
 
+// flushed waits until what was written is in the pipes. They are made blocking below, which is not in the documentation.
+const flushed = () => Promise.all([process.stdout, process.stderr].map((stream) => new Promise((resolve) => {
+  if (!stream.writable || stream.destroyed) resolve();
+  else stream.write('', resolve);
+})));
+
 async function serve() {
   const input = new net.Socket({ fd: 3, readable: true, writable: false });
   let have = Buffer.alloc(0);
@@ -217,6 +223,7 @@ async function serve() {
       have = have.subarray(4 + size);
       number = body.readUInt32BE(0);
       const [status, code, name, words] = await run(String.fromCharCode(body[4]), body.toString('utf8', 5));
+      await flushed();
       const end = Buffer.alloc(5);
       end.write(status, 0, 'latin1');
       end.writeInt32BE(code, 1);
@@ -226,6 +233,7 @@ async function serve() {
   really.call(process, 0);
 }
 
+for (const stream of [process.stdout, process.stderr]) stream._handle?.setBlocking?.(true);
 const really = process.reallyExit;
 process.exit = exit;
 process.execArgv = [];
