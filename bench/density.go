@@ -104,7 +104,7 @@ func density(o options) error {
 	if err != nil {
 		return err
 	}
-	alone := (before + after) / 2
+	alone := min(before, after) // whichever was less disturbed
 	fmt.Printf("create: %v alone before, %v after, %v beside %d: %.2f x\n", before.Round(time.Millisecond/10), after.Round(time.Millisecond/10),
 		full.Round(time.Millisecond/10), crowd, float64(full)/float64(alone))
 	return nil
