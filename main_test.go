@@ -124,7 +124,7 @@ func home(t testing.TB) string {
 		}
 	})
 	t.Setenv("MSB_HOME", dir)
-	leakcheck.Check(t, leakcheck.Home(dir, "bin/agent-*.erofs", "images/*", "run/.lock", "db/*", "sandboxes/default", "volumes/default"),
+	leakcheck.Check(t, leakcheck.Home(dir, "tls", "bin/agent-*.erofs", "images/*", "run/.lock", "db/*", "sandboxes/default", "volumes/default"),
 		leakcheck.Binaries(bin), leakcheck.Cgroups(cgroup.Name(dir, "")), leakcheck.Goroutines())
 	t.Cleanup(func() {
 		if err := microsandbox.CloseEngines(); err != nil {

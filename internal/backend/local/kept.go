@@ -221,8 +221,9 @@ const keptRuns = 20
 // startKept starts a sandbox that has its record and its directory. It takes over dir, whose lock it keeps until the record
 // says how the start went.
 func (b *Backend) startKept(ctx context.Context, db *state.DB, dir *state.Dir, row state.Row, root *root, attached bool, startup []string) (sandbox.Info, error) {
-	id := row.ID
+	id, given := row.ID, row.Spec.Network.Secrets
 	row, err := db.Begin(id)
+	row.Spec.Network.Secrets = withValues(row.Spec.Network.Secrets, given)
 	if err == nil {
 		err = db.KeepRuns(id, keptRuns)
 	}

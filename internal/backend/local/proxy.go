@@ -3,6 +3,7 @@ package local
 import (
 	"fmt"
 	"os"
+	"slices"
 
 	"github.com/microsandbox-go/microsandbox/internal/network/ca"
 	"github.com/microsandbox-go/microsandbox/internal/runner/launch"
@@ -92,4 +93,19 @@ func fromEnv(what, name string) (string, error) {
 	}
 	return "", &sandbox.Error{Kind: sandbox.InvalidConfig, Message: fmt.Sprintf("%s is the value of the environment variable %s, which is not set or empty", what, name),
 		Hint: "set it where msb runs: export " + name + "=..."}
+}
+
+// withValues returns recorded secrets with the values that who created the sandbox gave: records have none.
+func withValues(recorded, given *sandbox.Secrets) *sandbox.Secrets {
+	if recorded == nil || given == nil || len(recorded.Secrets) != len(given.Secrets) {
+		return recorded
+	}
+	c := *recorded
+	c.Secrets = slices.Clone(c.Secrets)
+	for i, g := range given.Secrets {
+		if c.Secrets[i].EnvVar == g.EnvVar {
+			c.Secrets[i].Value = g.Value
+		}
+	}
+	return &c
 }
