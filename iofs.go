@@ -16,7 +16,9 @@ import (
 // IO is a directory of the sandbox as an fs.FS for the packages of Go that read one: names are relative to root, and slashed.
 // It also is an fs.ReadDirFS, fs.StatFS, fs.ReadFileFS and fs.SubFS. Symbolic links are followed by the guest, wherever they
 // lead. ctx bounds everything that is done with it.
-func (f *SandboxFSOps) IO(ctx context.Context, root string) fs.FS { return ioFS{f, ctx, path.Clean(root)} }
+func (f *SandboxFSOps) IO(ctx context.Context, root string) fs.FS {
+	return ioFS{f, ctx, path.Clean(root)}
+}
 
 type ioFS struct {
 	f    *SandboxFSOps
