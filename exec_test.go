@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -51,8 +53,6 @@ func TestExec(t *testing.T) {
 	if !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("error %v", err)
 	}
-	_, err = sb.ExecDefault(ctx)
-	wantKind(t, err, microsandbox.ErrNoDefaultCommand)
 	defer microsandbox.SetMaxOutput(1 << 20)()
 	_, err = sb.Exec(ctx, "cat", []string{"/dev/zero"})
 	wantKind(t, err, microsandbox.ErrBufferTooSmall)
@@ -149,6 +149,27 @@ func TestExecStream(t *testing.T) {
 	must[*microsandbox.ExecEvent](t)(stuck.Recv(ctx))
 	if got := shell(t, sb, "echo free"); got != "free" {
 		t.Errorf("beside a stuck command: %q", got)
+	}
+}
+
+func TestExecDefault(t *testing.T) {
+	dir := t.TempDir()
+	home(t)
+	ctx := ctxOf(t)
+	archive := filepath.Join(dir, "image.tar")
+	if err := os.WriteFile(archive, dockerArchive(t), 0o644); err != nil { // of an image without a command
+		t.Fatal(err)
+	}
+	must[[]*microsandbox.ImageHandle](t)(microsandbox.Image.Load(ctx, archive, "bare"))
+	bare := newSandbox(t, "bare", microsandbox.WithImage("bare"), microsandbox.WithEphemeral(true))
+	_, err := bare.ExecDefault(ctx)
+	wantKind(t, err, microsandbox.ErrNoDefaultCommand)
+	sb := newSandbox(t, "own", microsandbox.WithEphemeral(true), microsandbox.WithEntrypoint("echo", "by"), microsandbox.WithCmd("default"))
+	if out := must[*microsandbox.ExecOutput](t)(sb.ExecDefault(ctx)); out.Stdout() != "by default\n" {
+		t.Errorf("printed %q", out.Stdout())
+	}
+	if out := must[*microsandbox.ExecOutput](t)(must[*microsandbox.ExecHandle](t)(sb.ExecDefaultStream(ctx)).Collect(ctx)); out.Stdout() != "by default\n" {
+		t.Errorf("streamed %q", out.Stdout())
 	}
 }
 

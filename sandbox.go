@@ -367,7 +367,7 @@ func touch(ctx context.Context, name string, client *agentclient.Client) (*Sandb
 
 // defaultCommand is what ExecDefault runs. Kind: NoDefaultCommand.
 func defaultCommand(spec sandbox.Spec) (string, []string, error) {
-	words := append(append([]string{}, spec.Runtime.Entrypoint...), spec.Runtime.Cmd...)
+	words := append(append([]string{}, spec.Entrypoint()...), spec.Runtime.Cmd...)
 	if len(words) == 0 || words[0] == "" {
 		return "", nil, &sandbox.Error{Op: "exec", Kind: sandbox.NoDefaultCommand, Message: fmt.Sprintf("the image %q has no command of its own", cmp.Or(spec.Image.String(), "?"))}
 	}

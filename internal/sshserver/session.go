@@ -197,7 +197,7 @@ func (s *session) exit(code, signal int) {
 func (s *session) sftp() {
 	defer close(s.done)
 	f := &files{ctx: s.ctx, client: s.c.client}
-	server := sftp.NewRequestServer(s.channel, sftp.Handlers{FileGet: f, FilePut: f, FileCmd: f, FileList: f}, sftp.WithStartDirectory(f.start(s.c.spec)))
+	server := sftp.NewRequestServer(unclosed{s.channel}, sftp.Handlers{FileGet: f, FilePut: f, FileCmd: f, FileList: f}, sftp.WithStartDirectory(f.start(s.c.spec)))
 	code := 0
 	if err := server.Serve(); err != nil && !errors.Is(err, io.EOF) {
 		code = 1
@@ -205,3 +205,8 @@ func (s *session) sftp() {
 	_ = server.Close()
 	s.exit(code, 0)
 }
+
+// unclosed is a channel that pkg/sftp does not close: how the session ended is yet to be said.
+type unclosed struct{ io.ReadWriter }
+
+func (unclosed) Close() error { return nil }

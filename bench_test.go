@@ -1,0 +1,78 @@
+package microsandbox_test
+
+import (
+	"context"
+	"io"
+	"testing"
+
+	"github.com/microsandbox-go/microsandbox"
+)
+
+// BenchmarkExec is a round trip of a small command through the SDK.
+func BenchmarkExec(b *testing.B) {
+	home(b)
+	ctx := context.Background()
+	sb := newSandbox(b, "bench", microsandbox.WithEphemeral(true))
+	for b.Loop() {
+		if out, err := sb.Exec(ctx, "/usr/bin/true", nil); err != nil || !out.Success() {
+			b.Fatal(out, err)
+		}
+	}
+}
+
+// BenchmarkPing is a round trip without a command.
+func BenchmarkPing(b *testing.B) {
+	home(b)
+	ctx := context.Background()
+	sb := newSandbox(b, "bench", microsandbox.WithEphemeral(true))
+	for b.Loop() {
+		if _, err := sb.Ping(ctx); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkWriteStream and BenchmarkReadStream move 16 MiB.
+func BenchmarkWriteStream(b *testing.B) {
+	home(b)
+	ctx := context.Background()
+	sb := newSandbox(b, "bench", microsandbox.WithEphemeral(true), microsandbox.WithMemory(1024))
+	b.SetBytes(16 << 20)
+	piece := make([]byte, 1<<20)
+	for b.Loop() {
+		w, err := sb.FS().WriteStream(ctx, "/tmp/f")
+		for range 16 {
+			if err == nil {
+				_, err = w.Write(piece)
+			}
+		}
+		if err == nil {
+			err = w.Close(ctx)
+		}
+		if err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkReadStream(b *testing.B) {
+	home(b)
+	ctx := context.Background()
+	sb := newSandbox(b, "bench", microsandbox.WithEphemeral(true), microsandbox.WithMemory(1024))
+	if err := sb.FS().Write(ctx, "/tmp/f", make([]byte, 16<<20)); err != nil {
+		b.Fatal(err)
+	}
+	b.SetBytes(16 << 20)
+	for b.Loop() {
+		r, err := sb.FS().ReadStream(ctx, "/tmp/f")
+		if err == nil {
+			_, err = r.WriteTo(io.Discard)
+		}
+		if err == nil {
+			err = r.Close()
+		}
+		if err != nil {
+			b.Fatal(err)
+		}
+	}
+}
