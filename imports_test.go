@@ -28,7 +28,7 @@ var layers = []struct {
 	// edges
 	{"internal/cli", []string{"internal/agentclient", "internal/agentproto", "internal/atomicfile", "internal/backend", "internal/config", "internal/console", "internal/doctor", "internal/server", "internal/sshserver", "internal/transfer", "internal/version", "sandbox"}},
 	{"internal/server", []string{"internal/agentclient", "internal/atomicfile", "internal/backend", "internal/config", "sandbox"}},
-	{"internal/server/jsonrpc", []string{"internal/agentclient", "internal/backend", "internal/sandboxfile", "internal/server", "sandbox"}},
+	{"internal/server/jsonrpc", []string{"internal/agentclient", "internal/agentproto", "internal/backend", "internal/sandboxfile", "internal/server", "sandbox"}},
 	{"internal/server/mcp", []string{"internal/agentclient", "internal/backend", "internal/server", "internal/server/jsonrpc", "internal/version", "sandbox"}},
 	{"internal/server/metrics", []string{"internal/server", "internal/version", "sandbox"}},
 	{"internal/server/proxy", []string{"internal/server", "sandbox"}},

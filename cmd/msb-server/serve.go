@@ -14,7 +14,7 @@ import (
 // serve is a server with all that it speaks.
 func serve(cfg server.Config) *server.Server {
 	s := server.New(cfg)
-	api, ports := jsonrpc.New(s, nil), proxy.New(s)
+	api, ports := jsonrpc.New(s), proxy.New(s)
 	tools := mcp.New(mcp.Config{Server: s, Service: api, Preview: func(ctx context.Context, namespace, name string, port uint16) (string, error) {
 		return ports.Sign(ctx, namespace, name, port, proxy.Life)
 	}})
@@ -29,5 +29,5 @@ func serve(cfg server.Config) *server.Server {
 func tools(ctx context.Context, cfg server.Config, in io.ReadCloser, out io.WriteCloser) error {
 	s := server.New(cfg)
 	defer s.Close()
-	return mcp.New(mcp.Config{Server: s, Service: jsonrpc.New(s, nil)}).Stdio(ctx, in, out)
+	return mcp.New(mcp.Config{Server: s, Service: jsonrpc.New(s)}).Stdio(ctx, in, out)
 }

@@ -1,6 +1,7 @@
 package jsonrpc
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -8,35 +9,9 @@ import (
 	"time"
 
 	"github.com/microsandbox-go/microsandbox/internal/agentclient"
-	"github.com/microsandbox-go/microsandbox/internal/server"
+	"github.com/microsandbox-go/microsandbox/internal/agentproto"
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
-
-// Interpreter runs code in an interpreter that lives in the guest and keeps its state between calls.
-type Interpreter interface {
-	// Run runs one cell. That the code fails, or takes too long, is a result. Kinds of errors: Unsupported, for an agent that has no
-	// interpreters; NotRunning.
-	Run(ctx context.Context, client *agentclient.Client, spec sandbox.Spec, cell Cell) (Outcome, error)
-}
-
-// Cell is code to run.
-type Cell struct {
-	Language string // python, node or bash
-	Session  string // whose state it shares; "" is everybody's who names none
-	Code     string
-	Timeout  time.Duration // then it is interrupted; 0 is never
-	// Print is called with each piece that the code prints, as it comes. stream is stdout or stderr.
-	Print func(stream string, p []byte)
-	// Display is called with each value that it shows and that is more than text, as a MIME bundle: text/html, image/png (base64),
-	// application/json. Its text was printed as well. nil: only that is wanted.
-	Display func(bundle map[string]any)
-}
-
-// Outcome is how a cell ended.
-type Outcome struct {
-	Error    string // what it raised, in one line; "" if nothing
-	TimedOut bool
-}
 
 // CodeParams say what code to run where.
 type CodeParams struct {
@@ -45,7 +20,8 @@ type CodeParams struct {
 	Session            string
 	Timeout            time.Duration
 	seconds            uint64
-	Display            func(bundle map[string]any)
+	// Display is called with each value that is shown and is more than text; nil: only text is wanted.
+	Display func(*agentclient.Bundle)
 }
 
 // CodeResult is how it went. Members are in the order of their names.
@@ -56,9 +32,6 @@ type CodeResult struct {
 	Output   []Line  `json:"output"`
 	Status   string  `json:"status"` // success, whatever the code did
 }
-
-// languages are those that code may be in, by what they are called.
-var languages = map[string]string{"python": "python", "node": "node", "nodejs": "node", "javascript": "node", "bash": "bash"}
 
 func (v *Service) rpcCode(ctx context.Context, params json.RawMessage) (any, error) {
 	p, err := ParseCode(params)
@@ -102,8 +75,8 @@ func (v *Service) Code(ctx context.Context, p CodeParams) (CodeResult, error) {
 }
 
 func (v *Service) runCode(ctx context.Context, ref sandbox.Ref, p CodeParams) (CodeResult, error) {
-	language, ok := languages[strings.ToLower(p.Language)]
-	if !ok {
+	language := agentclient.Language(strings.ToLower(p.Language))
+	if language != "python" && language != "node" && language != "bash" {
 		return CodeResult{}, portalError("Unsupported language: %s", clip(p.Language))
 	}
 	client, release, spec, err := v.agent(ctx, ref)
@@ -111,22 +84,74 @@ func (v *Service) runCode(ctx context.Context, ref sandbox.Ref, p CodeParams) (C
 		return CodeResult{}, err
 	}
 	defer release()
-	if v.code == nil {
-		return CodeResult{}, &server.Failure{Status: 500, Code: server.CodeInternal, Message: "REPL execution failed: this server runs no code"}
+	var defaults agentclient.ExecRequest
+	Complete(&defaults, spec)
+	opts := agentclient.CellOptions{Timeout: p.Timeout, MaxOutput: MaxOutput, Env: defaults.Env, Cwd: defaults.Cwd, User: defaults.User}
+	if language == "python" {
+		opts.Echo = agentproto.EchoAll // as it was typed into the interpreter of old (contract server-v0.2 §2.3)
 	}
-	var out lines
-	outcome, err := v.code.Run(ctx, client, spec, Cell{Language: language, Session: p.Session, Code: p.Code, Timeout: p.Timeout, Print: out.write, Display: p.Display})
+	cell, err := client.Interpreter(language, p.Session).Run(ctx, p.Code, opts)
 	if err != nil {
-		return CodeResult{}, portalError("REPL execution failed: %w", err)
+		return CodeResult{}, codeFailed(err)
 	}
-	if outcome.TimedOut {
-		text := fmt.Sprintf("Error: Execution timed out after %d seconds", p.seconds)
-		out.write("stderr", []byte(text+"\n"))
-		outcome.Error = text
+	defer cell.Close()
+	var out lines
+	for {
+		e, err := cell.Recv()
+		if err != nil {
+			return CodeResult{}, codeFailed(err)
+		}
+		switch e.Kind {
+		case agentclient.CellStdout:
+			out.write("stdout", e.Data)
+		case agentclient.CellStderr:
+			out.write("stderr", e.Data)
+		case agentclient.CellResult:
+			if text := e.Result.Get("text/plain"); text != nil {
+				out.finish("stdout")
+				out.write("stdout", append(bytes.TrimSuffix(text, []byte("\n")), '\n'))
+			}
+			if p.Display != nil {
+				p.Display(e.Result)
+			}
+		case agentclient.CellDone:
+			return p.result(&out, e.Done), nil
+		}
 	}
-	r := CodeResult{Language: p.Language, Output: out.done(), Status: "success", HasError: outcome.Error != ""}
+}
+
+// result is what is answered once the code has ended.
+func (p CodeParams) result(out *lines, done *agentproto.KernelDone) CodeResult {
+	failure := ""
+	switch done.Status {
+	case agentproto.KernelOK:
+	case agentproto.KernelExit:
+		if done.Code != 0 {
+			failure = fmt.Sprintf("exit code %d", done.Code)
+		}
+	case agentproto.KernelError:
+		failure = strings.TrimSuffix(done.ErrorName+": "+done.ErrorValue, ": ")
+	case agentproto.KernelTimeout:
+		failure = fmt.Sprintf("Error: Execution timed out after %d seconds", p.seconds)
+		out.finish("stderr")
+		out.write("stderr", []byte(failure+"\n"))
+	default:
+		failure = "the interpreter ended: " + string(done.Status)
+		out.finish("stderr")
+		out.write("stderr", []byte("Error: "+failure+"\n"))
+	}
+	r := CodeResult{Language: p.Language, Output: out.done(), Status: "success", HasError: failure != ""}
 	if r.HasError {
-		r.Error = &outcome.Error
+		failure = strings.ToValidUTF8(failure, "\uFFFD")
+		r.Error = &failure
 	}
-	return r, nil
+	return r
+}
+
+// codeFailed is the failure of code that was not run.
+func codeFailed(err error) error {
+	if k := sandbox.KindOf(err); k == sandbox.NotRunning || k == sandbox.Cancelled {
+		return err
+	}
+	return portalError("REPL execution failed: %w", err)
 }

@@ -55,6 +55,13 @@ func (l *lines) write(stream string, p []byte) {
 	}
 }
 
+// finish ends a line that has begun.
+func (l *lines) finish(stream string) {
+	if len(l.open[stream]) > 0 {
+		l.end(stream)
+	}
+}
+
 func (l *lines) end(stream string) {
 	text := bytes.TrimSuffix(l.open[stream], []byte("\r"))
 	l.all = append(l.all, Line{stream, strings.ToValidUTF8(string(text), "\uFFFD")})
@@ -64,9 +71,7 @@ func (l *lines) end(stream string) {
 // done returns all lines, and says on stderr if some are missing.
 func (l *lines) done() []Line {
 	for _, stream := range []string{"stdout", "stderr"} {
-		if len(l.open[stream]) > 0 {
-			l.end(stream)
-		}
+		l.finish(stream)
 	}
 	if l.lost {
 		l.all = append(l.all, Line{"stderr", fmt.Sprintf("[output truncated after %d lines]", len(l.all))})

@@ -14,15 +14,14 @@ import (
 type Service struct {
 	server  *server.Server
 	backend backend.Backend
-	code    Interpreter
 
 	mu     sync.Mutex
 	starts map[sandbox.Ref]*starting
 }
 
-// New returns the service of a server. code runs code; nil refuses it.
-func New(s *server.Server, code Interpreter) *Service {
-	return &Service{server: s, backend: s.Backend(), code: code, starts: map[sandbox.Ref]*starting{}}
+// New returns the service of a server.
+func New(s *server.Server) *Service {
+	return &Service{server: s, backend: s.Backend(), starts: map[sandbox.Ref]*starting{}}
 }
 
 // agent is the connection to a sandbox that runs, and what it runs with.

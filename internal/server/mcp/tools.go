@@ -1,8 +1,8 @@
 package mcp
 
 import (
+	"bytes"
 	"context"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,6 +10,7 @@ import (
 
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 
+	"github.com/microsandbox-go/microsandbox/internal/agentclient"
 	"github.com/microsandbox-go/microsandbox/internal/server"
 	"github.com/microsandbox-go/microsandbox/internal/server/jsonrpc"
 	"github.com/microsandbox-go/microsandbox/sandbox"
@@ -206,32 +207,26 @@ func (h *Handler) code(ctx context.Context, _ *mcp.CallToolRequest, args json.Ra
 		return nil, nil, err
 	}
 	var more []mcp.Content
-	p.Display = func(bundle map[string]any) {
-		if len(more) < maxPictures {
-			more = append(more, picture(bundle)...)
+	size := 0
+	p.Display = func(b *agentclient.Bundle) {
+		for _, f := range b.Forms {
+			if size += len(f.Data); size > maxShown {
+				return
+			}
+			switch {
+			case strings.HasPrefix(f.MIME, "image/") && f.MIME != "image/svg+xml":
+				more = append(more, &mcp.ImageContent{Data: bytes.Clone(f.Data), MIMEType: f.MIME})
+			case f.MIME != "text/plain": // that was printed
+				more = append(more, &mcp.EmbeddedResource{Resource: &mcp.ResourceContents{URI: fmt.Sprintf("display://%d", len(more)), MIMEType: f.MIME, Text: strings.ToValidUTF8(string(f.Data), "\uFFFD")}})
+			}
 		}
 	}
 	r, err := h.cfg.Service.Code(ctx, p)
 	return r, more, err
 }
 
-// maxPictures is how many pictures one call may return.
-const maxPictures = 16
-
-// picture is what of a MIME bundle is more than its text.
-func picture(bundle map[string]any) []mcp.Content {
-	for _, kind := range []string{"image/png", "image/jpeg"} {
-		if s, ok := bundle[kind].(string); ok {
-			if data, err := base64.StdEncoding.DecodeString(strings.TrimSpace(s)); err == nil {
-				return []mcp.Content{&mcp.ImageContent{Data: data, MIMEType: kind}}
-			}
-		}
-	}
-	if s, ok := bundle["text/html"].(string); ok {
-		return []mcp.Content{&mcp.EmbeddedResource{Resource: &mcp.ResourceContents{URI: "display://html", MIMEType: "text/html", Text: s}}}
-	}
-	return nil
-}
+// maxShown is how much of what code shows one call returns besides its text, in bytes.
+const maxShown = 8 << 20
 
 // names are the parameters that most tools of ours have.
 type names struct {
