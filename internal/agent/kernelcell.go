@@ -104,17 +104,14 @@ const resultCost = 64
 // result sends a piece of a value. What there is no room for is left out; a value that was begun is still ended.
 func (c *cell) result(r *agentproto.KernelResult) {
 	c.window.wait()
-	size := len(r.Data)
-	room := max(0, c.take(size+resultCost)-resultCost)
-	begun := c.begun
-	c.begun = r.More && (begun || room == size)
-	if room < size {
-		r.Data = r.Data[:room]
-		if !begun || r.More && room == 0 {
-			c.begun = begun
+	room := c.take(len(r.Data)+resultCost) - resultCost
+	if room < len(r.Data) {
+		r.Data = r.Data[:max(0, room)]
+		if room <= 0 && (!c.begun || r.More) {
 			return
 		}
 	}
+	c.begun = r.More
 	c.window.sent(len(r.Data))
 	c.say(agentproto.TypeKernelResult, r)
 }
