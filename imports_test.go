@@ -21,7 +21,7 @@ var layers = []struct {
 }{
 	// mains
 	{"cmd/msb", []string{"internal/cli", "internal/compose", "internal/doctor"}},
-	{"cmd/msb-server", []string{"internal/cli", "internal/compose", "internal/doctor", "internal/server", "internal/server/jsonrpc", "internal/server/mcp", "internal/server/metrics", "internal/server/proxy"}},
+	{"cmd/msb-server", []string{"internal/cli", "internal/compose", "internal/doctor", "internal/server", "internal/server/jsonrpc", "internal/server/mcp", "internal/server/metrics", "internal/server/proxy", "internal/server/rest"}},
 	{"internal/compose", []string{"internal/backend", "internal/backend/local", "internal/cli", "internal/config"}},
 	{"cmd/msb-runner", []string{"internal/runner", "internal/driver/gvisor", "internal/version"}},
 	{"cmd/msb-agent", []string{"internal/agent"}},
@@ -32,6 +32,7 @@ var layers = []struct {
 	{"internal/server/mcp", []string{"internal/agentclient", "internal/backend", "internal/server", "internal/server/jsonrpc", "internal/version", "sandbox"}},
 	{"internal/server/metrics", []string{"internal/server", "internal/version", "sandbox"}},
 	{"internal/server/proxy", []string{"internal/server", "sandbox"}},
+	{"internal/server/rest", []string{"internal/backend", "internal/cloudapi", "internal/sandboxfile", "internal/server", "internal/version", "internal/volumefs", "sandbox"}},
 	{"internal/sandboxfile", []string{"internal/atomicfile", "sandbox"}},
 	{"internal/doctor", []string{"internal/cgroup", "internal/config", "sandbox"}},
 	// SDK
@@ -62,8 +63,10 @@ var layers = []struct {
 	{"internal/network/secret", []string{"sandbox"}},
 	{"internal/network/socks", []string{"sandbox"}},
 	{"internal/network/ca", []string{"internal/atomicfile", "sandbox"}},
+	{"internal/volumefs", []string{"internal/driver/gvisor/gofer/format", "sandbox"}},
 	// protocol
 	{"internal/sshserver", []string{"internal/agentclient", "internal/agentproto", "internal/console", "sandbox"}},
+	{"internal/cloudapi", []string{"sandbox"}},
 	{"internal/transfer", []string{"internal/agentclient", "internal/agentproto", "sandbox"}},
 	{"internal/agentclient", []string{"internal/agentproto", "sandbox"}},
 	{"internal/agent", []string{"internal/agentproto"}},

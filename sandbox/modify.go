@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"reflect"
@@ -18,6 +19,8 @@ type Modification struct {
 	Labels                  map[string]string
 	LabelsRemove            []string
 	Workdir                 *string
+	Secrets                 []Secret // by their variable; one that is there gets these hosts, and its value anew
+	SecretsRemove           []string
 }
 
 // ModifyPolicy says what happens with changes that a running sandbox cannot take.
@@ -54,11 +57,16 @@ const (
 
 // Change is one field of the spec that changes.
 type Change struct {
-	Kind        string      `json:"kind"` // "config"
-	Field       string      `json:"field"`
-	Change      string      `json:"change"` // added | updated | removed
+	Kind   string `json:"kind"` // config | secret
+	Field  string `json:"field"`
+	Name   string `json:"name,omitempty"` // of a secret
+	Change string `json:"change"`         // added | updated | removed; of a secret added | rotated | hosts updated | removed
+	// Before and after; of secrets only where the value comes from.
 	Before      *string     `json:"before,omitempty"`
 	After       *string     `json:"after,omitempty"`
+	BeforeRef   *string     `json:"before_ref,omitempty"`
+	AfterRef    *string     `json:"after_ref,omitempty"`
+	AllowHosts  []string    `json:"allow_hosts,omitempty"`
 	Disposition Disposition `json:"disposition"`
 	Reason      *string     `json:"reason,omitempty"`
 }
@@ -155,6 +163,11 @@ func (m Modification) Apply(s Spec) (Spec, []Change) {
 			note("labels."+key, &before, nil)
 		}
 	}
+	if len(m.Secrets)+len(m.SecretsRemove) > 0 {
+		var more []Change
+		s.Network, more = m.applySecrets(s.Network)
+		changes = append(changes, more...)
+	}
 	if m.Workdir != nil {
 		before, after := s.Runtime.Workdir, *m.Workdir
 		s.Runtime.Workdir = after
@@ -165,6 +178,64 @@ func (m Modification) Apply(s Spec) (Spec, []Change) {
 		note("workdir", was, &after)
 	}
 	return s, changes
+}
+
+// applySecrets returns the network with other secrets. One that is named again is rotated: its value is read anew at the next start.
+func (m Modification) applySecrets(n Network) (Network, []Change) {
+	var (
+		changes []Change
+		all     Secrets
+	)
+	if n.Secrets != nil {
+		all = *n.Secrets
+		all.Secrets = slices.Clone(all.Secrets)
+	}
+	find := func(name string) int {
+		return slices.IndexFunc(all.Secrets, func(s Secret) bool { return s.EnvVar == name })
+	}
+	for _, s := range m.Secrets {
+		c := Change{Kind: "secret", Field: "secrets." + s.EnvVar, Name: s.EnvVar, Change: "added", AfterRef: s.ref(), AllowHosts: hostTexts(s.AllowedHosts)}
+		if i := find(s.EnvVar); i >= 0 {
+			old := all.Secrets[i]
+			c.Change, c.BeforeRef = "rotated", old.ref()
+			if !slices.Equal(old.AllowedHosts, s.AllowedHosts) {
+				c.Change = "hosts updated"
+			}
+			s.Placeholder, s.Injection, s.RequireTLSIdentity, s.OnViolation = old.Placeholder, old.Injection, old.RequireTLSIdentity, old.OnViolation
+			all.Secrets[i] = s
+		} else {
+			all.Secrets = append(all.Secrets, s)
+		}
+		changes = append(changes, c)
+	}
+	for _, name := range m.SecretsRemove {
+		if i := find(name); i >= 0 {
+			changes = append(changes, Change{Kind: "secret", Field: "secrets." + name, Name: name, Change: "removed", BeforeRef: all.Secrets[i].ref()})
+			all.Secrets = slices.Delete(all.Secrets, i, i+1)
+		}
+	}
+	n.Secrets = &all
+	if len(all.Secrets) == 0 {
+		n.Secrets = nil
+	}
+	return n, changes
+}
+
+// ref says where a value comes from, without the value.
+func (s Secret) ref() *string {
+	text := "inline"
+	if s.Source != nil {
+		text = s.Source.Kind + ":" + cmp.Or(s.Source.Var, s.Source.Reference)
+	}
+	return &text
+}
+
+func hostTexts(hosts []HostPattern) []string {
+	texts := make([]string, 0, len(hosts))
+	for _, h := range hosts {
+		texts = append(texts, h.String())
+	}
+	return texts
 }
 
 // Check returns what keeps a modification of a spec from being made, besides what Validate says of the result.

@@ -9,6 +9,7 @@ import (
 	"github.com/microsandbox-go/microsandbox/internal/server/mcp"
 	"github.com/microsandbox-go/microsandbox/internal/server/metrics"
 	"github.com/microsandbox-go/microsandbox/internal/server/proxy"
+	"github.com/microsandbox-go/microsandbox/internal/server/rest"
 )
 
 // serve is a server with all that it speaks.
@@ -21,6 +22,7 @@ func serve(cfg server.Config) *server.Server {
 	s.Mount(api.Routes()...)
 	s.Mount(tools.Routes()...)
 	s.Mount(ports.Routes()...)
+	s.Mount(rest.New(s).Routes()...)
 	s.Mount(metrics.New(s).Routes()...)
 	return s
 }

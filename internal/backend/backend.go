@@ -85,3 +85,9 @@ type Owner interface {
 	// Disown lets a sandbox that this process owns live on. It does nothing if the one with that ID is not owned.
 	Disown(ctx context.Context, ref sandbox.Ref, id string) error
 }
+
+// Finder is a backend that knows sandboxes by their IDs.
+type Finder interface {
+	// Find returns what Get does, of the sandbox with an ID, whatever its namespace. Kind: NotFound.
+	Find(ctx context.Context, id string) (sandbox.Info, error)
+}

@@ -51,8 +51,8 @@ msb modify work --cpus 2 --dry-run --format json`},
 	f.labels(&m.Labels, "Set a label")
 	f.value("", "label-rm", "KEY", "Remove a label; repeatable", setAppend(&m.LabelsRemove, asIs))
 	f.value("", "workdir", "PATH", "Working directory of commands", func(v string) error { m.Workdir = &v; return nil })
-	f.notYet("", "secret", "NAME@HOST[,HOST...]", "Add a secret, or give it another value")
-	f.notYet("", "secret-rm", "NAME", "Remove a secret")
+	f.value("", "secret", "NAME@HOST[,HOST...]", "Add a secret of this environment, or give it another value or other hosts; repeatable", setAppend(&m.Secrets, sandbox.ParseSecret))
+	f.value("", "secret-rm", "NAME", "Remove a secret; repeatable", setAppend(&m.SecretsRemove, asIs))
 	f.toggle("", "dry-run", "Show what would change", &req.DryRun)
 	f.toggle("", "next-start", "Change it for the next start only", &nextStart)
 	f.toggle("", "restart", "Restart it if a change needs that", &restart)
@@ -123,7 +123,11 @@ func (a *app) printPlan(p sandbox.Plan, quiet bool) error {
 	}
 	if !quiet {
 		if err := printTable(a.out, []string{"FIELD", "BEFORE", "AFTER", "EFFECT"}, each(p.Changes, func(c sandbox.Change) []string {
-			return []string{c.Field, shorten(text(c.Before), 40), shorten(text(c.After), 40), string(c.Disposition)}
+			before, after := c.Before, c.After
+			if c.Kind == "secret" {
+				before, after = c.BeforeRef, c.AfterRef
+			}
+			return []string{c.Field, shorten(text(before), 40), shorten(text(after), 40), string(c.Disposition)}
 		})); err != nil {
 			return err
 		}

@@ -41,7 +41,7 @@ func (s Sandbox) Spec(name string, rules Rules) (spec sandbox.Spec, err error) {
 		return bad("sandbox '%s' has no image", name)
 	}
 	if s.Image[0] == '.' || s.Image[0] == '/' {
-		dir, err := rules.path(s.Image)
+		dir, err := rules.Path(s.Image)
 		if err != nil {
 			return bad("image %s: %w", s.Image, err)
 		}
@@ -157,15 +157,15 @@ func (r Rules) mount(pair string) (sandbox.Mount, error) {
 	if two && !strings.ContainsAny(host, "/") && host != "." && host != ".." { // a volume
 		return sandbox.ParseVolume(source + ":" + rest)
 	}
-	source, err := r.path(host)
+	source, err := r.Path(host)
 	if err != nil {
 		return sandbox.Mount{}, fmt.Errorf("volume %s: %w", clip(pair), err)
 	}
 	return sandbox.ParseVolume(source + ":" + rest)
 }
 
-// path is a path of the host as it may be used: below one of the roots, whatever links lie on the way.
-func (r Rules) path(p string) (string, error) {
+// Path is a path of the host as it may be used: below one of the roots, whatever links lie on the way.
+func (r Rules) Path(p string) (string, error) {
 	if !filepath.IsAbs(p) {
 		p = filepath.Join(r.Dir, p)
 	}

@@ -73,6 +73,19 @@ func (s *Server) Observe(f func(Served)) { s.observers = append(s.observers, f) 
 // ObserveActions has f called after each change that is audited.
 func (s *Server) ObserveActions(f func(action string, ok bool)) { s.actions = append(s.actions, f) }
 
+// Audit is a change that somebody made, or tried to.
+type Audit struct {
+	At      time.Time
+	Request string
+	Caller  Caller
+	Action  string
+	Ref     sandbox.Ref
+	Err     error
+}
+
+// ObserveAudit has f called with each change that is audited, before it is logged.
+func (s *Server) ObserveAudit(f func(Audit)) { s.audits = append(s.audits, f) }
+
 // served logs a request. Its query is left out: it may hold a signature.
 func (s *Server) served(t *trace, rec *recorder, r *http.Request) {
 	took := time.Since(t.began)
@@ -118,6 +131,9 @@ func (s *Server) Audited(ctx context.Context, action string, ref sandbox.Ref, er
 	}
 	for _, f := range s.actions {
 		f(action, err == nil)
+	}
+	for _, f := range s.audits {
+		f(Audit{time.Now().UTC(), RequestID(ctx), c, action, ref, err})
 	}
 	s.audit.LogAttrs(ctx, slog.LevelInfo, "audit", append(line, attrs...)...)
 }

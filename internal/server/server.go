@@ -95,11 +95,14 @@ type Server struct {
 	background context.Context
 	stop       context.CancelFunc
 	tasks      sync.WaitGroup
+	draining   chan struct{}
+	drain      func() // closes it
 
 	mu        sync.Mutex
 	strict    bool // which names are asked for is looked at
 	observers []func(Served)
 	actions   []func(action string, ok bool)
+	audits    []func(Audit)
 }
 
 // New returns a server without routes.
@@ -107,6 +110,8 @@ func New(cfg Config) *Server {
 	discard := slog.New(slog.NewTextHandler(io.Discard, nil))
 	s := &Server{cfg: cfg, mux: http.NewServeMux(), log: cmp.Or(cfg.Log, discard), audit: cmp.Or(cfg.Audit, discard), strict: true}
 	s.background, s.stop = context.WithCancel(context.Background())
+	s.draining = make(chan struct{})
+	s.drain = sync.OnceFunc(func() { close(s.draining) })
 	s.conns = newConns(cfg.Backend)
 	s.admit = newAdmission(cfg.Backend, cfg.Limits)
 	return s
@@ -202,6 +207,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		return err
 	case <-ctx.Done():
 	}
+	s.drain()
 	grace, stop := context.WithTimeout(base, ShutdownTimeout)
 	defer stop()
 	err := h.Shutdown(grace)
@@ -215,10 +221,14 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 
 // Close ends what goes on behind requests and gives back the connections to sandboxes. Serve does it, too.
 func (s *Server) Close() {
+	s.drain()
 	s.stop()
 	s.tasks.Wait()
 	s.conns.close()
 }
+
+// Draining is closed when the server is about to end: what never ends by itself ends then.
+func (s *Server) Draining() <-chan struct{} { return s.draining }
 
 // Go runs f behind the requests: it outlives the one that began it, and has its values, but not the server. When that closes f's
 // context ends, and the server waits for it.

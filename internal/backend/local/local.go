@@ -59,7 +59,10 @@ func New(cfg Config) *Backend {
 	return b
 }
 
-var _ backend.Backend = (*Backend)(nil)
+var (
+	_ backend.Backend = (*Backend)(nil)
+	_ backend.Finder  = (*Backend)(nil)
+)
 
 // Close gives back what the backend holds. Sandboxes are not touched by it.
 func (b *Backend) Close() error {
@@ -80,6 +83,41 @@ func (b *Backend) Get(ctx context.Context, ref sandbox.Ref) (sandbox.Info, error
 		return row.Info, err
 	}
 	return b.getEphemeral(ctx, ref)
+}
+
+// Find returns what is recorded of the sandbox with an ID.
+func (b *Backend) Find(ctx context.Context, id string) (sandbox.Info, error) {
+	missing := &sandbox.Error{Kind: sandbox.NotFound, Message: "there is none with this id"}
+	db, err := b.recordsIfAny()
+	if err != nil {
+		return sandbox.Info{}, err
+	}
+	if db != nil {
+		row, err := db.GetID(id)
+		if err == nil {
+			row, err = b.truth(db, row)
+		}
+		if sandbox.KindOf(err) != sandbox.NotFound {
+			return row.Info, err
+		}
+	}
+	records, err := b.store.List("")
+	if err != nil {
+		return sandbox.Info{}, err
+	}
+	for _, r := range records {
+		if r.ID == id && r.Spec.Lifecycle.Ephemeral {
+			return b.getEphemeral(ctx, r.Ref)
+		}
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, info := range b.ends {
+		if info.ID == id {
+			return info, nil
+		}
+	}
+	return sandbox.Info{}, missing
 }
 
 func (b *Backend) getEphemeral(ctx context.Context, ref sandbox.Ref) (sandbox.Info, error) {

@@ -31,12 +31,18 @@ func (b *Backend) Modify(ctx context.Context, ref sandbox.Ref, req backend.Modif
 	if err != nil || req.DryRun || len(plan.Conflicts) > 0 || len(plan.Changes) == 0 {
 		return plan, err
 	}
+	if len(req.Secrets) > 0 {
+		if _, err := b.proxy(next.Network); err != nil { // a value that is not there is told now
+			return plan, err
+		}
+	}
 	db, err := b.records()
 	if err != nil {
 		return plan, err
 	}
 	if _, err := db.Edit(row.ID, func(r *state.Row) error {
-		r.Spec, _ = req.Apply(r.Spec)
+		spec, _ := req.Apply(r.Spec)
+		r.Spec = spec.WithDefaults()
 		if r.Active != nil && policy != sandbox.ModifyNextStart {
 			live, _ := onlyLive(req.Modification).Apply(*r.Active)
 			r.Active = &live
@@ -61,6 +67,7 @@ func (b *Backend) Modify(ctx context.Context, ref sandbox.Ref, req backend.Modif
 func planOf(row state.Row, m sandbox.Modification, policy sandbox.ModifyPolicy) (sandbox.Plan, sandbox.Spec, error) {
 	plan := sandbox.Plan{Sandbox: row.Ref.Name, Status: row.Status, Policy: policy, Changes: []sandbox.Change{}, Conflicts: []sandbox.PlanNote{}, Warnings: []sandbox.PlanNote{}}
 	next, changes := m.Apply(row.Spec)
+	next = next.WithDefaults()
 	if err := next.Validate(); err != nil {
 		return plan, next, err
 	}
@@ -97,7 +104,7 @@ func dispositionOf(field string, row state.Row, next sandbox.Spec) sandbox.Dispo
 
 // onlyLive is the part of a modification that a running sandbox takes.
 func onlyLive(m sandbox.Modification) sandbox.Modification {
-	m.MaxCPUs, m.MaxMemoryMiB, m.RootDiskMiB = nil, nil, nil
+	m.MaxCPUs, m.MaxMemoryMiB, m.RootDiskMiB, m.Secrets, m.SecretsRemove = nil, nil, nil, nil, nil
 	return m
 }
 

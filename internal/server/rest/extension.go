@@ -1,0 +1,95 @@
+package rest
+
+import (
+	"github.com/microsandbox-go/microsandbox/internal/backend"
+	"github.com/microsandbox-go/microsandbox/internal/cloudapi"
+	"github.com/microsandbox-go/microsandbox/internal/version"
+	"github.com/microsandbox-go/microsandbox/sandbox"
+)
+
+// capabilities says that this is a server of ours.
+func (h *Handler) capabilities(*request) (any, error) {
+	return cloudapi.Capabilities{Server: "microsandbox-go", Version: version.Version, Extension: cloudapi.ExtensionVersion}, nil
+}
+
+func unsupported(what string) error {
+	return &sandbox.Error{Kind: sandbox.Unsupported, Message: what + " is not supported by this server"}
+}
+
+func (h *Handler) drain(r *request, info sandbox.Info) (any, error) {
+	d, ok := h.backend.(backend.Drainer)
+	if !ok {
+		return nil, unsupported("drain")
+	}
+	err := d.Drain(r.Context(), info.Ref)
+	h.server.Audited(r.Context(), "drain", info.Ref, err)
+	return shown(info), err
+}
+
+func (h *Handler) metrics(r *request, info sandbox.Info) (any, error) {
+	m, ok := h.backend.(backend.Meterer)
+	if !ok {
+		return nil, unsupported("metrics")
+	}
+	return m.Metrics(r.Context(), info.Ref)
+}
+
+func (h *Handler) modify(r *request, info sandbox.Info) (any, error) {
+	m, ok := h.backend.(backend.Modifier)
+	if !ok {
+		return nil, unsupported("modify")
+	}
+	var b backend.ModifyRequest
+	if err := r.body(&b); err != nil {
+		return nil, err
+	}
+	plan, err := m.Modify(r.Context(), info.Ref, b)
+	if !b.DryRun {
+		h.server.Audited(r.Context(), "modify", info.Ref, err)
+	}
+	return plan, err
+}
+
+func (h *Handler) network(r *request, info sandbox.Info) (any, error) {
+	n, ok := h.backend.(backend.Networker)
+	if !ok {
+		return nil, unsupported("network")
+	}
+	return n.Network(r.Context(), info.Ref)
+}
+
+func (h *Handler) setNetwork(r *request, info sandbox.Info) (any, error) {
+	n, ok := h.backend.(backend.Networker)
+	if !ok {
+		return nil, unsupported("network")
+	}
+	var p sandbox.NetworkPolicy
+	if err := r.body(&p); err != nil {
+		return nil, err
+	}
+	err := n.SetNetworkPolicy(r.Context(), info.Ref, p)
+	h.server.Audited(r.Context(), "network", info.Ref, err)
+	return shown(info), err
+}
+
+func (h *Handler) redefine(r *request, info sandbox.Info) (any, error) {
+	d, ok := h.backend.(backend.Redefiner)
+	if !ok {
+		return nil, unsupported("redefine")
+	}
+	var b cloudapi.CreateBody
+	if err := r.body(&b); err != nil {
+		return nil, err
+	}
+	b.Name = string(info.Ref.Name)
+	req, err := h.request(r.Context(), info.Ref.Namespace, b)
+	if err == nil {
+		err = d.Redefine(r.Context(), req)
+	}
+	h.server.Audited(r.Context(), "redefine", info.Ref, err)
+	if err != nil {
+		return nil, err
+	}
+	now, err := h.backend.Get(r.Context(), info.Ref)
+	return shown(now), err
+}

@@ -1,0 +1,442 @@
+package rest
+
+import (
+	"cmp"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/microsandbox-go/microsandbox/internal/backend"
+	"github.com/microsandbox-go/microsandbox/internal/cloudapi"
+	"github.com/microsandbox-go/microsandbox/internal/server"
+	"github.com/microsandbox-go/microsandbox/sandbox"
+)
+
+// shown is a sandbox as answers have it.
+func shown(i sandbox.Info) cloudapi.Sandbox {
+	spec := i.Effective()
+	body, _ := cloudapi.BodyOf(spec, false)
+	body.Name = string(i.Ref.Name)
+	out := cloudapi.Sandbox{ID: i.ID, OrgID: orgID(i.Ref.Namespace), Name: string(i.Ref.Name), Slug: string(i.Ref.Name), Status: cloudapi.StatusOf(i.Status),
+		Spec: &body, Ephemeral: spec.Lifecycle.Ephemeral, CreatedAt: i.CreatedAt.UTC()}
+	if i.Status != sandbox.Created {
+		at := i.UpdatedAt.UTC()
+		if i.End == nil {
+			out.StartedAt = &at
+		}
+	}
+	if i.End != nil {
+		at := i.End.At.UTC()
+		out.StoppedAt = &at
+		if i.End.Reason == sandbox.ReasonFailed {
+			out.Status = cloudapi.StatusFailed
+		}
+		if i.End.Message != "" && i.End.Reason != sandbox.ReasonShutdown {
+			out.LastFailure = &i.End.Message
+		}
+	}
+	i.RunnerPID = 0
+	out.Info = &i
+	return out
+}
+
+func (h *Handler) get(_ *request, info sandbox.Info) (any, error) { return shown(info), nil }
+
+// The bounds of a list (contract msb-0.6 §2.1).
+const (
+	defaultPage = 20
+	maxPage     = 1000
+)
+
+// limit reads how many entries are wanted.
+func (r *request) limit() (int, error) {
+	s := r.URL.Query().Get("limit")
+	if s == "" {
+		return defaultPage, nil
+	}
+	n, err := strconv.Atoi(s)
+	if err != nil || n < 1 {
+		return 0, invalid("limit is not a number from 1")
+	}
+	return min(n, maxPage), nil
+}
+
+// place is where a page ends: cursors are it, base64url.
+type place struct {
+	at   int64 // nanoseconds
+	name string
+}
+
+func (p place) String() string {
+	return base64.RawURLEncoding.EncodeToString([]byte(strconv.FormatInt(p.at, 10) + "/" + p.name))
+}
+
+func parsePlace(s string) (place, error) {
+	b, err := base64.RawURLEncoding.Strict().DecodeString(s)
+	at, name, ok := strings.Cut(string(b), "/")
+	n, nerr := strconv.ParseInt(at, 10, 64)
+	if err != nil || !ok || nerr != nil || len(s) > 512 || strconv.FormatInt(n, 10) != at {
+		return place{}, &sandbox.Error{Kind: sandbox.InvalidCursor, Message: "it is not one of this list"}
+	}
+	return place{n, name}, nil
+}
+
+// behind compares as a list does: newest first, then by name.
+func (p place) behind(o place) bool {
+	return cmp.Or(cmp.Compare(o.at, p.at), cmp.Compare(p.name, o.name)) > 0
+}
+
+// paged is the part of a list that a request asks for.
+func paged[T any](r *request, all []T, where func(T) place) (page cloudapi.Page[T], err error) {
+	limit, err := r.limit()
+	if err != nil {
+		return page, err
+	}
+	if c := r.URL.Query().Get("cursor"); c != "" {
+		from, err := parsePlace(c)
+		if err != nil {
+			return page, err
+		}
+		i := slices.IndexFunc(all, func(v T) bool { return where(v).behind(from) })
+		if i < 0 {
+			i = len(all)
+		}
+		all = all[i:]
+	}
+	page.HasMore = len(all) > limit
+	page.Data = append([]T{}, all[:min(limit, len(all))]...)
+	if page.HasMore {
+		next := where(page.Data[limit-1]).String()
+		page.NextCursor = &next
+	}
+	return page, nil
+}
+
+func (h *Handler) list(r *request) (any, error) {
+	var labels map[string]string
+	if l := r.URL.Query().Get("labels"); l != "" {
+		if err := json.Unmarshal([]byte(l), &labels); err != nil {
+			return nil, invalid("labels is not a JSON object of texts")
+		}
+	}
+	infos, err := h.backend.List(r.Context(), r.namespace)
+	if err != nil {
+		return nil, err
+	}
+	infos = slices.DeleteFunc(infos, func(i sandbox.Info) bool {
+		have := i.Effective().Labels
+		for k, v := range labels {
+			if got, ok := have[k]; !ok || got != v {
+				return true
+			}
+		}
+		return false
+	})
+	page, err := paged(r, infos, func(i sandbox.Info) place { return place{i.CreatedAt.UnixNano(), string(i.Ref.Name)} })
+	if err != nil {
+		return nil, err
+	}
+	out := cloudapi.Page[cloudapi.Sandbox]{Data: []cloudapi.Sandbox{}, NextCursor: page.NextCursor, HasMore: page.HasMore}
+	for _, i := range page.Data {
+		out.Data = append(out.Data, shown(i))
+	}
+	return out, nil
+}
+
+// How long a start is waited for.
+const (
+	defaultWait = 90 * time.Second
+	maxWait     = 10 * time.Minute
+)
+
+// wait reads how long the caller waits.
+func (r *request) wait() (time.Duration, error) {
+	q := r.URL.Query()
+	if w := q.Get("wait_for"); w != "" && w != "running" && w != "starting" && w != "accepted" {
+		return 0, invalid("wait_for is not running")
+	}
+	s := q.Get("wait_timeout")
+	if s == "" {
+		return defaultWait, nil
+	}
+	n, err := strconv.Atoi(s)
+	if err != nil || n < 1 || time.Duration(n)*time.Second > maxWait {
+		return 0, invalid(fmt.Sprintf("wait_timeout is not a number of seconds from 1 to %d", int(maxWait.Seconds())))
+	}
+	return time.Duration(n) * time.Second, nil
+}
+
+var errWait = errors.New("it took longer than was to be waited")
+
+// late makes the error of a start that took too long one of the sandbox's, not of the caller who went.
+func late(ctx context.Context, ref sandbox.Ref, err error) error {
+	if err != nil && context.Cause(ctx) == errWait {
+		return &sandbox.Error{Op: "start", Ref: ref, Kind: sandbox.BootFailed, Message: fmt.Sprintf("sandbox '%s' is not ready: %v", ref.Name, errWait), Err: nil,
+			Hint: "wait longer, or pull its image first"}
+	}
+	return err
+}
+
+func (h *Handler) create(r *request) (any, error) {
+	var b cloudapi.CreateBody
+	if err := r.body(&b); err != nil {
+		return nil, err
+	}
+	ctx := r.Context()
+	server.Note(ctx, slog.String("sandbox", b.Name))
+	req, err := h.request(ctx, r.namespace, b)
+	ref := req.Ref
+	if err == nil {
+		req.Prepare = r.URL.Query().Get("start") != "true"
+	}
+	wait, werr := r.wait()
+	if err = cmp.Or(err, werr); err != nil {
+		h.server.Audited(ctx, "create", ref, err)
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, wait, errWait)
+	defer cancel()
+	info, err := h.called(ctx, r, cancel, func() (sandbox.Info, error) { return h.make(ctx, req, b.Registry) })
+	err = late(ctx, ref, err)
+	h.server.Audited(r.Context(), "create", ref, err)
+	if err != nil {
+		return nil, err
+	}
+	return shown(info), nil
+}
+
+// make makes a sandbox.
+func (h *Handler) make(ctx context.Context, req backend.CreateRequest, registry *cloudapi.Registry) (sandbox.Info, error) {
+	if !req.Prepare {
+		done, err := h.server.Admit(ctx, req.Ref, req.Spec)
+		if err != nil {
+			return sandbox.Info{}, err
+		}
+		defer done()
+	}
+	if registry != nil && (registry.Mode == "inline" || registry.Mode == "anonymous") && req.Spec.Image.OCI != nil && req.Spec.PullPolicy != sandbox.PullNever {
+		images, ok := h.backend.(backend.Images)
+		if !ok {
+			return sandbox.Info{}, &sandbox.Error{Kind: sandbox.Unsupported, Message: "registry.mode: this server has no images of its own"}
+		}
+		auth := &backend.RegistryAuth{Username: registry.Username, Password: backend.Secret(registry.Password)}
+		if _, err := images.PullImage(ctx, req.Spec.Image.OCI.Reference, backend.PullOptions{Refresh: req.Spec.PullPolicy == sandbox.PullAlways, Auth: auth}); err != nil {
+			return sandbox.Info{}, err
+		}
+		req.Spec.PullPolicy = sandbox.PullIfMissing
+	}
+	return h.backend.Create(ctx, req)
+}
+
+// request is what a body asks the backend for.
+func (h *Handler) request(ctx context.Context, namespace string, b cloudapi.CreateBody) (req backend.CreateRequest, err error) {
+	req.Ref = sandbox.Ref{Namespace: namespace, Name: sandbox.Name(b.Name)}
+	if err := req.Ref.Validate(); err != nil {
+		return req, err
+	}
+	x := b.Extension
+	if x != nil && x.Spec != nil {
+		req.Spec = *x.Spec
+		if s := req.Spec.Network.Secrets; s != nil {
+			for i := range s.Secrets {
+				s.Secrets[i].Value = sandbox.SecretValue(x.Values[s.Secrets[i].EnvVar])
+			}
+		}
+	} else if req.Spec, err = b.Spec(); err != nil {
+		return req, err
+	}
+	req.Spec.Name = req.Ref.Name
+	if x != nil {
+		req.Startup, req.Replace, req.Grace, req.Generated = x.Startup, x.Replace, time.Duration(x.GraceMS)*time.Millisecond, x.Generated
+	} else {
+		req.Startup = len(req.Spec.Runtime.Cmd) > 0
+		h.server.Config().Settings.Defaults.Apply(&req.Spec)
+	}
+	if req.Spec.DeploymentProfile == "" {
+		req.Spec.DeploymentProfile = h.server.Config().Settings.DeploymentProfile
+	}
+	if err := h.confine(ctx, &req.Spec); err != nil {
+		return req, err
+	}
+	return req, req.Spec.WithDefaults().Validate()
+}
+
+func (h *Handler) start(r *request, info sandbox.Info) (any, error) {
+	var b cloudapi.StartBody
+	if err := r.body(&b); err != nil {
+		return nil, err
+	}
+	wait, err := r.wait()
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeoutCause(r.Context(), wait, errWait)
+	defer cancel()
+	now, err := h.called(ctx, r, cancel, func() (sandbox.Info, error) {
+		done, err := h.server.Admit(ctx, info.Ref, info.Spec)
+		if err != nil {
+			return sandbox.Info{}, err
+		}
+		defer done()
+		return h.backend.Start(ctx, info.Ref, backend.StartOptions{Sole: b.Sole, Quiet: b.Quiet})
+	})
+	err = late(ctx, info.Ref, err)
+	h.server.Audited(r.Context(), "start", info.Ref, err)
+	if err != nil {
+		return nil, err
+	}
+	return shown(now), nil
+}
+
+// A stop is answered when the sandbox has ended, or after stopAnswer; it has to have ended when clients lose patience, after 10 s.
+const (
+	stopAnswer = 3 * time.Second
+	stopGrace  = 8 * time.Second
+)
+
+func (h *Handler) stop(r *request, info sandbox.Info) (any, error) {
+	var b cloudapi.StopBody
+	if err := r.body(&b); err != nil {
+		return nil, err
+	}
+	if b.TimeoutMS < 0 || b.TimeoutMS > maxWait.Milliseconds() {
+		return nil, invalid("timeout_ms is out of bounds")
+	}
+	opt := backend.StopOptions{Force: b.Force, Timeout: cmp.Or(time.Duration(b.TimeoutMS)*time.Millisecond, stopGrace)}
+	done := make(chan error, 1)
+	h.server.Go(r.Context(), func(ctx context.Context) {
+		err := h.backend.Stop(ctx, info.Ref, opt)
+		h.server.Audited(ctx, "stop", info.Ref, err)
+		done <- err
+	})
+	patience := stopAnswer
+	if b.Wait {
+		patience = maxWait
+	}
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	select {
+	case err := <-done:
+		if k := sandbox.KindOf(err); err != nil && (b.Wait || k != sandbox.NotRunning && k != sandbox.NotFound) {
+			return nil, err
+		}
+	case <-timer.C:
+	case <-r.Context().Done():
+		return nil, &sandbox.Error{Op: "stop", Ref: info.Ref, Kind: sandbox.Cancelled, Message: "the stop goes on"}
+	}
+	now, err := h.backend.Get(r.Context(), info.Ref)
+	switch {
+	case sandbox.KindOf(err) == sandbox.NotFound || err == nil && now.ID != info.ID:
+		now = info // it is gone with its end
+		now.Status = sandbox.Stopped
+	case err != nil:
+		return nil, err
+	case !now.Status.Terminal():
+		now.Status = sandbox.Draining
+	}
+	return shown(now), nil
+}
+
+func (h *Handler) remove(r *request, info sandbox.Info) (any, error) {
+	force := r.URL.Query().Get("force") != "false"
+	err := h.backend.Remove(r.Context(), info.Ref, force)
+	if sandbox.KindOf(err) == sandbox.NotFound && info.Spec.Lifecycle.Ephemeral {
+		err = nil // it went by itself meanwhile
+	}
+	h.server.Audited(r.Context(), "remove", info.Ref, err)
+	if err != nil {
+		return nil, err
+	}
+	return cloudapi.Message{Message: "Sandbox destroyed"}, nil
+}
+
+func (h *Handler) rename(r *request, info sandbox.Info) (any, error) {
+	var b struct{ Name, Slug *string }
+	if err := r.body(&b); err != nil {
+		return nil, err
+	}
+	same := func(s *string) bool { return s == nil || *s == string(info.Ref.Name) }
+	if !same(b.Name) || !same(b.Slug) {
+		return nil, &sandbox.Error{Op: "rename", Ref: info.Ref, Kind: sandbox.Unsupported, Message: "name: a sandbox keeps the name that it was made with"}
+	}
+	return shown(info), nil
+}
+
+// called runs f, which makes or starts something, so that the client can take it back by the name that it gave the request.
+func (h *Handler) called(ctx context.Context, r *request, cancel context.CancelFunc, f func() (sandbox.Info, error)) (sandbox.Info, error) {
+	id := r.Header.Get(cloudapi.RequestHeader)
+	if id == "" || len(id) > 64 {
+		return f()
+	}
+	c := &call{namespace: r.namespace, cancel: cancel, done: make(chan struct{})}
+	h.calls.mu.Lock()
+	if h.calls.all[id] != nil {
+		h.calls.mu.Unlock()
+		return sandbox.Info{}, invalid("this request was made before, or taken back")
+	}
+	h.calls.all[id] = c
+	h.calls.mu.Unlock()
+	info, err := f()
+	c.made = info
+	close(c.done)
+	time.AfterFunc(keptCall, func() {
+		h.calls.mu.Lock()
+		defer h.calls.mu.Unlock()
+		if h.calls.all[id] == c {
+			delete(h.calls.all, id)
+		}
+	})
+	return info, err
+}
+
+// revoke takes a request back that its client did not wait for: it is ended, and what it made goes. One that comes later is refused.
+func (h *Handler) revoke(r *request) (any, error) {
+	id := r.PathValue("id")
+	if len(id) > 64 {
+		return nil, invalid("this is the name of no request")
+	}
+	h.calls.mu.Lock()
+	c := h.calls.all[id]
+	if c == nil {
+		c = &call{namespace: r.namespace, done: make(chan struct{})}
+		close(c.done)
+		h.calls.all[id] = c
+		time.AfterFunc(keptCall, func() {
+			h.calls.mu.Lock()
+			defer h.calls.mu.Unlock()
+			delete(h.calls.all, id)
+		})
+	}
+	h.calls.mu.Unlock()
+	if err := server.CallerOf(r.Context()).Check(c.namespace); err != nil {
+		return nil, err
+	}
+	if c.cancel != nil {
+		c.cancel()
+	}
+	select {
+	case <-c.done:
+	case <-r.Context().Done():
+		return nil, &sandbox.Error{Kind: sandbox.Cancelled, Message: "it goes on"}
+	}
+	if made := c.made; made.ID != "" {
+		if r.URL.Query().Get("undo") == "remove" {
+			if now, err := h.backend.Get(r.Context(), made.Ref); err == nil && now.ID == made.ID {
+				err := h.backend.Remove(r.Context(), made.Ref, true)
+				h.server.Audited(r.Context(), "remove", made.Ref, err)
+				if err != nil && sandbox.KindOf(err) != sandbox.NotFound {
+					return nil, err
+				}
+			}
+		}
+	}
+	return cloudapi.Message{Message: http.StatusText(http.StatusOK)}, nil
+}
