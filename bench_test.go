@@ -3,7 +3,9 @@ package microsandbox_test
 import (
 	"context"
 	"io"
+	"slices"
 	"testing"
+	"time"
 
 	"github.com/microsandbox-go/microsandbox"
 )
@@ -13,10 +15,32 @@ func BenchmarkExec(b *testing.B) {
 	home(b)
 	ctx := context.Background()
 	sb := newSandbox(b, "bench", microsandbox.WithEphemeral(true))
+	var took []time.Duration
 	for b.Loop() {
+		begin := time.Now()
 		if out, err := sb.Exec(ctx, "/usr/bin/true", nil); err != nil || !out.Success() {
 			b.Fatal(out, err)
 		}
+		took = append(took, time.Since(begin))
+	}
+	slices.Sort(took)
+	b.ReportMetric(float64(took[len(took)/2].Microseconds()), "p50-µs")
+	b.ReportMetric(float64(took[len(took)*99/100].Microseconds()), "p99-µs")
+}
+
+// BenchmarkGet is the look at the record that each call begins with.
+func BenchmarkGet(b *testing.B) {
+	for _, ephemeral := range []bool{true, false} {
+		b.Run(map[bool]string{true: "ephemeral", false: "kept"}[ephemeral], func(b *testing.B) {
+			home(b)
+			ctx := context.Background()
+			newSandbox(b, "bench", microsandbox.WithEphemeral(ephemeral))
+			for b.Loop() {
+				if _, err := microsandbox.GetSandbox(ctx, "bench"); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }
 

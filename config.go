@@ -46,6 +46,12 @@ func configOf(s sandbox.Spec) SandboxConfig {
 	for _, e := range s.Env {
 		c.Env[e.Key] = e.Value
 	}
+	if i := s.Init; i != nil {
+		c.Init = &InitConfig{Cmd: i.Cmd, Args: i.Args, Env: map[string]string{}}
+		for _, e := range i.Env {
+			c.Init.Env[e.Key] = e.Value
+		}
+	}
 	switch {
 	case s.Image.Bind != nil:
 		c.ImageBind = s.Image.Bind.Path

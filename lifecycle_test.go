@@ -414,6 +414,19 @@ func TestConfigRoundTrip(t *testing.T) {
 	}
 }
 
+func TestInit(t *testing.T) {
+	home(t)
+	ctx := ctxOf(t)
+	sb := newSandbox(t, "init", microsandbox.WithEphemeral(true), microsandbox.WithInit(microsandbox.Init.Cmd("/usr/bin/sleep", microsandbox.InitOptions{Args: []string{"infinity"}, Env: map[string]string{"A": "b"}})))
+	if got := shell(t, sb, "cat /proc/1/comm; tr '\\0' '\\n' < /proc/1/environ | grep ^A="); got != "sleep\nA=b" {
+		t.Errorf("process 1 is %q", got)
+	}
+	h := must[*microsandbox.SandboxHandle](t)(microsandbox.GetSandbox(ctx, "init"))
+	if c := must[*microsandbox.SandboxConfig](t)(h.Config()); c.Init == nil || c.Init.Cmd != "/usr/bin/sleep" || c.Init.Args[0] != "infinity" || c.Init.Env["A"] != "b" {
+		t.Errorf("init %+v", c.Init)
+	}
+}
+
 func TestRefusals(t *testing.T) {
 	home(t)
 	ctx := ctxOf(t)
@@ -425,7 +438,6 @@ func TestRefusals(t *testing.T) {
 		"snapshot":        {[]microsandbox.SandboxOption{microsandbox.WithFromSnapshot("x")}, microsandbox.ErrUnsupportedOperation},
 		"image disk":      {[]microsandbox.SandboxOption{microsandbox.WithImageDisk("/x.qcow2", "ext4")}, microsandbox.ErrUnsupportedOperation},
 		"flat root disk":  {[]microsandbox.SandboxOption{microsandbox.WithImage("host"), microsandbox.WithRootDisk(microsandbox.RootDisk.Flat(microsandbox.RootDiskFlatOptions{}))}, microsandbox.ErrUnsupportedOperation},
-		"init":            {[]microsandbox.SandboxOption{microsandbox.WithImage("host"), microsandbox.WithInit(microsandbox.Init.Auto())}, microsandbox.ErrUnsupportedOperation},
 		"vsock":           {[]microsandbox.SandboxOption{microsandbox.WithImage("host"), microsandbox.WithVsock(microsandbox.VsockRoute{})}, microsandbox.ErrUnsupportedOperation},
 		"disk mount":      {[]microsandbox.SandboxOption{microsandbox.WithImage("host"), microsandbox.WithMounts(map[string]microsandbox.MountConfig{"/d": microsandbox.Mount.Disk("/x", microsandbox.DiskOptions{})})}, microsandbox.ErrUnsupportedOperation},
 		"missing volume":  {[]microsandbox.SandboxOption{microsandbox.WithImage("host"), microsandbox.WithMounts(map[string]microsandbox.MountConfig{"/d": microsandbox.Mount.Named("nope", microsandbox.MountOptions{})})}, microsandbox.ErrVolumeNotFound},

@@ -213,7 +213,7 @@ func WithCmd(cmd ...string) SandboxOption {
 	return func(c *SandboxConfig) { c.Cmd = slices.Clone(cmd) }
 }
 
-// WithInit lets another program be the guest's process 1. It is not supported here.
+// WithInit lets another program be the guest's process 1, e.g. systemd; see [Init].
 func WithInit(init InitConfig) SandboxOption {
 	return func(c *SandboxConfig) { c.Init = &init }
 }

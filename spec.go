@@ -48,6 +48,12 @@ func (c *SandboxConfig) spec(set config.File) (sandbox.Spec, error) {
 	for _, key := range slices.Sorted(maps.Keys(c.Env)) {
 		s.Env = append(s.Env, sandbox.EnvVar{Key: key, Value: c.Env[key]})
 	}
+	if i := c.Init; i != nil {
+		s.Init = &sandbox.Init{Cmd: i.Cmd, Args: append([]string{}, i.Args...), Env: []sandbox.EnvVar{}}
+		for _, key := range slices.Sorted(maps.Keys(i.Env)) {
+			s.Init.Env = append(s.Init.Env, sandbox.EnvVar{Key: key, Value: i.Env[key]})
+		}
+	}
 	switch c.PullPolicy {
 	case PullPolicyDefault, PullPolicyIfMissing:
 	case PullPolicyAlways:
@@ -101,7 +107,6 @@ func (c *SandboxConfig) refused() error {
 		{c.ImageFstype != "", "WithImageDisk", needsVM},
 		{c.PlacementProfile != "", "WithPlacementProfile", "guests have no memory nodes of their own"},
 		{c.THP != "" && c.THP != THPMadvise, "WithTHP " + string(c.THP), "the guest's kernel has no huge pages of its own"},
-		{c.Init != nil, "WithInit", "the agent is process 1"},
 		{len(c.Vsock) > 0, "WithVsock", needsVM},
 	} {
 		if r.asked {

@@ -13,7 +13,9 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/user"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -241,12 +243,32 @@ func TestSSHServer(t *testing.T) {
 	}
 }
 
+// A connection without traffic ends; one with traffic does not.
+func TestSSHInactivity(t *testing.T) {
+	dir := t.TempDir()
+	home(t)
+	sb := newSandbox(t, "idle", microsandbox.WithEphemeral(true))
+	key := keyPair(t, filepath.Join(dir, "id"))
+	addr, host := serve(t, sb, microsandbox.WithSSHHostKeyPath(filepath.Join(dir, "host")), microsandbox.WithSSHAuthorizedKeysPath(filepath.Join(dir, "id.pub")),
+		microsandbox.WithSSHServerInactivityTimeout(time.Second))
+	c := must[*ssh.Client](t)(ssh.Dial("tcp", addr, &ssh.ClientConfig{User: "root", Auth: []ssh.AuthMethod{ssh.PublicKeys(key)}, HostKeyCallback: ssh.FixedHostKey(host)}))
+	defer c.Close()
+	s := must[*ssh.Session](t)(c.NewSession())
+	if out, err := s.Output("for i in 1 2 3 4 5 6; do echo $i; sleep 0.3; done"); err != nil || len(out) != 12 {
+		t.Errorf("with traffic: %q, %v", out, err)
+	}
+	_ = c.Wait() // the test is over when that is, or hangs
+}
+
 // The programs of OpenSSH, upon msb ssh serve.
 func TestOpenSSH(t *testing.T) {
 	for _, program := range []string{"ssh", "scp", "sftp"} {
 		if _, err := exec.LookPath(program); err != nil {
 			t.Skipf("there is no %s here: %v", program, err)
 		}
+	}
+	if _, err := user.LookupId(strconv.Itoa(os.Geteuid())); err != nil {
+		t.Skipf("OpenSSH wants its user to have a name: %v", err)
 	}
 	dir := t.TempDir()
 	home(t)

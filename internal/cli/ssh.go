@@ -86,6 +86,9 @@ msb ssh serve.`,
 		if _, err := idle.timeout(0); err != nil {
 			return err
 		}
+		if idle.given || idle.never {
+			a.warn("the session is on this machine: there is no connection that would end for want of traffic, whatever --inactivity-timeout says")
+		}
 		b, info, err := a.get(c.Context(), name)
 		if err != nil {
 			return err

@@ -151,6 +151,7 @@ var (
 		"modify": "modify s --env B=2", "ping": "ping s", "touch": "touch s", "metrics": "metrics", "logs": "logs s", "volume create": "volume create v",
 		"volume list": "volume list", "volume inspect": "volume inspect v", "volume remove": "volume remove v",
 		"doctor": "doctor", "self doctor": "self doctor", "completion": "completion bash",
+		"ssh": "ssh s -- true", "ssh connect": "ssh connect s -- true", "ssh serve": "ssh serve s", "ssh authorize": "ssh authorize",
 	}
 	values = map[string]string{
 		"format": "json", "from-snapshot": "x", "exec --timeout": "1ms", "run --timeout": "1ms", "rlimit": "nofile=64",
@@ -170,7 +171,7 @@ var (
 		"env-rm": "K", "label-rm": "k", "modify --root-disk": "8G", "modify --secret": "SECRET@example.com", "modify --secret-rm": "SECRET",
 		"sort": "cpu", "since": "2026-01-02T03:04:05Z", "until": "2026-01-02T03:04:05Z", "source": "stderr", "grep": "nothing", "color": "always",
 		"volume create --name": "w", "kind": "disk", "volume create --size": "1G", "image save --format": "oci", "save --format": "oci", "stop --timeout": "3", "restart --timeout": "3", "conf": "FILE", "net-conf": "FILE", "resource-conf": "FILE",
-		"runtime-conf": "FILE", "fs-conf": "FILE", "secret-conf": "FILE", "script-conf": "FILE",
+		"inactivity-timeout": "1m", "file": "FILE", "key": "x", "runtime-conf": "FILE", "fs-conf": "FILE", "secret-conf": "FILE", "script-conf": "FILE",
 	}
 	// with is what a flag needs beside it, also for the comparison.
 	with = map[string]string{
@@ -194,6 +195,7 @@ var (
 		"image load --input": "image load", "load --input": "load", "image prune --yes": "image prune", "registry login --password-stdin": "registry login --username u r",
 		"metrics --watch": "metrics s", "metrics --follow": "metrics s", "ping --label": "ping", "touch --label": "touch", "volume create --name": "volume create",
 		"image list --quiet": "image list", "start --label": "start", "stop --label": "stop", "restart --label": "restart", "remove --label": "remove",
+		"ssh --name": "ssh -- true", "ssh connect --name": "ssh connect -- true",
 	}
 	// told is what a flag has printed where nothing is there to compare with.
 	told = map[string]string{"exec --timeout": "exec timed out after 1ms", "run --timeout": "exec timed out after 1ms"}
@@ -202,7 +204,9 @@ var (
 		" --error": "TestLogLevels", " --warn": "TestLogLevels", " --info": "TestLogLevels", " --debug": "TestLogLevels", " --trace": "TestLogLevels",
 		"run --detach-keys":  "cmd/msb TestTerminal",
 		"metrics --interval": "TestMetricsInterval",
-		"doctor --yes":       "nothing is ever asked", "self doctor --yes": "nothing is ever asked",
+		"ssh serve --host":   "microsandbox TestOpenSSH", "ssh serve --port": "microsandbox TestOpenSSH", "ssh serve --stdio": "microsandbox TestOpenSSH",
+		"ssh serve --inactivity-timeout": "TestInactivityFlags", "ssh serve --no-inactivity-timeout": "TestInactivityFlags",
+		"doctor --yes": "nothing is ever asked", "self doctor --yes": "nothing is ever asked",
 	}
 )
 
