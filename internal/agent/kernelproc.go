@@ -20,7 +20,8 @@ import (
 )
 
 // interpreter is one process of a kernel. It has nothing on 0, pipes on 1 and 2, so that whatever it and its children write is
-// a cell's output, cells to come on 3 and events to go on 4.
+// a cell's output, cells to come on 3 and events to go on 4. On 5 it is told how many values have been passed on, as a number of
+// four bytes each time: whoever shows one waits for that, so that what is written later comes later.
 //
 // An event is a length of four bytes, and so many bytes: a letter, the number of the cell in four bytes, and, of
 //
@@ -35,6 +36,8 @@ type interpreter struct {
 	child    *child
 	commands *os.File
 	events   *os.File
+	shown    *os.File
+	values   uint32 // that were passed on
 	outputs  [2]*output
 	working  sync.WaitGroup // its goroutines but one, which closes over
 
@@ -89,7 +92,7 @@ func (p *interpreter) open(uid uint32) (files []int, err error) {
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: "/dev/null", Err: err}
 	}
-	var pipes [4][2]int // of 1, 2, 3 and 4
+	var pipes [5][2]int // of 1 to 5
 	for i := range pipes {
 		if err := syscall.Pipe2(pipes[i][:], syscall.O_CLOEXEC); err != nil {
 			_ = syscall.Close(null)
@@ -99,7 +102,7 @@ func (p *interpreter) open(uid uint32) (files []int, err error) {
 			return nil, os.NewSyscallError("pipe", err)
 		}
 	}
-	files = []int{null, pipes[0][1], pipes[1][1], pipes[2][0], pipes[3][1]}
+	files = []int{null, pipes[0][1], pipes[1][1], pipes[2][0], pipes[3][1], pipes[4][0]}
 	if uid != ownIdentity().uid {
 		for _, fd := range files[1:3] { // so that /dev/stdout can be opened
 			_ = syscall.Fchown(fd, int(uid), -1)
@@ -107,13 +110,14 @@ func (p *interpreter) open(uid uint32) (files []int, err error) {
 	}
 	p.outputs[0] = newOutput(agentproto.TypeKernelStdout, pipes[0][0])
 	p.outputs[1] = newOutput(agentproto.TypeKernelStderr, pipes[1][0])
-	p.commands, p.events = pollable(pipes[2][1], "commands"), pollable(pipes[3][0], "events")
+	p.commands, p.events, p.shown = pollable(pipes[2][1], "commands"), pollable(pipes[3][0], "events"), pollable(pipes[4][1], "shown")
 	return files, nil
 }
 
 func (p *interpreter) close() {
 	_ = p.commands.Close()
 	_ = p.events.Close()
+	_ = p.shown.Close()
 	for _, o := range p.outputs {
 		_ = o.file.Close()
 	}
@@ -226,6 +230,9 @@ func (p *interpreter) listen() error {
 				p.drain()
 				c.result(&e.result)
 			}
+			if !e.result.More {
+				p.tell()
+			}
 		case e.kind == 'D':
 			p.ended.Store(e.number)
 			p.drain()
@@ -235,6 +242,13 @@ func (p *interpreter) listen() error {
 			}
 		}
 	}
+}
+
+// tell says that one more value has been passed on. Who does not listen is not waited for.
+func (p *interpreter) tell() {
+	p.values++
+	_ = p.shown.SetWriteDeadline(time.Now().Add(lastWords))
+	_, _ = p.shown.Write(binary.BigEndian.AppendUint32(nil, p.values))
 }
 
 // event is one message of a driver.

@@ -354,7 +354,10 @@ func (r *Result) Text() string {
 }
 
 // Collect receives what the cell has yet to do and closes it. An error of the code is not an error: it is in the Result.
-func (c *Cell) Collect() (*Result, error) {
+func (c *Cell) Collect() (*Result, error) { return c.CollectWith(nil) }
+
+// CollectWith is Collect, and calls hear with each piece of output as it comes, if it is not nil.
+func (c *Cell) CollectWith(hear func(Output)) (*Result, error) {
 	defer c.Close()
 	r := &Result{}
 	left := c.most
@@ -376,29 +379,40 @@ func (c *Cell) Collect() (*Result, error) {
 		switch e.Kind {
 		case CellStarted:
 			r.Number, r.Fresh = e.Number, e.Fresh
-		case CellStdout:
-			r.add("stdout", e.Data)
-		case CellStderr:
-			r.add("stderr", e.Data)
-		case CellResult:
-			r.Outputs = append(r.Outputs, Output{Result: e.Result})
 		case CellDone:
 			r.KernelDone = *e.Done
 			return r, nil
+		default:
+			o := e.output()
+			if hear != nil {
+				hear(o)
+			}
+			r.add(o)
 		}
 	}
+}
+
+// output is a copy of the event's data.
+func (e *CellEvent) output() Output {
+	switch e.Kind {
+	case CellStdout:
+		return Output{Stream: "stdout", Text: append([]byte(nil), e.Data...)}
+	case CellStderr:
+		return Output{Stream: "stderr", Text: append([]byte(nil), e.Data...)}
+	}
+	return Output{Result: e.Result}
 }
 
 // maxOutputs bounds the parts of a Result. After so many the order between the streams is not kept.
 const maxOutputs = 10_000
 
-func (r *Result) add(stream string, data []byte) {
+func (r *Result) add(o Output) {
 	n := len(r.Outputs)
-	for i := n - 1; i >= 0 && (i == n-1 || n >= maxOutputs); i-- {
-		if r.Outputs[i].Stream == stream {
-			r.Outputs[i].Text = append(r.Outputs[i].Text, data...)
+	for i := n - 1; o.Result == nil && i >= 0 && (i == n-1 || n >= maxOutputs); i-- {
+		if last := &r.Outputs[i]; last.Stream == o.Stream {
+			last.Text = append(last.Text, o.Text...)
 			return
 		}
 	}
-	r.Outputs = append(r.Outputs, Output{Stream: stream, Text: append([]byte(nil), data...)})
+	r.Outputs = append(r.Outputs, o)
 }

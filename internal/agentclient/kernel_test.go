@@ -652,3 +652,35 @@ def show(): raise Exception("no display")
 		t.Errorf("have %+v: %s", r, forms(r))
 	}
 }
+
+// What is written and what is shown come in their order.
+func TestKernelOrder(t *testing.T) {
+	needs(t, "python3")
+	needs(t, "node")
+	eachPlace(t, bootOf(t), func(t *testing.T, g *guest) {
+		for lang, code := range map[string]string{
+			"python": "import os\nfor i in range(50):\n    print('w', i)\n    display(i)\n    os.write(1, b'o')",
+			"node":   "for (let i = 0; i < 50; i++) { console.log('w', i); display(i); fs.writeSync(1, 'o') }; undefined",
+		} {
+			var have, want strings.Builder
+			for _, o := range g.run(t, lang, "", code, agentclient.CellOptions{}).Outputs {
+				if o.Result != nil {
+					fmt.Fprintf(&have, "[%s]", o.Result.Get("text/plain"))
+				}
+				have.Write(o.Text)
+			}
+			for i := range 50 {
+				fmt.Fprintf(&want, "w %d\n[%d]o", i, i)
+			}
+			if have.String() != want.String() {
+				t.Errorf("%s: have %q", lang, have.String())
+			}
+		}
+		// One that is interrupted while it waits does not confuse the next.
+		g.check(t, "python", "", []aCell{
+			{code: "while True: display(1)", opts: agentclient.CellOptions{Timeout: aMoment}, stderr: "~", text: "1", status: agentproto.KernelTimeout, exit: 1},
+			{code: "display(2)\nprint(3)", stdout: "3\n", text: "2"},
+			{code: "import threading\nall = [threading.Thread(target=lambda: [display(4) for _ in range(50)]) for _ in range(4)]\nfor t in all: t.start()\nfor t in all: t.join()", text: "4"},
+		})
+	})
+}

@@ -3,6 +3,7 @@
 #
 # A signal handler cannot leave a loop that it interrupts. But a handler of DEBUG runs before each command, and there
 # "return" leaves the function, and the cell in the end.
+exec 5<&-
 set -T
 trap '__msb_stop=1; trap "return 130 2>/dev/null" DEBUG; return 130 2>/dev/null' INT
 printf '\0\0\0\5R\0\0\0\0' >&4

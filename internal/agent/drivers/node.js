@@ -1,6 +1,6 @@
 // The part of a Node.js kernel that runs in the guest's interpreter. The agent starts it with cells to come on descriptor
-// 3 and events to go on 4 (see kernelproc.go for both); 1 and 2 are pipes, 0 is empty. It is the body of a function of
-// (require, load), where load imports a module as the main program would.
+// 3 and events to go on 4, and is told on 5 how many values have been passed on (see kernelproc.go for all that); 1 and 2 are
+// pipes, 0 is empty. It is the body of a function of (require, load), where load imports a module as the main program would.
 'use strict';
 const fs = require('fs');
 const net = require('net');
@@ -45,6 +45,22 @@ function emit(bundle) {
       send('M', Buffer.concat([Buffer.from([more ? 1 : 0, name.length]), name, chunk]));
     } while (at < data.length);
   });
+  if (parts.length > 0) waitShown();
+}
+
+// waitShown waits until the last value has been passed on, so that what is written from now on comes after it.
+let emitted = 0;
+const read = fs.readSync.bind(fs);
+function waitShown() {
+  emitted++;
+  const told = Buffer.alloc(4);
+  do {
+    for (let at = 0; at < 4;) {
+      const got = read(5, told, at, 4 - at);
+      if (got === 0) really.call(process, 0); // nobody listens any more
+      at += got;
+    }
+  } while (told.readUInt32BE(0) < emitted); // else it is of one that was not waited for
 }
 
 function form(mime, data) {

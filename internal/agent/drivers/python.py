@@ -1,5 +1,7 @@
 # The part of a Python kernel that runs in the guest's interpreter. The agent starts it with cells to come on descriptor 3
-# and events to go on 4 (see kernelproc.go for both); 1 and 2 are pipes, 0 is empty.
+# and events to go on 4, and is told on 5 how many values have been passed on (see kernelproc.go for all that); 1 and 2 are
+# pipes, 0 is empty.
+import _thread
 import ast
 import builtins
 import linecache
@@ -7,7 +9,6 @@ import os
 import signal
 import sys
 import traceback
-import types
 
 DRIVER = "<msb kernel>"
 CHUNK = 60000  # bytes of one event
@@ -19,10 +20,10 @@ for _name in __import__("__future__").all_feature_names:
 KERNEL = os.getpid()
 
 
-def recv(n):
+def recv(n, fd=3):
     data = b""
     while len(data) < n:
-        chunk = os.read(3, n - len(data))
+        chunk = os.read(fd, n - len(data))
         if not chunk:  # nobody will ask for more
             os._exit(0)
         data += chunk
@@ -60,21 +61,40 @@ def flush():
 def emit(bundle):
     """Sends a result: {MIME type: str or bytes}."""
     flush()
+    if os.getpid() != KERNEL:  # whom nobody tells anything
+        return
     parts = []
     for mime, data in bundle.items():
         if isinstance(data, str):
             data = data.encode("utf-8", "backslashreplace")
         if isinstance(mime, str) and 0 < len(mime) < 128 and isinstance(data, (bytes, bytearray)):
             parts.append((mime.encode("ascii", "replace"), bytes(data)))
-    for i, (mime, data) in enumerate(parts):
-        at = 0
-        while True:
-            chunk = data[at:at + CHUNK]
-            at += len(chunk)
-            more = i + 1 < len(parts) or at < len(data)
-            send(b"M", bytes([more, len(mime)]) + mime + chunk)
-            if at >= len(data):
-                break
+    with emitting:
+        for i, (mime, data) in enumerate(parts):
+            at = 0
+            while True:
+                chunk = data[at:at + CHUNK]
+                at += len(chunk)
+                more = i + 1 < len(parts) or at < len(data)
+                send(b"M", bytes([more, len(mime)]) + mime + chunk)
+                if at >= len(data):
+                    break
+        if parts:
+            wait_shown()
+
+
+emitting = _thread.allocate_lock()
+emitted = 0  # values
+
+
+def wait_shown():
+    """Waits until the last value has been passed on, so that what is written from now on comes after it."""
+    global emitted
+    emitted += 1
+    while True:
+        told = recv(4, 5)
+        if int.from_bytes(told, "big") >= emitted:  # else it is of one that was not waited for
+            return
 
 
 def to_json(value):
@@ -382,7 +402,7 @@ MAIN.__dict__.pop("__annotations__", None)
 sys.argv = [""]
 for _stream in (sys.stdout, sys.stderr):
     _stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
-for _fd in (3, 4):
+for _fd in (3, 4, 5):
     os.set_inheritable(_fd, False)
 os.environ.setdefault("MPLBACKEND", "Agg")
 builtins.display = display
