@@ -91,9 +91,6 @@ func (a *app) becomeServer() error {
 
 // serve starts the server, here or in a process of its own.
 func (a *app) serve(ctx context.Context, s *serverFlags) error {
-	if a.env.Server == nil {
-		return a.becomeServer()
-	}
 	if _, err := netip.ParseAddr(s.host); err != nil {
 		return &sandbox.Error{Op: "start server", Kind: sandbox.InvalidConfig, Err: errors.New("Invalid host address: " + s.host)}
 	}
@@ -102,6 +99,9 @@ func (a *app) serve(ctx context.Context, s *serverFlags) error {
 	}
 	if s.keyFile != "" && (s.key != "" || s.reset) {
 		return usageErrorf("", "--key-file excludes --key and --reset-key")
+	}
+	if a.env.Server == nil {
+		return a.becomeServer()
 	}
 	set, err := a.settings()
 	if err != nil {

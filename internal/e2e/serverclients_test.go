@@ -291,7 +291,7 @@ func TestServerKillNine(t *testing.T) {
 
 // TestServerSoak has many clients make mixed calls: each is answered, with what it asked for or a typed error.
 func TestServerSoak(t *testing.T) {
-	clients, calls := soak(20, 200), soak(10, 60)
+	clients, calls := soak(20, 200), soak(10, 20)
 	served(t, func(w *world) {
 		s := w.serve("--max-starts", "4")
 		const sandboxes = 6
