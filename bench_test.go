@@ -1,11 +1,15 @@
 package microsandbox_test
 
 import (
+	"bytes"
 	"context"
 	"io"
+	"os"
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/pkg/sftp"
 
 	"github.com/microsandbox-go/microsandbox"
 )
@@ -94,6 +98,47 @@ func BenchmarkReadStream(b *testing.B) {
 		}
 		if err == nil {
 			err = r.Close()
+		}
+		if err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkSFTPRead and BenchmarkSFTPWrite move 16 MiB as OpenSSH's programs do: many requests of 32 KiB at a time.
+func BenchmarkSFTPRead(b *testing.B)  { benchSFTP(b, false) }
+func BenchmarkSFTPWrite(b *testing.B) { benchSFTP(b, true) }
+
+func benchSFTP(b *testing.B, write bool) {
+	home(b)
+	ctx := context.Background()
+	sb := newSandbox(b, "bench", microsandbox.WithEphemeral(true), microsandbox.WithMemory(1024))
+	data := make([]byte, 16<<20)
+	if err := sb.FS().Write(ctx, "/tmp/f", data); err != nil {
+		b.Fatal(err)
+	}
+	client, err := sb.SSH().OpenClient(ctx)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer client.Close(ctx)
+	files, err := sftp.NewClient(client.Client(), sftp.UseConcurrentWrites(true))
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.SetBytes(int64(len(data)))
+	for b.Loop() {
+		f, err := files.OpenFile("/tmp/f", os.O_RDWR)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if write {
+			_, err = f.ReadFrom(bytes.NewReader(data))
+		} else {
+			_, err = f.WriteTo(io.Discard)
+		}
+		if err == nil {
+			err = f.Close()
 		}
 		if err != nil {
 			b.Fatal(err)

@@ -6,8 +6,9 @@ import (
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
 
-// NetworkConfig says what a sandbox may reach and who reaches it. With no rules and no defaults it is public addresses and
-// DNS. Where there are some, what is not said is no: egress is denied, and so is ingress.
+// NetworkConfig says what a sandbox may reach and who reaches it. With no rules and no defaults it may reach public addresses
+// and ask for names. Where there are some, it may reach nothing else; who reaches it is not bounded by that, but by the ports that
+// are published.
 type NetworkConfig struct {
 	Rules              []PolicyRule // the first that matches wins
 	DefaultEgress      PolicyAction // where no rule matches; default deny
@@ -26,8 +27,6 @@ type NetworkConfig struct {
 	RateLimiter         *NetworkRateLimiterConfig
 	OnSecretViolation   ViolationAction
 	TrustHostCAs        *bool
-
-	denyAll bool // NetworkPolicy.None
 }
 
 // PortBinding publishes a port of the guest on an address of this machine.
@@ -101,7 +100,7 @@ var NetworkPolicy networkPolicyFactory
 
 // None refuses everything in both directions.
 func (networkPolicyFactory) None() *NetworkConfig {
-	return &NetworkConfig{DefaultEgress: PolicyActionDeny, DefaultIngress: PolicyActionDeny, denyAll: true}
+	return &NetworkConfig{DefaultEgress: PolicyActionDeny, DefaultIngress: PolicyActionDeny}
 }
 
 // AllowAll lets everything pass but what no rule can open.

@@ -101,8 +101,13 @@ func (f *file) ReadAt(p []byte, at int64) (int, error) {
 	}
 	defer r.Close()
 	got, err := io.ReadFull(r, p)
-	if errors.Is(err, io.ErrUnexpectedEOF) {
+	switch {
+	case errors.Is(err, io.ErrUnexpectedEOF):
 		err = io.EOF
+	case err == nil: // what ends the answer is waited for, too, so that it need not be called off
+		if _, err = r.Read(make([]byte, 1)); errors.Is(err, io.EOF) {
+			err = nil
+		}
 	}
 	return got, refused(err)
 }
