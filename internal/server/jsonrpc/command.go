@@ -1,11 +1,11 @@
 package jsonrpc
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/microsandbox-go/microsandbox/internal/agentclient"
@@ -170,11 +170,11 @@ func (p CommandParams) failed(err error) error {
 
 // Complete adds what a sandbox's spec says to a command: who runs commands has to (contract msb-0.6 §2.4).
 func Complete(req *agentclient.ExecRequest, spec sandbox.Spec) {
-	req.Cwd = cmp.Or(req.Cwd, spec.Runtime.Workdir, "/")
-	req.User = cmp.Or(req.User, spec.Runtime.User)
-	env := make([]string, 0, len(spec.Env)+len(req.Env))
-	for _, e := range spec.Env {
-		env = append(env, e.Key+"="+e.Value)
+	own := make([]sandbox.EnvVar, 0, len(req.Env))
+	for _, e := range req.Env {
+		key, value, _ := strings.Cut(e, "=")
+		own = append(own, sandbox.EnvVar{Key: key, Value: value})
 	}
-	req.Env = append(env, req.Env...)
+	req.Env = nil
+	req.Complete(spec, own)
 }
