@@ -19,7 +19,8 @@ type engine struct {
 
 	mu       sync.Mutex
 	b        *local.Backend
-	complete bool // b has what it takes to start sandboxes
+	complete bool           // b has what it takes to start sandboxes
+	before   *local.Backend // what was b before it had; nil if there was none
 }
 
 var engines struct {
@@ -59,7 +60,7 @@ func open() (*engine, error) {
 func (e *engine) manage() *local.Backend {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.b == nil {
+	if e.b == nil && e.complement() != nil { // what is missing is missed when a sandbox is to be started
 		e.b = local.New(local.Config{Home: e.set.Home, Settings: e.set.File})
 	}
 	return e.b
@@ -69,18 +70,25 @@ func (e *engine) manage() *local.Backend {
 func (e *engine) starter() (*local.Backend, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.complete {
-		return e.b, nil
+	if !e.complete {
+		if err := e.complement(); err != nil {
+			return nil, err
+		}
 	}
+	return e.b, nil
+}
+
+// complement makes b one that can start sandboxes. A backend before it has started none; who uses it goes on with it.
+func (e *engine) complement() error {
 	runner, agent, err := e.binaries()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if e.b != nil {
-		_ = e.b.Close() // it has started nothing; what uses it still opens its records again
+		e.before = e.b
 	}
 	e.b, e.complete = local.New(local.Config{Home: e.set.Home, Settings: e.set.File, Runner: runner, Agent: agent}), true
-	return e.b, nil
+	return nil
 }
 
 // binaries finds the programs that sandboxes need.

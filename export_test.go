@@ -1,13 +1,18 @@
 package microsandbox
 
+import "github.com/microsandbox-go/microsandbox/internal/backend/local"
+
 // CloseEngines gives back what the engines hold, as the end of the process does.
 func CloseEngines() error {
 	engines.Lock()
 	defer engines.Unlock()
 	for _, e := range engines.byHome {
 		e.mu.Lock()
-		if e.b != nil {
-			if err := e.b.Close(); err != nil {
+		for _, b := range []*local.Backend{e.b, e.before} {
+			if b == nil {
+				continue
+			}
+			if err := b.Close(); err != nil {
 				return err
 			}
 		}
