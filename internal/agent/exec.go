@@ -5,7 +5,9 @@ import (
 	"io"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/microsandbox-go/microsandbox/internal/agentproto"
 )
@@ -28,6 +30,9 @@ type execSession struct {
 	ended   bool // no feeder may start any more
 
 	feeder sync.WaitGroup
+
+	reads atomic.Uint64 // of output
+	left  atomic.Bool   // the session is over, and somebody still has its output
 }
 
 // maxPending bounds the signals that wait for a command to start.
@@ -57,19 +62,65 @@ func (s *execSession) run() {
 	}
 	s.say(agentproto.TypeExecStarted, &agentproto.ExecStarted{PID: uint32(c.pid)})
 
+	var status syscall.WaitStatus
+	if s.req.Linger == 0 {
+		s.output(std)
+		status = <-c.exit
+		s.endInput(std)
+	} else {
+		status = s.linger(std, c)
+	}
+	exited := &agentproto.ExecExited{Code: int32(status.ExitStatus())}
+	if !status.Exited() {
+		exited.Code, exited.Signal = -1, int32(status.Signal())
+	}
+	s.finish(agentproto.TypeExecExited, exited)
+}
+
+// output sends what the command writes, until nobody can write it any more.
+func (s *execSession) output(std *stdio) {
 	var stderr sync.WaitGroup
 	if std.err != nil {
 		stderr.Go(func() { s.copy(agentproto.TypeExecStderr, std.err) })
 	}
 	s.copy(agentproto.TypeExecStdout, std.out)
 	stderr.Wait()
+}
+
+// linger is output and the command's end, but those who have its output after it are only waited for while they write.
+func (s *execSession) linger(std *stdio, c *child) syscall.WaitStatus {
+	copied := make(chan struct{})
+	go func() {
+		s.output(std)
+		close(copied)
+	}()
 	status := <-c.exit
-	s.endInput(std)
-	exited := &agentproto.ExecExited{Code: int32(status.ExitStatus())}
-	if !status.Exited() {
-		exited.Code, exited.Signal = -1, int32(status.Signal())
+	tick := time.NewTicker(time.Duration(s.req.Linger) * time.Millisecond)
+	defer tick.Stop()
+	for last := s.reads.Load(); ; {
+		select {
+		case <-copied:
+			s.endInput(std)
+			return status
+		case <-tick.C:
+		}
+		if now := s.reads.Load(); now != last || s.window.full() { // there is more to come, or the client is slow
+			last = now
+			continue
+		}
+		s.left.Store(true)
+		s.mu.Lock()
+		s.ended = true
+		s.mu.Unlock()
+		s.input.close()
+		std.closeStdin()
+		s.feeder.Wait()
+		go func() {
+			<-copied // whoever writes must not be stopped by it
+			std.close()
+		}()
+		return status
 	}
-	s.finish(agentproto.TypeExecExited, exited)
 }
 
 // start opens the command's files, starts it and delivers what was sent to it meanwhile.
@@ -147,6 +198,10 @@ func (s *execSession) copy(t agentproto.Type, from *os.File) {
 	for {
 		s.window.wait()
 		n, err := readAvailable(from, buf.Space())
+		s.reads.Add(1)
+		if n > 0 && s.left.Load() {
+			n = 0 // nobody hears it
+		}
 		if n > 0 {
 			s.window.sent(n)
 			s.a.out.count(t)

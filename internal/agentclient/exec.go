@@ -28,6 +28,9 @@ type ExecRequest struct {
 	Rows, Cols uint16 // of the TTY; default 24 and 80
 	Rlimits    []sandbox.Rlimit
 	Timeout    time.Duration // then the command is killed; 0 is never
+	// Linger ends the session when the command has ended and those that it left behind with its output have printed nothing for so long.
+	// 0 waits for their end.
+	Linger time.Duration
 
 	// Stdin is copied to the command until its end. When it is nil nothing is, and the command's input stays open until
 	// CloseStdin.
@@ -91,7 +94,7 @@ var errTimeout = errors.New("timeout")
 // Session calls Wait, or Recv until EventExited, or Close.
 func (c *Client) Exec(ctx context.Context, req ExecRequest) (*Session, error) {
 	m := &agentproto.ExecRequest{Cmd: req.Cmd, Args: req.Args, Env: req.Env, Cwd: req.Cwd, User: req.User, TTY: req.TTY,
-		Rows: req.Rows, Cols: req.Cols, Window: c.offered()}
+		Rows: req.Rows, Cols: req.Cols, Window: c.offered(), Linger: uint32(req.Linger.Milliseconds())}
 	for _, l := range req.Rlimits {
 		m.Rlimits = append(m.Rlimits, agentproto.Rlimit{Resource: l.Resource, Soft: l.Soft, Hard: l.Hard})
 	}

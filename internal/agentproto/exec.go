@@ -14,6 +14,9 @@ type ExecRequest struct {
 	// Window, of ours, bounds how many bytes of the session's data may be under way in either direction before the
 	// receiver acknowledges them with x.msb.ack; 0 is without bound and without acknowledgements.
 	Window uint32
+	// Linger, of ours, ends the session when its command has ended and, for so many milliseconds, nothing was printed by those it left
+	// behind with its output. They may go on, and are not heard. 0 waits until nobody has it.
+	Linger uint32
 }
 
 func (m *ExecRequest) fields(c *codec) {
@@ -33,6 +36,7 @@ func (m *ExecRequest) fields(c *codec) {
 	num(c, "cols", &m.Cols, dflt)
 	objects(c, "rlimits", &m.Rlimits, dflt)
 	num(c, "x_msb_window", &m.Window, skip)
+	num(c, "x_msb_linger", &m.Linger, skip)
 }
 
 // Rlimit is a resource limit by its name in lower case, without RLIMIT_ (contract msb-0.6 §1.4).

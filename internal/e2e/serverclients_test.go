@@ -326,7 +326,9 @@ func TestServerSoak(t *testing.T) {
 						case 5:
 							params = `"command":"sleep","args":["9"],"timeout":1`
 						case 6:
-							method, params = "sandbox.stop", `"x":1`
+							if rand.IntN(10) == 0 { // or most would be stopped most of the time
+								method, params = "sandbox.stop", `"x":1`
+							}
 						}
 						begin := time.Now()
 						a, err := s.try("POST", "/api/v1/rpc", keyed(s.all), fmt.Sprintf(`{"jsonrpc":"2.0","method":"%s","params":{"sandbox":"s%d","namespace":"default",%s}}`, method, rand.IntN(sandboxes), params))

@@ -51,21 +51,27 @@ func npm(t *testing.T) (dir, node string) {
 	return dir, node
 }
 
-// TestServerConformance runs those scenarios of the official suite that need no tool, resource or prompt of its own. Those that do are
-// in package internal/server/mcp.
+// TestServerConformance runs those scenarios of the official suite that need no tool, resource or prompt of its own. Those that do
+// TestServerConformanceFixtures runs.
 func TestServerConformance(t *testing.T) {
 	dir, node := npm(t)
 	served(t, func(w *world) {
 		s := w.serve("--dev")
-		for _, scenario := range []string{"server-initialize", "ping", "tools-list", "prompts-list", "resources-list", "logging-set-level", "dns-rebinding-protection"} {
-			cmd := exec.Command(node, filepath.Join(dir, "node_modules", ".bin", "conformance"), "server", "--url", s.url+"/mcp", "--scenario", scenario)
-			cmd.Dir = t.TempDir()
-			out, err := cmd.CombinedOutput()
-			if err != nil || !strings.Contains(string(out), ", 0 failed, 0 warnings") || strings.Contains(string(out), "Passed: 0/") {
-				t.Errorf("%s: %v\n%s", scenario, err, clip(string(out)))
-			}
-		}
+		conform(t, dir, node, s.url, "server-initialize", "ping", "tools-list", "prompts-list", "resources-list", "logging-set-level", "dns-rebinding-protection")
 	})
+}
+
+// conform runs scenarios against a server, all of whose checks have to be made and to succeed.
+func conform(t *testing.T, dir, node, url string, scenarios ...string) {
+	t.Helper()
+	for _, scenario := range scenarios {
+		cmd := exec.Command(node, filepath.Join(dir, "node_modules", ".bin", "conformance"), "server", "--url", url+"/mcp", "--scenario", scenario)
+		cmd.Dir = t.TempDir()
+		out, err := cmd.CombinedOutput()
+		if err != nil || !strings.Contains(string(out), ", 0 failed, 0 warnings") || strings.Contains(string(out), "Passed: 0/") {
+			t.Errorf("%s: %v\n%s", scenario, err, clip(string(out)))
+		}
+	}
 }
 
 // TestServerInspector uses the official inspector on its command line.

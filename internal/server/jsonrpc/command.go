@@ -103,6 +103,9 @@ func (o object) timeout() (time.Duration, uint64, error) {
 	return time.Duration(n) * time.Second, n, nil
 }
 
+// linger is how long processes that a command leaves behind with its output may keep it from being over.
+const linger = 250 * time.Millisecond
+
 // Command runs a command in a running sandbox and waits for its end. That it fails is a result.
 func (v *Service) Command(ctx context.Context, p CommandParams) (CommandResult, error) {
 	ref, err := Ref(ctx, p.Namespace, p.Sandbox)
@@ -125,7 +128,7 @@ func (v *Service) command(ctx context.Context, ref sandbox.Ref, p CommandParams)
 		r.Args = []string{}
 	}
 	var out lines
-	req := agentclient.ExecRequest{Cmd: p.Command, Args: p.Args, Timeout: p.Timeout}
+	req := agentclient.ExecRequest{Cmd: p.Command, Args: p.Args, Timeout: p.Timeout, Linger: linger}
 	Complete(&req, spec)
 	x, err := client.Exec(ctx, req)
 	if errors.Is(err, sandbox.ExecFailed) {

@@ -26,9 +26,11 @@ type Config struct {
 	Service *jsonrpc.Service
 	// Preview makes a URL at which a browser reaches a port of a sandbox; nil: there are none.
 	Preview func(ctx context.Context, namespace, name string, port uint16) (string, error)
-	// Extend adds to each protocol server that is made; nil adds nothing.
-	Extend func(*mcp.Server)
-	// Sessions keeps the state of clients in this process between requests. Without it a client notices nothing of a restart.
+	// Options and Extend change each protocol server before and after it is made; nil changes nothing.
+	Options func(*mcp.ServerOptions)
+	Extend  func(*mcp.Server)
+	// Sessions keeps the state of clients in this process between requests, for tools that ask their client something. Ours do not;
+	// and without sessions a client notices nothing of a restart, and no key can use the session of another.
 	Sessions bool
 }
 
@@ -156,10 +158,12 @@ const instructions = `Sandboxes run untrusted code and commands, each with its o
 
 // protocol is a server of the protocol for one caller. Whatever session it is in, it acts for nobody else.
 func (h *Handler) protocol(caller server.Caller, url string) *mcp.Server {
-	s := mcp.NewServer(&mcp.Implementation{Name: "microsandbox-server", Title: "microsandbox", Version: version.Version}, &mcp.ServerOptions{
-		Instructions: instructions, SchemaCache: h.cache,
-		Capabilities: &mcp.ServerCapabilities{Logging: &mcp.LoggingCapabilities{}, Tools: &mcp.ToolCapabilities{}, Prompts: &mcp.PromptCapabilities{}},
-	})
+	options := &mcp.ServerOptions{Instructions: instructions, SchemaCache: h.cache,
+		Capabilities: &mcp.ServerCapabilities{Logging: &mcp.LoggingCapabilities{}, Tools: &mcp.ToolCapabilities{}, Prompts: &mcp.PromptCapabilities{}}}
+	if h.cfg.Options != nil {
+		h.cfg.Options(options)
+	}
+	s := mcp.NewServer(&mcp.Implementation{Name: "microsandbox-server", Title: "microsandbox", Version: version.Version}, options)
 	for _, t := range h.tools() {
 		s.AddTool(&mcp.Tool{Name: t.name, Title: t.title, Description: t.description, InputSchema: t.schema(), Annotations: t.annotations()}, h.handler(t, caller, url))
 	}
