@@ -224,6 +224,7 @@ func TestKernelBash(t *testing.T) {
 			{code: "false", exit: 1},
 			{code: "echo out; echo err >&2; (exit 3)", stdout: "out\n", stderr: "err\n", exit: 3},
 			{code: "printf x", stdout: "x"},
+			{code: "echo 'é\tü '  # " + strings.Repeat("é", 100_000) + "\n\n", stdout: "é\tü \n"},
 			{code: "if true; then\n\n\techo yes\n\nfi", stdout: "yes\n"},
 			{code: "echo 'unclosed", stderr: "~unexpected EOF", exit: 2},
 			{code: "for i in 1; do (", stderr: "~syntax error", exit: 2},
