@@ -66,9 +66,10 @@ var languages = []*language{
 	{
 		name:     "node",
 		programs: []string{"node", "nodejs"},
-		args:     []string{"--expose-internals", "-e", nodeLoader}, // the REPL's rewriting of top-level await is internal
-		driver:   nodeDriver,
-		encode:   encodeCell,
+		// The REPL's rewriting of top-level await is internal. In Node.js 18 import() needs the modules of package vm.
+		args:   []string{"--expose-internals", "--experimental-vm-modules", "-e", nodeLoader},
+		driver: nodeDriver,
+		encode: encodeCell,
 	},
 	{
 		name:     "bash",

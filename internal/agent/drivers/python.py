@@ -17,6 +17,7 @@ SOURCES = 1000  # cells whose lines are kept for tracebacks
 FUTURES = 0
 for _name in __import__("__future__").all_feature_names:
     FUTURES |= getattr(__import__("__future__"), _name).compiler_flag
+AWAIT = getattr(ast, "PyCF_ALLOW_TOP_LEVEL_AWAIT", 0)  # from Python 3.8
 KERNEL = os.getpid()
 
 
@@ -263,7 +264,7 @@ flags = 0  # from __future__ import … holds for later cells, too
 def execute(code, filename, mode):
     """Runs a whole cell and returns nothing; what it raises is the cell's."""
     global flags
-    options = flags | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+    options = flags | AWAIT
     tree = compile(code, filename, "exec", options | ast.PyCF_ONLY_AST, True)
     steps = []
     for node in tree.body:
@@ -273,7 +274,9 @@ def execute(code, filename, mode):
         elif steps and not steps[-1][0]:
             steps[-1][1].body.append(node)
         else:
-            steps.append((False, ast.Module([node], [])))
+            step = ast.parse("")
+            step.body.append(node)
+            steps.append((False, step))
     compiled = []
     for shown, step in steps:  # all of it, before any runs
         c = compile(step, filename, "eval" if shown else "exec", options, True)
