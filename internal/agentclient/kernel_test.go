@@ -336,6 +336,18 @@ func TestKernelKilled(t *testing.T) {
 	})
 }
 
+// In Node.js that is what loops when it was not called by the cell any more.
+func TestKernelNodeKilled(t *testing.T) {
+	needs(t, "node")
+	g := startGuest(t, inProcess, bootOf(t))
+	defer g.stop(t)
+	g.check(t, "node", "", []aCell{
+		{code: "let x = 1"},
+		{code: "await 1; for (;;) {}", opts: agentclient.CellOptions{Timeout: aMoment}, status: agentproto.KernelTimeout, exit: -1, lost: true},
+		{code: "typeof x", text: "'undefined'"},
+	})
+}
+
 func TestKernelOutputIsBounded(t *testing.T) {
 	needs(t, "python3")
 	eachPlace(t, bootOf(t), func(t *testing.T, g *guest) {
