@@ -61,7 +61,7 @@ func TestEncodeCells(t *testing.T) {
 	if have, want := string(encodeCell(c)), "\x00\x00\x00\x08\x00\x00\x01\x02a1+1"; have != want {
 		t.Errorf("have %q, want %q", have, want)
 	}
-	if have, want := string(encodeForBash(c)), `\000\000\001\002`+"\x001+1\x00"; have != want {
+	if have, want := string(encodeForBash(c)), `\000\000\001\002`+"000000031+1"; have != want {
 		t.Errorf("have %q, want %q", have, want)
 	}
 }

@@ -66,9 +66,10 @@ var languages = []*language{
 	{
 		name:     "node",
 		programs: []string{"node", "nodejs"},
-		args:     []string{"--expose-internals", "-e", nodeLoader}, // the REPL's rewriting of top-level await is internal
-		driver:   nodeDriver,
-		encode:   encodeCell,
+		// The REPL's rewriting of top-level await is internal. In Node.js 18 import() needs the modules of package vm.
+		args:   []string{"--expose-internals", "--experimental-vm-modules", "-e", nodeLoader},
+		driver: nodeDriver,
+		encode: encodeCell,
 	},
 	{
 		name:     "bash",
@@ -96,11 +97,11 @@ func encodeCell(c *cell) []byte {
 	return append(b, c.req.Code...)
 }
 
-// encodeForBash is the number as printf takes it, and the code, both with a NUL behind.
+// encodeForBash is the number as printf takes it, the length of the code in eight digits, and the code.
 func encodeForBash(c *cell) []byte {
 	var b strings.Builder
 	for _, n := range binary.BigEndian.AppendUint32(nil, c.number) {
 		fmt.Fprintf(&b, `\%03o`, n)
 	}
-	return []byte(b.String() + "\x00" + c.req.Code + "\x00")
+	return fmt.Appendf(nil, "%s%08d%s", &b, len(c.req.Code), c.req.Code)
 }

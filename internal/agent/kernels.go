@@ -172,9 +172,8 @@ func (ks *kernels) request(id uint32, payload []byte) error {
 		}
 		reply(nil)
 	case agentproto.KernelRestart, agentproto.KernelClose:
-		ended := k.kill(r.Op == agentproto.KernelClose, false)
-		go func() {
-			<-ended
+		go func() { // who waits may have to be told so, and not read
+			<-k.kill(r.Op == agentproto.KernelClose, false)
 			reply(nil)
 		}()
 	default:
@@ -196,10 +195,10 @@ func (ks *kernels) list() *agentproto.KernelResponse {
 	return all
 }
 
-// stop lets nothing begin any more. Sessions end when the cell that runs does.
+// stop lets nothing begin any more. Sessions end when the cell that runs does. It does not wait.
 func (ks *kernels) stop() {
 	for _, k := range ks.stopAll() {
-		k.kill(true, k.current() != nil)
+		go k.kill(true, k.current() != nil)
 	}
 }
 

@@ -196,6 +196,55 @@ func TestCellsAreBounded(t *testing.T) {
 	})
 }
 
+// TestCellsOfUsers runs code as another user, in another directory, with other variables.
+func TestCellsOfUsers(t *testing.T) {
+	each(t, func(w *world) {
+		w.background("box", "-e", "A=of the sandbox")
+		c := w.client("box")
+		opts := agentclient.CellOptions{User: "1000:1000", Cwd: "/usr", Env: []string{"B=own"}}
+		for lang, code := range map[string]string{
+			"python": "import os\nopen('/dev/stdout', 'w').write(f'{os.getuid()} {os.getgid()} {os.getcwd()} {os.environ[\"A\"]} {os.environ[\"B\"]}\\n'); None",
+			"node":   "console.log(process.getuid(), process.getgid(), process.cwd(), process.env.A, process.env.B)",
+			"bash":   "echo $UID $(id -g) $PWD $A $B > /dev/stdout",
+		} {
+			if r := w.cell(c, lang, code, opts); r.Stdout() != "1000 1000 /usr of the sandbox own\n" || r.Status != agentproto.KernelOK {
+				t.Errorf("%s: %+v, stdout %q, stderr %q", lang, r.KernelDone, r.Stdout(), r.Stderr())
+			}
+		}
+	})
+}
+
+// TestCellsEndWithSandbox stops sandboxes in the middle of cells, one of which would rather not, and beside idle interpreters.
+func TestCellsEndWithSandbox(t *testing.T) {
+	each(t, func(w *world) {
+		w.background("box")
+		c := w.client("box")
+		w.cell(c, "bash", "true", agentclient.CellOptions{})
+		w.cell(c, "node", "1", agentclient.CellOptions{})
+		cell, err := c.Interpreter("python", "").Run(t.Context(), "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('deaf')\ntime.sleep(1000)",
+			agentclient.CellOptions{})
+		w.must(err)
+		for kind := agentclient.CellEventKind(0); kind != agentclient.CellStdout; {
+			e, err := cell.Recv()
+			w.must(err)
+			kind = e.Kind
+		}
+		if r := w.run("stop", "-q", "box"); r.code != 0 {
+			t.Errorf("msb stop: exit code %d, %s", r.code, r.err)
+		}
+		if r, err := cell.Collect(); err == nil && r.Status == agentproto.KernelOK {
+			t.Errorf("the cell ended well: %+v", r.KernelDone)
+		}
+		if status := w.inspect("box").Status; status != "Stopped" {
+			t.Errorf("the sandbox is %s", status)
+		}
+		w.ok("start", "-q", "box")
+		if r := w.cell(w.client("box"), "python", "1", agentclient.CellOptions{}); r.Text() != "1" || !r.Fresh || r.Number != 1 {
+			t.Errorf("after a new start: %+v", r)
+		}
+	})
+}
+
 // TestCellsWithoutInterpreter asks for interpreters of an image that has none.
 func TestCellsWithoutInterpreter(t *testing.T) {
 	ref := testimage.Serve(t, testimage.Options{}).Push(t, "busybox", testimage.Busybox(t))

@@ -156,7 +156,7 @@ try {
 
 const warn = process.emitWarning;
 process.emitWarning = function (warning, ...rest) {
-  if (!String(warning).includes('vm.USE_MAIN_CONTEXT_DEFAULT_LOADER')) warn.call(process, warning, ...rest);
+  if (!/vm\.USE_MAIN_CONTEXT_DEFAULT_LOADER|VM Modules|importModuleDynamically/.test(String(warning))) warn.call(process, warning, ...rest);
 };
 const loader = vm.constants?.USE_MAIN_CONTEXT_DEFAULT_LOADER ?? ((specifier) => load(specifier));
 

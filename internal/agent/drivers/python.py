@@ -14,9 +14,11 @@ DRIVER = "<msb kernel>"
 CHUNK = 60000  # bytes of one event
 JSON_LIMIT = 1 << 20  # bytes; more is not worth a second form
 SOURCES = 1000  # cells whose lines are kept for tracebacks
+SOURCES_SIZE = 4 << 20  # characters of them
 FUTURES = 0
 for _name in __import__("__future__").all_feature_names:
     FUTURES |= getattr(__import__("__future__"), _name).compiler_flag
+AWAIT = getattr(ast, "PyCF_ALLOW_TOP_LEVEL_AWAIT", 0)  # from Python 3.8
 KERNEL = os.getpid()
 
 
@@ -263,7 +265,7 @@ flags = 0  # from __future__ import … holds for later cells, too
 def execute(code, filename, mode):
     """Runs a whole cell and returns nothing; what it raises is the cell's."""
     global flags
-    options = flags | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+    options = flags | AWAIT
     tree = compile(code, filename, "exec", options | ast.PyCF_ONLY_AST, True)
     steps = []
     for node in tree.body:
@@ -273,7 +275,9 @@ def execute(code, filename, mode):
         elif steps and not steps[-1][0]:
             steps[-1][1].body.append(node)
         else:
-            steps.append((False, ast.Module([node], [])))
+            step = ast.parse("")
+            step.body.append(node)
+            steps.append((False, step))
     compiled = []
     for shown, step in steps:  # all of it, before any runs
         c = compile(step, filename, "eval" if shown else "exec", options, True)
@@ -370,7 +374,8 @@ def run(code, filename, mode):
 
 def serve():
     global NUMBER, started, running
-    cells = []
+    cells = []  # names and sizes
+    size = 0
     while True:
         head = recv(4)
         body = recv(int.from_bytes(head, "big"))
@@ -379,9 +384,12 @@ def serve():
         code = body[5:].decode("utf-8", "replace")
         started = "<cell %d>" % int.from_bytes(NUMBER, "big")
         linecache.cache[started] = (len(code), None, (code + "\n").splitlines(True), started)
-        cells.append(started)
-        if len(cells) > SOURCES:
-            linecache.cache.pop(cells.pop(0), None)
+        cells.append((started, len(code)))
+        size += len(code)
+        while len(cells) > SOURCES or size > SOURCES_SIZE and len(cells) > 1:
+            name, n = cells.pop(0)
+            size -= n
+            linecache.cache.pop(name, None)
         try:
             status, exit, name, words = run(code, started, mode)
         except KeyboardInterrupt:  # it came late

@@ -13,14 +13,14 @@ import (
 )
 
 // cell runs a cell and returns what it prints and the text of what it shows.
-func (g *guest) cell(t *testing.T, id uint32, lang, code string) (said string) {
+func (g *guest) cell(t testing.TB, id uint32, lang, code string) (said string) {
 	t.Helper()
 	g.send(t, id, agentproto.TypeKernelRun, &agentproto.KernelRun{Language: lang, Code: code})
 	return g.rest(t, id)
 }
 
 // rest is what a cell says from now on to its end.
-func (g *guest) rest(t *testing.T, id uint32) (said string) {
+func (g *guest) rest(t testing.TB, id uint32) (said string) {
 	t.Helper()
 	for {
 		got, m := g.next(t)
@@ -95,5 +95,63 @@ func TestCheckpointInterpreters(t *testing.T) {
 		if said := g.cell(t, 8, "bash", "echo $((state++))"); said != "3\n" {
 			t.Errorf("sandbox %d: bash says %q", n, said)
 		}
+	}
+}
+
+// BenchmarkInterpreters: begin is a session's first cell, with the start of its interpreter; cell is one more; output is what one
+// prints.
+func BenchmarkInterpreters(b *testing.B) {
+	home := b.TempDir()
+	kit := newGuestKit(b, home)
+	ctx := context.Background()
+	g := kit.start(b, func(cfg driver.Config) (driver.Instance, error) { return Driver{}.Start(ctx, cfg) })
+	g.bringUpWith(b, agentproto.Bootstrap{})
+	id := uint32(0)
+	cell := func(b *testing.B, m *agentproto.KernelRun) (size int) {
+		id++
+		g.send(b, id, agentproto.TypeKernelRun, m)
+		for {
+			_, m := g.next(b)
+			switch m.Type {
+			case agentproto.TypeKernelStdout:
+				size += len(m.Payload)
+			case agentproto.TypeKernelFailed, agentproto.TypeError:
+				b.Fatalf("%s %q", m.Type, m.Payload)
+			case agentproto.TypeKernelDone:
+				return size
+			}
+		}
+	}
+	for _, l := range []struct{ lang, code, print string }{
+		{"python", "1", "for _ in range(64): print('x' * (1 << 20), end='')"},
+		{"node", "1", "for (let i = 0; i < 64; i++) process.stdout.write('x'.repeat(1 << 20)); undefined"},
+		{"bash", "echo 1", "head -c 67108864 /dev/zero"},
+	} {
+		b.Run("begin/"+l.lang, func(b *testing.B) {
+			for b.Loop() {
+				cell(b, &agentproto.KernelRun{Language: l.lang, Session: "new", Code: l.code})
+				b.StopTimer()
+				id++
+				g.send(b, id, agentproto.TypeKernelRequest, &agentproto.KernelRequest{Op: agentproto.KernelClose, Language: l.lang, Session: "new"})
+				if _, m := g.next(b); m.Type != agentproto.TypeKernelResponse {
+					b.Fatalf("%s %q", m.Type, m.Payload)
+				}
+				b.StartTimer()
+			}
+		})
+		b.Run("cell/"+l.lang, func(b *testing.B) {
+			cell(b, &agentproto.KernelRun{Language: l.lang, Code: l.code})
+			for b.Loop() {
+				cell(b, &agentproto.KernelRun{Language: l.lang, Code: l.code})
+			}
+		})
+		b.Run("output/"+l.lang, func(b *testing.B) {
+			b.SetBytes(64 << 20)
+			for b.Loop() {
+				if n := cell(b, &agentproto.KernelRun{Language: l.lang, Code: l.print, MaxOutput: 1 << 30}); n < 64<<20 {
+					b.Fatalf("%d bytes", n)
+				}
+			}
+		})
 	}
 }
