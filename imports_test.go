@@ -22,7 +22,7 @@ var layers = []struct {
 	// mains
 	{"cmd/msb", []string{"internal/cli", "internal/compose", "internal/doctor"}},
 	{"cmd/msb-server", []string{"internal/cli", "internal/compose", "internal/doctor", "internal/server", "internal/server/jsonrpc", "internal/server/mcp", "internal/server/metrics", "internal/server/proxy", "internal/server/rest"}},
-	{"internal/compose", []string{"internal/backend", "internal/backend/local", "internal/cli", "internal/config"}},
+	{"internal/compose", []string{"internal/backend", "internal/backend/local", "internal/backend/remote", "internal/cli", "internal/config"}},
 	{"cmd/msb-runner", []string{"internal/runner", "internal/driver/gvisor", "internal/version"}},
 	{"cmd/msb-agent", []string{"internal/agent"}},
 	// edges
@@ -42,6 +42,7 @@ var layers = []struct {
 	{"internal/backend", []string{"sandbox"}},
 	{"internal/backend/backendtest", []string{"internal/agentclient", "internal/backend", "sandbox"}},
 	{"internal/backend/local", []string{"internal/agentproto", "internal/atomicfile", "internal/backend", "internal/cgroup", "internal/config", "internal/execlog", "internal/image", "internal/metering", "internal/network/ca", "internal/runner/launch", "internal/state", "sandbox"}},
+	{"internal/backend/remote", []string{"internal/backend", "internal/cloudapi", "internal/version", "sandbox"}},
 	// parts
 	{"internal/state", []string{"internal/atomicfile", "internal/runner/launch", "sandbox"}},
 	{"internal/image", []string{"internal/atomicfile", "internal/image/erofs", "sandbox"}},

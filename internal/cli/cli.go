@@ -82,9 +82,6 @@ func Main(env Env, args []string) int {
 // backend returns the backend that is selected, and logs why there is none.
 func (a *app) backend(use Use) (backend.Backend, error) {
 	set, err := a.settings()
-	if err == nil {
-		err = set.local()
-	}
 	var b backend.Backend
 	if err == nil {
 		b, err = a.env.Backend(set.Settings, use, a.warn)

@@ -32,7 +32,7 @@ func (a *app) settings() (settings, error) {
 	return *a.set, a.setErr
 }
 
-// local refuses a backend that is elsewhere: nothing that was meant for a cloud is done here.
+// local refuses a backend that is elsewhere, for what only this machine can do: nothing that was meant for a cloud is done here.
 func (s settings) local() error {
 	if s.selection.Kind != config.Cloud {
 		return nil
@@ -41,7 +41,7 @@ func (s settings) local() error {
 	if s.selection.Profile != "" {
 		hint = fmt.Sprintf("the profile %q is selected by %s; %s", s.selection.Profile, s.selection.Source, hint)
 	}
-	return &sandbox.Error{Kind: sandbox.Unsupported, Message: "the cloud backend is not supported yet: the remote backend comes with Cloud", Hint: hint}
+	return &sandbox.Error{Kind: sandbox.Unsupported, Message: "this command requires a local backend, but the active default is a cloud backend", Hint: hint}
 }
 
 func (a *app) contextCommand() *cobra.Command {

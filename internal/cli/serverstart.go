@@ -252,6 +252,9 @@ func (a *app) runServer(ctx context.Context, set settings, s *serverFlags) (err 
 		}
 		cfg.TLS = &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}
 	}
+	if err := set.local(); err != nil {
+		return err
+	}
 	if cfg.Backend, err = a.backend(UseCreate); err != nil {
 		return err
 	}

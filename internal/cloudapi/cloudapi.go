@@ -112,7 +112,7 @@ type CreateVolume struct {
 // FileInfo is what a volume's file API says of a file.
 type FileInfo struct {
 	Path       string     `json:"path"`
-	Kind       string     `json:"kind"` // file | directory | symlink | other
+	Kind       string     `json:"kind"` // file | directory; a link is a file whose Mode says so
 	Size       int64      `json:"size"`
 	Mode       uint32     `json:"mode"`
 	UID        uint32     `json:"uid"`

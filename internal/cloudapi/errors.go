@@ -100,6 +100,9 @@ func Body(err error) (int, Envelope) {
 	var s *sandbox.Error
 	if errors.As(err, &s) && s.Error() == err.Error() {
 		d.Detail = s.Detail()
+		if _, known := rows[kind]; known && d.Detail != "" { // clients say the words of the kind themselves
+			e.Error.Message = d.Detail
+		}
 	}
 	e.Error.Details = &d
 	return status, e

@@ -5,16 +5,23 @@ package compose
 import (
 	"github.com/microsandbox-go/microsandbox/internal/backend"
 	"github.com/microsandbox-go/microsandbox/internal/backend/local"
+	"github.com/microsandbox-go/microsandbox/internal/backend/remote"
 	"github.com/microsandbox-go/microsandbox/internal/cli"
 	"github.com/microsandbox-go/microsandbox/internal/config"
 )
 
-// Open returns the backend of this machine.
+// Open returns the backend that is selected.
 func Open(set config.Settings, use cli.Use, warn func(string, ...string)) (backend.Backend, error) {
+	at, err := set.File.Select()
+	if err != nil {
+		return nil, err
+	}
+	if at.Kind == config.Cloud {
+		return remote.New(remote.Config{URL: at.URL, Key: string(at.Key)}), nil
+	}
 	cfg := local.Config{Home: set.Home, Settings: set.File, Warn: warn,
 		Find: func(name string) (string, error) { return config.FindBinary(name, set.Home) }}
 	if use == cli.UseCreate {
-		var err error
 		if cfg.Runner, err = config.FindBinary(config.Runner, set.Home); err != nil {
 			return nil, err
 		}

@@ -99,11 +99,13 @@ func fail(p string, err error) error {
 	return e
 }
 
-const openFlags = unix.O_CLOEXEC | unix.O_NOFOLLOW | unix.O_NONBLOCK
-
 // open opens a name in a directory.
 func open(dir int, name string, flags int, mode uint32) (int, error) {
-	how := unix.OpenHow{Flags: uint64(flags | openFlags), Mode: uint64(mode),
+	flags |= unix.O_CLOEXEC | unix.O_NOFOLLOW
+	if flags&unix.O_PATH == 0 { // which goes with little else
+		flags |= unix.O_NONBLOCK
+	}
+	how := unix.OpenHow{Flags: uint64(flags), Mode: uint64(mode),
 		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV | unix.RESOLVE_NO_MAGICLINKS}
 	for {
 		fd, err := unix.Openat2(dir, name, &how)
@@ -212,10 +214,11 @@ func stamp(t unix.StatxTimestamp) time.Time { return time.Unix(t.Sec, int64(t.Ns
 // info is what a guest sees of a name in a directory.
 func info(dir int, name, p string) (Info, error) {
 	fd, err := open(dir, name, unix.O_RDONLY, 0)
-	if err != nil { // a socket, a link of the host: shown as it is, without an attribute
-		if fd, err = open(dir, name, unix.O_PATH, 0); err != nil {
-			return Info{}, err
-		}
+	if err == unix.ENXIO || err == unix.ELOOP || err == unix.EACCES { // a socket, a link of the host: shown as it is, without an attribute
+		fd, err = open(dir, name, unix.O_PATH, 0)
+	}
+	if err != nil {
+		return Info{}, err
 	}
 	defer unix.Close(fd)
 	return infoOf(fd, p)

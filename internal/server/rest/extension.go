@@ -34,6 +34,18 @@ func (h *Handler) metrics(r *request, info sandbox.Info) (any, error) {
 	return m.Metrics(r.Context(), info.Ref)
 }
 
+func (h *Handler) allMetrics(r *request) (any, error) {
+	m, ok := h.backend.(backend.Meterer)
+	if !ok {
+		return nil, unsupported("metrics")
+	}
+	all, err := m.AllMetrics(r.Context(), r.namespace)
+	if all == nil {
+		all = []sandbox.Metrics{}
+	}
+	return all, err
+}
+
 func (h *Handler) modify(r *request, info sandbox.Info) (any, error) {
 	m, ok := h.backend.(backend.Modifier)
 	if !ok {

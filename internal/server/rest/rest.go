@@ -192,6 +192,7 @@ func (h *Handler) Routes() []server.Route {
 		h.route("GET /v1/billing/usage/storage", "usage.storage", h.storageUsage),
 		// Ours:
 		h.route("GET /v1/capabilities", "capabilities", h.capabilities),
+		h.route("GET /v1/metrics", "metrics.all", h.allMetrics),
 		h.route("DELETE /v1/requests/{id}", "revoke", h.revoke),
 	}
 	unknown := h.route("/v1/", "unknown", func(*request) (any, error) {

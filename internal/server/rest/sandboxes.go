@@ -204,7 +204,7 @@ func (h *Handler) create(r *request) (any, error) {
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, wait, errWait)
 	defer cancel()
-	info, err := h.called(ctx, r, cancel, func() (sandbox.Info, error) { return h.make(ctx, req, b.Registry) })
+	info, err := h.called(r, true, cancel, func() (sandbox.Info, error) { return h.make(ctx, req, b.Registry) })
 	err = late(ctx, ref, err)
 	h.server.Audited(r.Context(), "create", ref, err)
 	if err != nil {
@@ -280,7 +280,7 @@ func (h *Handler) start(r *request, info sandbox.Info) (any, error) {
 	}
 	ctx, cancel := context.WithTimeoutCause(r.Context(), wait, errWait)
 	defer cancel()
-	now, err := h.called(ctx, r, cancel, func() (sandbox.Info, error) {
+	now, err := h.called(r, info.Status.Terminal(), cancel, func() (sandbox.Info, error) {
 		done, err := h.server.Admit(ctx, info.Ref, info.Spec)
 		if err != nil {
 			return sandbox.Info{}, err
@@ -370,8 +370,9 @@ func (h *Handler) rename(r *request, info sandbox.Info) (any, error) {
 	return shown(info), nil
 }
 
-// called runs f, which makes or starts something, so that the client can take it back by the name that it gave the request.
-func (h *Handler) called(ctx context.Context, r *request, cancel context.CancelFunc, f func() (sandbox.Info, error)) (sandbox.Info, error) {
+// called runs f, which makes or starts something, so that the client can take it back by the name that it gave the request. What is not
+// fresh was there before and stays as it is.
+func (h *Handler) called(r *request, fresh bool, cancel context.CancelFunc, f func() (sandbox.Info, error)) (sandbox.Info, error) {
 	id := r.Header.Get(cloudapi.RequestHeader)
 	if id == "" || len(id) > 64 {
 		return f()
@@ -385,7 +386,9 @@ func (h *Handler) called(ctx context.Context, r *request, cancel context.CancelF
 	h.calls.all[id] = c
 	h.calls.mu.Unlock()
 	info, err := f()
-	c.made = info
+	if fresh {
+		c.made = info
+	}
 	close(c.done)
 	time.AfterFunc(keptCall, func() {
 		h.calls.mu.Lock()
@@ -427,16 +430,33 @@ func (h *Handler) revoke(r *request) (any, error) {
 	case <-r.Context().Done():
 		return nil, &sandbox.Error{Kind: sandbox.Cancelled, Message: "it goes on"}
 	}
-	if made := c.made; made.ID != "" {
-		if r.URL.Query().Get("undo") == "remove" {
-			if now, err := h.backend.Get(r.Context(), made.Ref); err == nil && now.ID == made.ID {
-				err := h.backend.Remove(r.Context(), made.Ref, true)
-				h.server.Audited(r.Context(), "remove", made.Ref, err)
-				if err != nil && sandbox.KindOf(err) != sandbox.NotFound {
-					return nil, err
-				}
-			}
-		}
+	if err := h.undo(r, c.made); err != nil {
+		return nil, err
 	}
 	return cloudapi.Message{Message: http.StatusText(http.StatusOK)}, nil
+}
+
+// undo removes or stops what a request made that was taken back.
+func (h *Handler) undo(r *request, made sandbox.Info) error {
+	how := r.URL.Query().Get("undo")
+	if made.ID == "" || how == "" {
+		return nil
+	}
+	if now, err := h.backend.Get(r.Context(), made.Ref); err != nil || now.ID != made.ID {
+		return nil
+	}
+	var err error
+	switch how {
+	case "remove":
+		err = h.backend.Remove(r.Context(), made.Ref, true)
+	case "stop":
+		err = h.backend.Stop(r.Context(), made.Ref, backend.StopOptions{Force: true})
+	default:
+		return invalid("undo is not remove or stop")
+	}
+	h.server.Audited(r.Context(), how, made.Ref, err)
+	if k := sandbox.KindOf(err); k == sandbox.NotFound || k == sandbox.NotRunning {
+		return nil
+	}
+	return err
 }

@@ -206,7 +206,11 @@ func shownFile(i volumefs.Info) cloudapi.FileInfo {
 		}
 		return &t
 	}
-	return cloudapi.FileInfo{Path: i.Path, Kind: i.Kind(), Size: i.Size, Mode: i.Mode, UID: i.UID, GID: i.GID, ReadOnly: i.Mode&0o222 == 0,
+	kind := i.Kind()
+	if kind != "directory" {
+		kind = "file" // clients know no others; Mode says what it is
+	}
+	return cloudapi.FileInfo{Path: i.Path, Kind: kind, Size: i.Size, Mode: i.Mode, UID: i.UID, GID: i.GID, ReadOnly: i.Mode&0o222 == 0,
 		AccessedAt: when(i.Accessed), ModifiedAt: when(i.Modified), CreatedAt: when(i.Created)}
 }
 
