@@ -67,7 +67,7 @@ func (r *runFlags) check(image []string) error {
 		return usageErrorf("to bound a sandbox in the background, use --max-duration", "--detach excludes --tty and --timeout")
 	case r.replace && r.name == "":
 		return usageErrorf("name the sandbox to replace: --name NAME", "--replace needs --name")
-	case len(image) == 0 && r.name == "":
+	case len(image) == 0 && r.name == "" && !r.conf.whole():
 		return usageErrorf("for example: msb run host -- uname -a", "msb run needs an image")
 	}
 	return nil
@@ -83,11 +83,13 @@ func (a *app) run(c *cobra.Command, r *runFlags, image, command []string) error 
 	}
 	r.ephemeral = generated
 	var spec sandbox.Spec
-	if len(image) > 0 {
-		if spec, err = a.spec(&r.sandboxFlags, ref.Name, image[0]); err != nil {
+	if len(image) > 0 || r.conf.whole() {
+		if spec, err = a.spec(&r.sandboxFlags, ref.Name, first(image)); err != nil {
 			return err
 		}
-		spec.Runtime.Cmd = command
+		if command != nil {
+			spec.Runtime.Cmd = command
+		}
 	}
 	b, err := a.backend(UseCreate)
 	if err != nil {
@@ -103,7 +105,7 @@ func (a *app) run(c *cobra.Command, r *runFlags, image, command []string) error 
 			return s.explain(a.reuse(s, b, r, info, command))
 		case err != nil && sandbox.KindOf(err) != sandbox.NotFound:
 			return s.explain(err)
-		case len(image) == 0:
+		case len(image) == 0 && !r.conf.whole():
 			return &sandbox.Error{Op: "run", Kind: sandbox.NotFound, Message: r.name, Hint: "to make it, name an image: msb run --name " + r.name + " host -- COMMAND"}
 		}
 	}
