@@ -192,14 +192,14 @@ func (d *decoder) scalar(n *yaml.Node, v reflect.Value, at string) error {
 		return nil
 	case reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
 		most := uint64(math.MaxUint64) >> (64 - v.Type().Bits())
-		u, ok := number(text)
+		u, ok := unsigned(text)
 		if !plain || !ok || u > most {
 			return d.fail(n, "%s: want a number from 0 to %d, not %s", at, most, quoted(n, text))
 		}
 		v.SetUint(u)
 		return nil
 	case reflect.Int:
-		u, ok := number(text)
+		u, ok := unsigned(text)
 		if !plain || !ok || u > math.MaxInt32 {
 			return d.fail(n, "%s: want a number, not %s", at, quoted(n, text))
 		}
@@ -216,8 +216,8 @@ func quoted(n *yaml.Node, text string) string {
 	return clip(text)
 }
 
-// number reads an unsigned number as YAML 1.2 has them: decimal, 0x, 0o, 0b, and a plus.
-func number(s string) (uint64, bool) {
+// unsigned reads an unsigned number as YAML 1.2 has them: decimal, 0x, 0o, 0b, and a plus.
+func unsigned(s string) (uint64, bool) {
 	s = strings.TrimPrefix(s, "+")
 	base := 10
 	for prefix, b := range map[string]int{"0x": 16, "0o": 8, "0b": 2} {

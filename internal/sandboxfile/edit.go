@@ -61,7 +61,7 @@ func Update(dir, name string, entry Sandbox) error {
 
 // Add writes entries of sandboxes that the file at path has not. Of several that are named one that is there leaves all out.
 func Add(path string, names []string, entry Sandbox) error {
-	return edit(path, true, func(f *File, data []byte) (_ []byte, err error) {
+	return change(path, true, func(f *File, data []byte) (_ []byte, err error) {
 		for _, name := range names {
 			if _, there := f.Sandboxes[name]; there {
 				return nil, &sandbox.Error{Op: "write " + Name, Kind: sandbox.AlreadyExists,
@@ -69,7 +69,7 @@ func Add(path string, names []string, entry Sandbox) error {
 			}
 		}
 		for _, name := range names {
-			if data, err = set(path, data, name, entry); err != nil {
+			if data, err = edit(path, data, name, entry); err != nil {
 				return nil, err
 			}
 		}
@@ -79,7 +79,7 @@ func Add(path string, names []string, entry Sandbox) error {
 
 // Drop takes entries out of the file at path; it returns the names of those that were there.
 func Drop(path string, names []string) (dropped []string, err error) {
-	err = edit(path, false, func(f *File, data []byte) (_ []byte, err error) {
+	err = change(path, false, func(f *File, data []byte) (_ []byte, err error) {
 		for _, name := range names {
 			if _, there := f.Sandboxes[name]; !there {
 				continue
@@ -97,8 +97,8 @@ func Drop(path string, names []string) (dropped []string, err error) {
 	return dropped, err
 }
 
-// edit changes the file at path, under the lock of its directory.
-func edit(path string, create bool, change func(f *File, data []byte) ([]byte, error)) error {
+// change changes the file at path, under the lock of its directory.
+func change(path string, create bool, by func(f *File, data []byte) ([]byte, error)) error {
 	unlock, err := lock(filepath.Dir(path))
 	if err != nil {
 		return err
@@ -120,7 +120,7 @@ func edit(path string, create bool, change func(f *File, data []byte) ([]byte, e
 	if err != nil {
 		return err
 	}
-	changed, err := change(f, data)
+	changed, err := by(f, data)
 	if err != nil || bytes.Equal(changed, data) {
 		return err
 	}

@@ -332,3 +332,11 @@ func (s Sandbox) Equal(other Sandbox) bool {
 
 // Path is where the Sandboxfile of a directory is.
 func Path(dir string) string { return filepath.Join(dir, Name) }
+
+// Place is where a field of the entry is, as path:line:column, or the entry where it has none.
+func (s Sandbox) Place(field string) string {
+	if s.place == nil {
+		return Name
+	}
+	return s.place(field)
+}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -31,6 +32,8 @@ type Rules struct {
 	// Confined files may use only what is below Roots, and ports from 1024.
 	Confined bool
 	Roots    []string
+	// Volumes comes before the names of volumes, so that those of several projects differ.
+	Volumes string
 }
 
 // Spec is what the entry asks for. Its command, which may also be left to the image, is what the sandbox runs by itself when it
@@ -273,7 +276,8 @@ func network(spec *sandbox.Spec, s Sandbox) error {
 	return nil
 }
 
-// mount reads a path pair, host:guest or one path for both. A bare name on the left is a volume of the namespace.
+// mount reads a path pair, host:guest or one path for both. A bare name on the left is a volume, unless the file's directory has a
+// file or directory of that name.
 func (r Rules) mount(pair string) (sandbox.Mount, error) {
 	host, guest, two := strings.Cut(pair, ":")
 	if !two {
@@ -291,14 +295,19 @@ func (r Rules) mount(pair string) (sandbox.Mount, error) {
 		rest += ":" + options
 	}
 	source := host
-	if two && !strings.ContainsAny(host, "/") && host != "." && host != ".." { // a volume
-		return sandbox.ParseVolume(source + ":" + rest)
+	if two && !strings.ContainsAny(host, "/") && host != "." && host != ".." && (r.Confined || !r.has(host)) {
+		return sandbox.ParseVolume(r.Volumes + source + ":" + rest)
 	}
 	source, err := r.Path(host)
 	if err != nil {
 		return sandbox.Mount{}, fmt.Errorf("volume %s: %w", clip(pair), err)
 	}
 	return sandbox.ParseVolume(source + ":" + rest)
+}
+
+func (r Rules) has(name string) bool {
+	_, err := os.Lstat(filepath.Join(r.Dir, name))
+	return err == nil
 }
 
 // Path is a path of the host as it may be used: below one of the roots, whatever links lie on the way.
@@ -345,7 +354,7 @@ func (r Rules) envFile(file string) ([]sandbox.EnvVar, error) {
 	if file == "" {
 		return nil, nil
 	}
-	path, err := r.path(file)
+	path, err := r.Path(file)
 	if err != nil {
 		return nil, fmt.Errorf("env_file %s: %w", clip(file), err)
 	}
