@@ -26,13 +26,14 @@ var layers = []struct {
 	{"cmd/msb-runner", []string{"internal/runner", "internal/driver/gvisor", "internal/version"}},
 	{"cmd/msb-agent", []string{"internal/agent"}},
 	// edges
-	{"internal/cli", []string{"internal/agentclient", "internal/agentproto", "internal/atomicfile", "internal/backend", "internal/config", "internal/console", "internal/doctor", "internal/server", "internal/sshserver", "internal/transfer", "internal/version", "sandbox"}},
+	{"internal/cli", []string{"internal/agentclient", "internal/agentproto", "internal/atomicfile", "internal/backend", "internal/config", "internal/console", "internal/doctor", "internal/project", "internal/sandboxfile", "internal/server", "internal/sshserver", "internal/transfer", "internal/version", "sandbox"}},
 	{"internal/server", []string{"internal/agentclient", "internal/atomicfile", "internal/backend", "internal/config", "sandbox"}},
 	{"internal/server/jsonrpc", []string{"internal/agentclient", "internal/agentproto", "internal/backend", "internal/sandboxfile", "internal/server", "sandbox"}},
 	{"internal/server/mcp", []string{"internal/agentclient", "internal/backend", "internal/server", "internal/server/jsonrpc", "internal/version", "sandbox"}},
 	{"internal/server/metrics", []string{"internal/server", "internal/version", "sandbox"}},
 	{"internal/server/proxy", []string{"internal/server", "sandbox"}},
 	{"internal/server/rest", []string{"internal/backend", "internal/cloudapi", "internal/sandboxfile", "internal/server", "internal/version", "internal/volumefs", "sandbox"}},
+	{"internal/project", []string{"internal/agentclient", "internal/backend", "internal/sandboxfile", "sandbox"}},
 	{"internal/sandboxfile", []string{"internal/atomicfile", "sandbox"}},
 	{"internal/doctor", []string{"internal/cgroup", "internal/config", "sandbox"}},
 	// SDK

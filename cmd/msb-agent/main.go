@@ -25,6 +25,13 @@ const controlFD = 3
 
 func main() {
 	started := time.Now()
+	if len(os.Args) > 2 && os.Args[1] == agent.Archive {
+		if err := agent.WriteArchive(os.Stdout, os.Args[2], os.Args[3:]); err != nil {
+			fmt.Fprintln(os.Stderr, "error: archive:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	runtime.GOMAXPROCS(1) // the CPUs are for the commands; a second thread to wake only delays what the first one does
 	syscall.CloseOnExec(controlFD)
 	_ = syscall.SetNonblock(controlFD, true) // so that waiting for the host takes no thread

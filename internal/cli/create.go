@@ -26,7 +26,7 @@ msb create --name db -m 1G --root-disk 20G --label team=ml ./rootfs`},
 			return err
 		}
 		switch {
-		case len(args) == 0:
+		case len(args) == 0 && !s.conf.whole():
 			return usageErrorf("for example: msb create --name work host", "msb create needs an image")
 		case s.replace && s.name == "":
 			return usageErrorf("name the sandbox to replace: --name NAME", "--replace needs --name")
@@ -36,7 +36,7 @@ msb create --name db -m 1G --root-disk 20G --label team=ml ./rootfs`},
 		if req.Ref, req.Generated, err = a.newRef(s.name); err != nil {
 			return err
 		}
-		if req.Spec, err = a.spec(&s, req.Ref.Name, args[0]); err != nil {
+		if req.Spec, err = a.spec(&s, req.Ref.Name, first(args)); err != nil {
 			return err
 		}
 		b, err := a.backend(UseCreate)
@@ -55,6 +55,14 @@ msb create --name db -m 1G --root-disk 20G --label team=ml ./rootfs`},
 		return err
 	}
 	return c
+}
+
+// first is the first of the arguments, "" if there is none.
+func first(args []string) string {
+	if len(args) == 0 {
+		return ""
+	}
+	return args[0]
 }
 
 // newRef is the sandbox of that name, or of a new one.

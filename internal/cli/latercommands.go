@@ -83,28 +83,6 @@ func snapshotCommands() laterCommand {
 		}}
 }
 
-func installCommand() laterCommand {
-	l := laterCommand{name: "install", help: "Make a sandbox a command of this machine",
-		why: "installing comes with Projects", hint: "until then, write an alias: alias NAME='msb run IMAGE --'",
-		args: []positional{{"[IMAGE]", "Image to install"}, {"[-- COMMAND...]", "Command to run in it"}}}
-	for _, name := range []string{"conf", "net-conf", "resource-conf", "runtime-conf", "fs-conf", "secret-conf", "script-conf"} {
-		l.flags = append(l.flags, laterFlag{"", name, "PATH", "As of msb run"})
-	}
-	l.flags = append(l.flags, []laterFlag{
-		{"n", "name", "NAME", "Name of the command (default that of the image)"}, {"c", "cpus", "N", "As of msb run"}, {"m", "memory", "SIZE", "As of msb run"},
-		{"v", "volume", "SOURCE:DEST[:OPTIONS]", "As of msb run"}, {"", "mount-dir", "SOURCE:DEST[:OPTIONS]", "As of msb run"},
-		{"", "mount-file", "SOURCE:DEST[:OPTIONS]", "As of msb run"}, {"", "mount-disk", "SOURCE:DEST[:OPTIONS]", "As of msb run"},
-		{"", "mount-named", "NAME:DEST[:OPTIONS]", "As of msb run"}, {"w", "workdir", "PATH", "As of msb run"}, {"", "shell", "SHELL", "As of msb run"},
-		{"e", "env", "KEY=VALUE", "As of msb run"}, {"f", "force", "", "Replace a command of that name"}, {"", "no-pull", "", "Do not pull the image now"},
-		{"", "tmp", "", "Start anew every time"}, {"l", "list", "", "List what is installed"}}...)
-	return l
-}
-
-func uninstallCommand() laterCommand {
-	return laterCommand{name: "uninstall", help: "Remove installed commands", args: []positional{{"<NAMES...>", "Commands to remove"}},
-		why: "installing comes with Projects, and nothing is installed", hint: "remove an alias where you wrote it"}
-}
-
 // The commands that look after msb's own files. Whoever installed them does that.
 func updateCommand() laterCommand {
 	return laterCommand{name: "update", alias: "upgrade", help: "Update msb", flags: []laterFlag{{"f", "force", "", "Also when it is the latest"}},

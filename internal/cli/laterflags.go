@@ -6,13 +6,6 @@ func declareLater(f *flags) {
 	f.group("")
 	for _, l := range [...]struct{ short, name, value, help string }{
 		{"", "from-snapshot", "SNAPSHOT", "Start from a snapshot"},
-		{"", "conf", "PATH", "Read the sandbox's configuration from a file"},
-		{"", "net-conf", "PATH", "Read its network configuration from a file"},
-		{"", "resource-conf", "PATH", "Read its resources and lifetime from a file"},
-		{"", "runtime-conf", "PATH", "Read how commands run in it from a file"},
-		{"", "fs-conf", "PATH", "Read its mounts and files from a file"},
-		{"", "secret-conf", "PATH", "Read its secrets from a file"},
-		{"", "script-conf", "PATH", "Read its scripts from a file"},
 		{"", "from-snap", "SNAPSHOT", "Start from a snapshot; now --from-snapshot"},
 	} {
 		f.notYet(l.short, l.name, l.value, l.help)

@@ -14,8 +14,9 @@ func (a *app) listCommand() *cobra.Command {
 		running, stopped, quiet bool
 		format                  string
 		labels                  map[string]string
+		proj                    projectFlags
 	)
-	c := a.command(&cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "List the sandboxes",
+	c := a.command(&cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "List the sandboxes", Long: "With --file the entries of a Sandboxfile are listed.",
 		Example: "msb ls --running\nmsb ls --format json"})
 	f := flagsOf(c, false)
 	f.toggle("", "running", "Only those that run", &running)
@@ -23,7 +24,14 @@ func (a *app) listCommand() *cobra.Command {
 	f.labels(&labels, "Only those with this label")
 	f.format(&format)
 	f.toggle("q", "quiet", "Print names only", &quiet)
+	proj.declareFile(f, "f")
 	c.RunE = func(c *cobra.Command, _ []string) error {
+		if proj.file != "" {
+			if running || stopped || len(labels) > 0 {
+				return usageErrorf("how they are is shown by: msb status --file "+proj.file, "--file excludes --running, --stopped and --label")
+			}
+			return a.entries(proj.file, format, quiet)
+		}
 		if running && stopped {
 			return usageErrorf("", "--running and --stopped exclude each other")
 		}

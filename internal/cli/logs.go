@@ -35,6 +35,7 @@ type logsFlags struct {
 
 func (a *app) logsCommand() *cobra.Command {
 	l := logsFlags{color: "auto"}
+	var proj projectFlags
 	c := a.command(&cobra.Command{Use: "logs", Short: "Show what ran in a sandbox printed",
 		Long: `It shows what commands printed, whoever ran them, also of a sandbox that has ended but is kept. Of escape sequences only
 colours reach a terminal, and none anything else. The last 40 MiB or so are there.`,
@@ -59,9 +60,26 @@ msb logs --since 5m --grep 'error|panic' work`},
 	f.toggle("", "no-color", "The same as --color never", &l.noColor)
 	f.toggle("", "show-id", "Begin each line with the number of the session that printed it", &l.showID)
 	f.toggle("", "color-sessions", "A colour for each session; implies --show-id", &l.colourSessions)
+	proj.declareFile(f, "")
 	c.ValidArgsFunction = a.completeNames
 	c.RunE = func(c *cobra.Command, args []string) error {
-		b, info, err := a.get(c.Context(), args[0])
+		name := args[0]
+		if proj.file != "" {
+			p, err := a.project(proj.file)
+			if err == nil {
+				_, err = p.Select(args)
+			}
+			if err != nil {
+				return err
+			}
+			name = string(p.Ref(name).Name)
+		}
+		b, info, err := a.get(c.Context(), name)
+		if sandbox.KindOf(err) == sandbox.NotFound && proj.file == "" {
+			if p := a.here(name); p != nil {
+				b, info, err = a.get(c.Context(), string(p.Ref(name).Name))
+			}
+		}
 		if err != nil {
 			return err
 		}

@@ -15,6 +15,7 @@ import (
 // The headings of msb's help, in order (contract msb-0.6 §1.1).
 const (
 	groupSandboxes    = "Sandboxes"
+	groupProjects     = "Projects"
 	groupImages       = "Images"
 	groupStorage      = "Storage"
 	groupServing      = "Serving"
@@ -22,7 +23,7 @@ const (
 	groupOther        = "Other"
 )
 
-var groups = [...]string{groupSandboxes, groupImages, groupStorage, groupServing, groupInstallation, groupOther}
+var groups = [...]string{groupSandboxes, groupProjects, groupImages, groupStorage, groupServing, groupInstallation, groupOther}
 
 // root is the command msb with the one below it that args name, or all if they name none.
 func (a *app) root(args []string) *cobra.Command {
@@ -126,6 +127,17 @@ func (a *app) commands() []entry {
 		{groupSandboxes, a.sshCommand, []string{"ssh"}},
 		{groupSandboxes, a.logsCommand, []string{"logs"}},
 		{groupSandboxes, a.inspectCommand, []string{"inspect"}},
+		{groupProjects, a.initCommand, []string{"init"}},
+		{groupProjects, a.addCommand, []string{"add"}},
+		{groupProjects, a.upCommand, []string{"up"}},
+		{groupProjects, a.applyCommand, []string{"apply"}},
+		{groupProjects, a.downCommand, []string{"down"}},
+		{groupProjects, a.logCommand, []string{"log"}},
+		{groupProjects, a.shellCommand, []string{"shell"}},
+		{groupProjects, a.buildCommand, []string{"build"}},
+		{groupProjects, a.treeCommand, []string{"tree"}},
+		{groupProjects, a.cleanCommand, []string{"clean"}},
+		{groupProjects, a.exeCommand, []string{"exe", "x"}},
 		{groupImages, a.imageCommand, []string{"image"}},
 		{groupImages, a.pullCommand, []string{"pull"}},
 		{groupImages, a.loadCommand, []string{"load"}},
@@ -141,8 +153,8 @@ func (a *app) commands() []entry {
 		{groupStorage, a.snapshotsCommand, []string{"snapshots", "snaps"}},
 		{groupServing, a.serverCommand, []string{"server"}},
 		{groupServing, a.mcpCommand, []string{"mcp"}},
-		{groupInstallation, a.later(installCommand), []string{"install"}},
-		{groupInstallation, a.later(uninstallCommand), []string{"uninstall"}},
+		{groupInstallation, a.installCommand, []string{"install"}},
+		{groupInstallation, a.uninstallCommand, []string{"uninstall"}},
 		{groupStorage, a.fsckCommand, []string{"fsck"}},
 		{groupInstallation, a.doctorCommand, []string{"doctor"}},
 		{groupInstallation, a.later(updateCommand), []string{"update", "upgrade"}},

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/microsandbox-go/microsandbox/internal/backend"
+	"github.com/microsandbox-go/microsandbox/internal/project"
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
 
@@ -24,6 +25,9 @@ type runFlags struct {
 	execFlags
 	detach     bool
 	detachKeys []byte
+	project    projectFlags
+	exec       string // of a project's sandbox
+	installed  bool   // msb install has made the command line
 }
 
 func (a *app) runCommand() *cobra.Command {
@@ -33,7 +37,8 @@ func (a *app) runCommand() *cobra.Command {
 (./rootfs) is taken as it is now, and stays as it is. The sandbox ends with the command, and nothing of it is
 left unless it has a name (--name): then its files stay, and the next run of that name has them, as it is. The exit code is the command's, 128 and the
 number of the signal that killed it, 127 or 126 if it could not be run, 1 after any other error, and 255 when the
-session was left with --detach-keys, which ends the sandbox, too, if this command made it.`,
+session was left with --detach-keys, which ends the sandbox, too, if this command made it.
+With --file, or where the Sandboxfile of this directory has a sandbox of that name, it is that sandbox, and what follows ~ its script.`,
 		Example: `msb run host -- python3 -c 'print(1 + 1)'
 msb run -t python:3.12
 msb run ./rootfs -- /bin/sh -c 'id; ls /'
@@ -47,15 +52,63 @@ msb run -d --name work host -- sleep 600`},
 	r.execFlags.declare(f)
 	f.value("", "detach-keys", "KEYS", "Keys that leave the session, e.g. ctrl-p,ctrl-q (default ctrl-])", setParsed(&r.detachKeys, sandbox.ParseDetachKeys))
 	r.sandboxFlags.declare(f)
+	f.toggle("", "installed", "The flags are those that the sandbox was made with", &r.installed)
+	f.hide("installed")
+	f.group("Project")
+	r.project.declareFile(f, "f")
+	f.value("", "exec", "COMMAND", "Command of a project's sandbox, which is not split into words", setString(&r.exec))
 	c.ValidArgsFunction = a.completeRoots
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if err := f.refusal(); err != nil {
 			return err
 		}
 		image, command := split(c, args)
+		if p, err := a.runProject(c, &r, image); p != nil || err != nil {
+			if err == nil {
+				err = a.runEntry(c, p, image[0], r.exec, command, &r.execFlags, r.detach, r.quiet)
+			}
+			return err
+		}
 		return a.run(c, &r, image, command)
 	}
 	return c
+}
+
+// runProject is the project that msb run is about: that of --file, or of this directory where the Sandboxfile has a sandbox of that name
+// (ADR 18); nil for none.
+func (a *app) runProject(c *cobra.Command, r *runFlags, image []string) (*project.Project, error) {
+	var p *project.Project
+	switch {
+	case r.project.file != "":
+		if len(image) == 0 {
+			return nil, usageErrorf("for example: msb run --file . web", "msb run --file needs the name of a sandbox")
+		}
+		var err error
+		if p, err = a.project(r.project.file); err != nil {
+			return nil, err
+		}
+	case len(image) == 1:
+		p = a.here(image[0])
+	}
+	if p == nil {
+		if r.exec != "" {
+			return nil, usageErrorf("put the command after --", "--exec is for the sandboxes of a Sandboxfile")
+		}
+		return nil, nil
+	}
+	if err := r.execFlags.check(); err != nil {
+		return nil, err
+	}
+	if given := r.given(); len(given) > 0 || r.name != "" || r.replace {
+		if r.name != "" {
+			given = append(given, "--name")
+		}
+		if r.replace {
+			given = append(given, "--replace")
+		}
+		return nil, usageErrorf("say it in the file; an image of that name is meant by: "+image[0]+":latest", "%s is a sandbox of %s, which %s cannot change", image[0], p.Path, strings.Join(given, ", "))
+	}
+	return p, nil
 }
 
 func (r *runFlags) check(image []string) error {
@@ -67,7 +120,7 @@ func (r *runFlags) check(image []string) error {
 		return usageErrorf("to bound a sandbox in the background, use --max-duration", "--detach excludes --tty and --timeout")
 	case r.replace && r.name == "":
 		return usageErrorf("name the sandbox to replace: --name NAME", "--replace needs --name")
-	case len(image) == 0 && r.name == "":
+	case len(image) == 0 && r.name == "" && !r.conf.whole():
 		return usageErrorf("for example: msb run host -- uname -a", "msb run needs an image")
 	}
 	return nil
@@ -83,11 +136,13 @@ func (a *app) run(c *cobra.Command, r *runFlags, image, command []string) error 
 	}
 	r.ephemeral = generated
 	var spec sandbox.Spec
-	if len(image) > 0 {
-		if spec, err = a.spec(&r.sandboxFlags, ref.Name, image[0]); err != nil {
+	if len(image) > 0 || r.conf.whole() {
+		if spec, err = a.spec(&r.sandboxFlags, ref.Name, first(image)); err != nil {
 			return err
 		}
-		spec.Runtime.Cmd = command
+		if len(command) > 0 {
+			spec.Runtime.Cmd = command
+		}
 	}
 	b, err := a.backend(UseCreate)
 	if err != nil {
@@ -103,7 +158,7 @@ func (a *app) run(c *cobra.Command, r *runFlags, image, command []string) error 
 			return s.explain(a.reuse(s, b, r, info, command))
 		case err != nil && sandbox.KindOf(err) != sandbox.NotFound:
 			return s.explain(err)
-		case len(image) == 0:
+		case len(image) == 0 && !r.conf.whole():
 			return &sandbox.Error{Op: "run", Kind: sandbox.NotFound, Message: r.name, Hint: "to make it, name an image: msb run --name " + r.name + " host -- COMMAND"}
 		}
 	}
@@ -128,7 +183,7 @@ func (a *app) reuse(s *signals, b backend.Backend, r *runFlags, info sandbox.Inf
 		}
 		return &sandbox.Error{Op: "run", Ref: info.Ref, Kind: sandbox.AlreadyExists, Hint: hint}
 	}
-	if given := r.given(); len(given) > 0 {
+	if given := r.given(); len(given) > 0 && !r.installed {
 		a.warn(fmt.Sprintf("sandbox %q is there already: %s ignored", info.Ref.Name, strings.Join(given, ", ")),
 			"to make it anew, add --replace")
 	}

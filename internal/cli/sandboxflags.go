@@ -44,6 +44,7 @@ type sandboxFlags struct {
 	maxDuration   time.Duration
 	idleTimeout   time.Duration
 	root          rootFlags
+	conf          confFlags
 	rootDisk      sandbox.RootDisk
 	ephemeral     bool // nobody will ask for it again
 	net           netFlags
@@ -131,6 +132,7 @@ func (s *sandboxFlags) declare(f *flags) {
 
 	f.group("Network")
 	s.net.declare(f)
+	s.conf.declare(f)
 	s.creationFlags = slices.DeleteFunc(s.names(f), func(n string) bool { return slices.Contains(from, n) })
 
 	declareLater(f)
@@ -192,9 +194,12 @@ func parseImage(arg string) (sandbox.Image, error) {
 
 // spec is what the flags ask for, and what they leave to config.json, checked.
 func (s *sandboxFlags) spec(set config.File, name sandbox.Name, arg string) (sandbox.Spec, error) {
-	image, err := parseImage(arg)
-	if err != nil {
-		return sandbox.Spec{}, err
+	var image sandbox.Image
+	if arg != "" {
+		var err error
+		if image, err = parseImage(arg); err != nil {
+			return sandbox.Spec{}, err
+		}
 	}
 	if s.init != nil && s.init.Cmd == "" {
 		return sandbox.Spec{}, usageErrorf("name the program: --init PATH", "--init-arg and --init-env need --init")
@@ -213,6 +218,20 @@ func (s *sandboxFlags) spec(set config.File, name sandbox.Name, arg string) (san
 		DeploymentProfile: strings.ReplaceAll(s.deployment, "-", "_"),
 		Lifecycle:         sandbox.Lifecycle{Ephemeral: s.ephemeral},
 	}
+	var err error
+	if spec.Network, err = s.net.network(); err != nil {
+		return sandbox.Spec{}, err
+	}
+	if spec.Runtime.Scripts, err = s.scriptFiles(); err != nil {
+		return sandbox.Spec{}, err
+	}
+	spec.Lifecycle.MaxDurationSecs, spec.Lifecycle.IdleTimeoutSecs = wholeSeconds(s.maxDuration), wholeSeconds(s.idleTimeout)
+	if err := s.conf.fill(&spec); err != nil {
+		return sandbox.Spec{}, err
+	}
+	if spec.Image == (sandbox.Image{}) {
+		return sandbox.Spec{}, usageErrorf("name one, or say image: in the file of --conf", "there is no image")
+	}
 	if s.rootDisk.Kind != "" {
 		spec.Image = spec.Image.WithDisk(s.rootDisk)
 	}
@@ -225,13 +244,6 @@ func (s *sandboxFlags) spec(set config.File, name sandbox.Name, arg string) (san
 		spec.PullPolicy = sandbox.PullAlways
 	case "never":
 		spec.PullPolicy = sandbox.PullNever
-	}
-	spec.Lifecycle.MaxDurationSecs, spec.Lifecycle.IdleTimeoutSecs = wholeSeconds(s.maxDuration), wholeSeconds(s.idleTimeout)
-	if spec.Network, err = s.net.network(); err != nil {
-		return sandbox.Spec{}, err
-	}
-	if spec.Runtime.Scripts, err = s.scriptFiles(); err != nil {
-		return sandbox.Spec{}, err
 	}
 	// The image may still add to it: the defaults that depend on that are the backend's.
 	return spec, spec.WithDefaults().Validate()

@@ -16,8 +16,11 @@ func (a *app) statusCommand() *cobra.Command {
 		all, quiet bool
 		format     string
 		labels     map[string]string
+		proj       projectFlags
 	)
 	c := a.command(&cobra.Command{Use: "status", Aliases: []string{"ps"}, Short: "Show what runs",
+		Long: `With --file, and for a NAME that only the Sandboxfile of this directory has, a project's sandboxes are shown: on a terminal anew every
+two seconds until ctrl-C, unless --all is given.`,
 		Example: "msb ps\nmsb status work --format json"},
 		positional{"[NAME]", "Sandbox to show; without it, those that run"})
 	f := flagsOf(c, false)
@@ -25,8 +28,15 @@ func (a *app) statusCommand() *cobra.Command {
 	f.labels(&labels, "Only those with this label")
 	f.format(&format)
 	f.toggle("q", "quiet", "Print names only", &quiet)
+	proj.declareFile(f, "f")
 	c.ValidArgsFunction = a.completeNames
 	c.RunE = func(c *cobra.Command, args []string) error {
+		if proj.file != "" {
+			if len(labels) > 0 || quiet {
+				return usageErrorf("", "--file excludes --label and --quiet")
+			}
+			return a.projectStatus(c.Context(), proj.file, args, format, all)
+		}
 		infos, err := a.find(c.Context(), labels, func(i sandbox.Info) bool {
 			if len(args) == 1 {
 				return string(i.Ref.Name) == args[0]
@@ -37,6 +47,9 @@ func (a *app) statusCommand() *cobra.Command {
 			return err
 		}
 		if len(args) == 1 && len(infos) == 0 {
+			if p := a.here(args[0]); p != nil {
+				return a.projectStatus(c.Context(), p.Path, args, format, all)
+			}
 			return &sandbox.Error{Op: "status", Kind: sandbox.NotFound, Message: args[0], Hint: "see which there are with: msb ls"}
 		}
 		switch {

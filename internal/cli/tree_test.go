@@ -152,6 +152,7 @@ var (
 		"volume list": "volume list", "volume inspect": "volume inspect v", "volume remove": "volume remove v",
 		"doctor": "doctor", "self doctor": "self doctor", "completion": "completion bash",
 		"ssh": "ssh s -- true", "ssh connect": "ssh connect s -- true", "ssh serve": "ssh serve s", "ssh authorize": "ssh authorize",
+		"install": "install someimage", "uninstall": "uninstall gone",
 	}
 	values = map[string]string{
 		"format": "json", "from-snapshot": "x", "exec --timeout": "1ms", "run --timeout": "1ms", "rlimit": "nofile=64",
@@ -348,6 +349,14 @@ func play(t *testing.T, line string) outcome {
 		t.Setenv(name, "")
 	}
 	t.Setenv("MSB_BACKEND", "local")
+	t.Setenv("HOME", dir)
+	programs := filepath.Join(dir, ".local", "bin")
+	if err := os.MkdirAll(programs, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(programs, "gone"), []byte("#!/bin/sh\n"+aliasMark+"gone\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
 	t.Setenv("SECRET", "s")
 	line = regexp.MustCompile(`\b(FILE|OUT)\b`).ReplaceAllString(line, "./$1")
 	line = regexp.MustCompile(`\bDIR\b`).ReplaceAllString(line, "./sub")
@@ -378,6 +387,19 @@ func play(t *testing.T, line string) outcome {
 	o.stdout, o.stderr, o.asked = string(stdout), strings.ReplaceAll(string(stderr), dir, "DIR"), notes.all()
 	for i := range o.asked {
 		o.asked[i] = strings.ReplaceAll(o.asked[i], dir, "DIR")
+	}
+	made, err := os.ReadDir(programs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range made {
+		text, err := os.ReadFile(filepath.Join(programs, f.Name()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if f.Name() != "gone" {
+			o.asked = append(o.asked, "installed "+f.Name()+": "+strings.ReplaceAll(string(text), dir, "DIR"))
+		}
 	}
 	if written, err := os.ReadFile("OUT"); err == nil {
 		o.asked = append(o.asked, "wrote "+string(written))

@@ -3,6 +3,7 @@ package sandboxfile
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -56,6 +57,130 @@ func Update(dir, name string, entry Sandbox) error {
 		return &sandbox.Error{Op: "write " + Name, Kind: sandbox.IO, Message: "write " + path, Err: err}
 	}
 	return nil
+}
+
+// Add writes entries of sandboxes that the file at path has not. Of several that are named one that is there leaves all out.
+func Add(path string, names []string, entry Sandbox) error {
+	return change(path, true, func(f *File, data []byte) (_ []byte, err error) {
+		for _, name := range names {
+			if _, there := f.Sandboxes[name]; there {
+				return nil, &sandbox.Error{Op: "write " + Name, Kind: sandbox.AlreadyExists,
+					Message: fmt.Sprintf("configuration validation error: Sandbox with name '%s' already exists", name)}
+			}
+		}
+		for _, name := range names {
+			if data, err = edit(path, data, name, entry); err != nil {
+				return nil, err
+			}
+		}
+		return data, nil
+	})
+}
+
+// Drop takes entries out of the file at path; it returns the names of those that were there.
+func Drop(path string, names []string) (dropped []string, err error) {
+	err = change(path, false, func(f *File, data []byte) (_ []byte, err error) {
+		for _, name := range names {
+			if _, there := f.Sandboxes[name]; !there {
+				continue
+			}
+			if data, err = unset(path, data, name); err != nil {
+				return nil, err
+			}
+			dropped = append(dropped, name)
+			if f, err = Parse(path, data); err != nil {
+				return nil, err
+			}
+		}
+		return data, nil
+	})
+	return dropped, err
+}
+
+// change changes the file at path, under the lock of its directory.
+func change(path string, create bool, by func(f *File, data []byte) ([]byte, error)) error {
+	unlock, err := lock(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	mode := fs.FileMode(0o644)
+	data, err := readFile(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && create:
+		data = []byte(Empty)
+	case err != nil:
+		return err
+	default:
+		if info, err := os.Stat(path); err == nil {
+			mode = info.Mode().Perm()
+		}
+	}
+	f, err := Parse(path, data)
+	if err != nil {
+		return err
+	}
+	changed, err := by(f, data)
+	if err != nil || bytes.Equal(changed, data) {
+		return err
+	}
+	if _, err := Parse(path, changed); err != nil { // a file that we cannot read is not written
+		return &sandbox.Error{Op: "write " + Name, Kind: sandbox.Internal, Message: "the change would break " + path, Err: err}
+	}
+	if err := atomicfile.WriteSync(path, changed, mode); err != nil {
+		return &sandbox.Error{Op: "write " + Name, Kind: sandbox.IO, Message: "write " + path, Err: err}
+	}
+	return nil
+}
+
+// unset returns the text without the entry, whose own lines go.
+func unset(path string, data []byte, name string) ([]byte, error) {
+	var doc yaml.Node
+	if err := decode(path, data, &doc); err != nil {
+		return nil, err
+	}
+	top := doc.Content[0]
+	at := find(top, "sandboxes")
+	all := top.Content[at+1]
+	lines := splitLines(data)
+	if all.Kind != yaml.MappingNode || top.Style&yaml.FlowStyle != 0 || all.Style&yaml.FlowStyle != 0 {
+		if all.Kind == yaml.AliasNode {
+			all = all.Alias
+		}
+		if i := find(all, name); i >= 0 {
+			all.Content = slices.Delete(all.Content, i, i+2)
+		}
+		return encode(&doc)
+	}
+	i := find(all, name)
+	if i < 0 {
+		return data, nil
+	}
+	from := all.Content[i].Line - 1
+	last := len(lines)
+	switch {
+	case i+2 < len(all.Content):
+		last = trimBack(lines, all.Content[i].Line, all.Content[i+2].Line-1)
+	case at+2 < len(top.Content):
+		last = trimBack(lines, all.Content[i].Line, top.Content[at+2].Line-1)
+	default:
+		last = trimBack(lines, all.Content[i].Line, last)
+	}
+	// The comment right above the entry is about it.
+	for from > 0 && from > top.Content[at].Line && strings.HasPrefix(strings.TrimSpace(lines[from-1]), "#") {
+		from--
+	}
+	return join(lines, from, last, nil), nil
+}
+
+func encode(doc *yaml.Node) ([]byte, error) {
+	var b bytes.Buffer
+	enc := yaml.NewEncoder(&b)
+	enc.SetIndent(2)
+	if err := errors.Join(enc.Encode(doc), enc.Close()); err != nil {
+		return nil, &sandbox.Error{Op: "write " + Name, Kind: sandbox.Internal, Err: err}
+	}
+	return b.Bytes(), nil
 }
 
 // lock is held by who changes a Sandboxfile. It is on the directory: the file itself is replaced.
@@ -274,13 +399,7 @@ func whole(doc, all *yaml.Node, name string, value *yaml.Node) ([]byte, error) {
 	if target.Style&yaml.FlowStyle != 0 {
 		target.Style = 0
 	}
-	var b bytes.Buffer
-	enc := yaml.NewEncoder(&b)
-	enc.SetIndent(2)
-	if err := errors.Join(enc.Encode(doc), enc.Close()); err != nil {
-		return nil, &sandbox.Error{Op: "write " + Name, Kind: sandbox.Internal, Err: err}
-	}
-	return b.Bytes(), nil
+	return encode(doc)
 }
 
 func splitLines(data []byte) []string {

@@ -2,12 +2,16 @@ package sandboxfile
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
@@ -28,15 +32,23 @@ type Rules struct {
 	// Confined files may use only what is below Roots, and ports from 1024.
 	Confined bool
 	Roots    []string
+	// Volumes comes before the names of volumes, so that those of several projects differ.
+	Volumes string
 }
 
 // Spec is what the entry asks for. Its command, which may also be left to the image, is what the sandbox runs by itself when it
 // starts; the end of that is not the sandbox's. Errors are of the kind InvalidConfig.
 func (s Sandbox) Spec(name string, rules Rules) (spec sandbox.Spec, err error) {
+	field := "" // that is read
 	bad := func(format string, args ...any) (sandbox.Spec, error) {
-		return sandbox.Spec{}, &sandbox.Error{Op: "start", Kind: sandbox.InvalidConfig, Err: fmt.Errorf(format, args...)}
+		err := fmt.Errorf(format, args...)
+		if s.place != nil && !rules.Confined {
+			return sandbox.Spec{}, &sandbox.Error{Op: "read " + Name, Kind: sandbox.InvalidConfig, Message: s.place(field) + ": " + detail(err), Hint: sandbox.HintOf(err)}
+		}
+		return sandbox.Spec{}, &sandbox.Error{Op: "start", Kind: sandbox.InvalidConfig, Err: err}
 	}
 	spec.Name = sandbox.Name(name)
+	field = "image"
 	if s.Image == "" {
 		return bad("sandbox '%s' has no image", name)
 	}
@@ -49,26 +61,30 @@ func (s Sandbox) Spec(name string, rules Rules) (spec sandbox.Spec, err error) {
 	} else {
 		spec.Image.OCI = &sandbox.OCIImage{Reference: s.Image}
 	}
+	field = "memory"
 	spec.Resources.MemoryMiB = DefaultMemoryMiB
 	if s.Memory != nil {
 		if spec.Resources.MemoryMiB = int(*s.Memory); *s.Memory == 0 {
 			return bad("memory is 0")
 		}
 	}
+	field = "cpus"
 	spec.Resources.CPUs = 1
 	if s.CPUs != nil {
 		if spec.Resources.CPUs = int(*s.CPUs); *s.CPUs == 0 {
 			return bad("cpus is 0")
 		}
 	}
-	for _, v := range s.Volumes {
+	for i, v := range s.Volumes {
+		field = fmt.Sprintf("volumes[%d]", i)
 		m, err := rules.mount(v)
 		if err != nil {
 			return bad("%w", err)
 		}
 		spec.Mounts = append(spec.Mounts, m)
 	}
-	for _, p := range s.Ports {
+	for i, p := range s.Ports {
+		field = fmt.Sprintf("ports[%d]", i)
 		if strings.HasSuffix(p, portalPort) {
 			continue
 		}
@@ -78,17 +94,24 @@ func (s Sandbox) Spec(name string, rules Rules) (spec sandbox.Spec, err error) {
 		}
 		spec.Network.Ports = append(spec.Network.Ports, port)
 	}
-	for _, kv := range s.Envs {
+	field = "env_file"
+	if spec.Env, err = rules.envFile(s.EnvFile); err != nil {
+		return bad("%w", err)
+	}
+	for i, kv := range s.Envs {
+		field = fmt.Sprintf("envs[%d]", i)
 		k, v, ok := strings.Cut(kv, "=")
 		if !ok || k == "" {
 			return bad("invalid environment variable pair: %s", kv)
 		}
+		spec.Env = slices.DeleteFunc(spec.Env, func(e sandbox.EnvVar) bool { return e.Key == k })
 		spec.Env = append(spec.Env, sandbox.EnvVar{Key: k, Value: v})
 	}
 	spec.Runtime.Workdir, spec.Runtime.Shell = s.Workdir, s.Shell
 	shell := cmp.Or(s.Shell, sandbox.DefaultShell)
 	spec.Runtime.Scripts = map[string]string{}
-	for _, script := range slices.Sorted(maps.Keys(s.Scripts)) {
+	for _, script := range sortedKeys(s.Scripts) {
+		field = "scripts." + script
 		if script == "" || script == "." || script == ".." || strings.ContainsAny(script, "/\x00") {
 			return bad("the script name %q is not a file name", clip(script))
 		}
@@ -98,27 +121,144 @@ func (s Sandbox) Spec(name string, rules Rules) (spec sandbox.Spec, err error) {
 		}
 		spec.Runtime.Scripts[script] = text
 	}
+	if field = "scope"; s.Scope == "" {
+		field = "network"
+	}
 	if err := network(&spec, s); err != nil {
 		return bad("%w", err)
 	}
-	spec.Lifecycle.OutlivesStartup = true
-	_, script := s.Scripts[StartScript]
-	switch { // contract server-v0.2 §3.3
-	case s.Exec != "":
-		spec.Runtime.Entrypoint = []string{shell, "-c", s.Exec}
-	case script:
-		spec.Runtime.Entrypoint = []string{"/.msb/scripts/" + StartScript}
-	case len(s.Command) > 0:
-		spec.Runtime.Entrypoint = s.Command
+	field = "network.ports"
+	if rules.Confined {
+		for _, p := range spec.Network.Ports {
+			if p.HostPort > 0 && p.HostPort < 1024 || p.Bind() != "127.0.0.1" && p.Bind() != "::1" {
+				return bad("port %s is not for sandboxes of this server", p)
+			}
+		}
 	}
+	field = "secrets"
+	for name, secret := range s.Secrets {
+		switch {
+		case rules.Confined: // the variables are the server's
+			return bad("this server has no secrets for sandboxes")
+		case secret.Value != "":
+			field = "secrets." + name
+			return bad("the value of the secret %s does not belong in this file: it is that of the variable %s where msb runs", clip(name), clip(name))
+		}
+	}
+	if spec.Network.Secrets, err = secrets(s.Secrets); err != nil {
+		return bad("%w", err)
+	}
+	field = "labels"
+	for k, v := range s.Labels {
+		if err := sandbox.ValidateLabel(k, v); err != nil {
+			return bad("%w", err)
+		}
+		if strings.HasPrefix(k, OwnLabels) {
+			return bad("the label %s is reserved: names that begin with %s are microsandbox's own", clip(k), OwnLabels)
+		}
+	}
+	spec.Labels = maps.Clone(s.Labels)
+	field = "user"
+	if err := sandbox.ValidateUser(s.User); err != nil {
+		return bad("%w", err)
+	}
+	spec.Runtime.User = s.User
+	spec.Lifecycle.MaxDurationSecs, spec.Lifecycle.IdleTimeoutSecs = seconds(s.MaxDuration), seconds(s.IdleTimeout)
+	if field = "healthcheck"; s.Healthcheck != nil && s.Healthcheck.Test.Line == "" && len(s.Healthcheck.Test.Words) == 0 {
+		return bad("the healthcheck has no test")
+	}
+	field = "restart"
+	if s.Restart != "" && s.Restart != RestartNo && s.Restart != RestartOnFailure {
+		return bad("restart is %q: want no or on-failure", clip(s.Restart))
+	}
+	spec.Lifecycle.OutlivesStartup = true
+	spec.Runtime.Entrypoint = s.Startup()
+	if s.Restart == RestartOnFailure && len(spec.Runtime.Entrypoint) > 0 {
+		spec.Runtime.Scripts[restartScript] = "#!/bin/sh\n" + restartText
+		spec.Runtime.Entrypoint = append([]string{scriptsDir + restartScript}, spec.Runtime.Entrypoint...)
+	}
+	// Where scripts of old are, and the one that is the shell (contract server-v0.2 §3.3).
+	if _, own := spec.Runtime.Scripts[ShellScript]; !own {
+		spec.Runtime.Scripts[ShellScript] = "#!" + shell + "\nexec " + quote(shell) + " \"$@\"\n"
+	}
+	spec.Patches = append(spec.Patches, sandbox.Patch{Type: sandbox.PatchMkdir, Path: "/.sandbox", Replace: true},
+		sandbox.Patch{Type: sandbox.PatchSymlink, Link: "/.sandbox/scripts", Target: strings.TrimSuffix(scriptsDir, "/"), Replace: true})
 	return spec, nil
 }
 
-// network makes a policy of the scope (contract server-v0.2 §3.1).
+// Startup is what the entry says that the sandbox runs by itself; nil leaves it to the image (contract server-v0.2 §3.3).
+func (s Sandbox) Startup() []string {
+	_, script := s.Scripts[StartScript]
+	switch {
+	case s.Exec != "":
+		return []string{cmp.Or(s.Shell, sandbox.DefaultShell), "-c", s.Exec}
+	case script:
+		return []string{scriptsDir + StartScript}
+	}
+	return slices.Clone(s.Command)
+}
+
+// Script is the command that runs a script of the entry, or its shell.
+func (s Sandbox) Script(name string) []string {
+	if _, ok := s.Scripts[name]; !ok && name != ShellScript {
+		return nil
+	}
+	return []string{scriptsDir + name}
+}
+
+// scriptsDir is where the guest has scripts.
+const scriptsDir = "/.msb/scripts/"
+
+// ShellScript is the script that every sandbox has.
+const ShellScript = "shell"
+
+// OwnLabels is what labels begin with that say which sandbox of which file a sandbox is.
+const OwnLabels = "dev.microsandbox."
+
+// What is done when the command of a sandbox fails.
+const (
+	RestartNo        = "no" // the default
+	RestartOnFailure = "on-failure"
+)
+
+// restartScript runs a command again until it succeeds, after a second at first and half a minute at most.
+const (
+	restartScript = "restart-on-failure"
+	restartText   = `wait=1
+while ! "$@"; do
+	echo "restart-on-failure: it failed with exit code $?: again in ${wait}s" >&2
+	sleep "$wait"
+	wait=$((wait * 2))
+	[ "$wait" -le 30 ] || wait=30
+done
+`
+)
+
+func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
+
+// ScopeOf is the scope that the entry names, "" for none.
+func (s Sandbox) ScopeOf() string {
+	if s.Scope == "" && s.Network != nil {
+		return strings.ToLower(s.Network.Scope)
+	}
+	return s.Scope
+}
+
+// network makes a policy of the scope (contract server-v0.2 §3.1), or of what the key network says.
 func network(spec *sandbox.Spec, s Sandbox) error {
-	scope := s.Scope
-	if scope == "" && s.Network != nil {
-		scope = strings.ToLower(s.Network.Scope)
+	scope := s.ScopeOf()
+	if scope != "" && s.Network.said() {
+		return fmt.Errorf("scope and a policy of network exclude each other")
+	}
+	ports := spec.Network.Ports
+	if err := s.Network.apply(&spec.Network); err != nil {
+		return err
+	}
+	if s.Network != nil && s.Network.Ports != nil {
+		spec.Network.Ports = append(ports, spec.Network.Ports...)
+	}
+	if s.Network.said() {
+		return nil
 	}
 	switch scope {
 	case "", "public":
@@ -136,7 +276,8 @@ func network(spec *sandbox.Spec, s Sandbox) error {
 	return nil
 }
 
-// mount reads a path pair, host:guest or one path for both. A bare name on the left is a volume of the namespace.
+// mount reads a path pair, host:guest or one path for both. A bare name on the left is a volume, unless the file's directory has a
+// file or directory of that name.
 func (r Rules) mount(pair string) (sandbox.Mount, error) {
 	host, guest, two := strings.Cut(pair, ":")
 	if !two {
@@ -154,14 +295,19 @@ func (r Rules) mount(pair string) (sandbox.Mount, error) {
 		rest += ":" + options
 	}
 	source := host
-	if two && !strings.ContainsAny(host, "/") && host != "." && host != ".." { // a volume
-		return sandbox.ParseVolume(source + ":" + rest)
+	if two && !strings.ContainsAny(host, "/") && host != "." && host != ".." && (r.Confined || !r.has(host)) {
+		return sandbox.ParseVolume(r.Volumes + source + ":" + rest)
 	}
 	source, err := r.Path(host)
 	if err != nil {
 		return sandbox.Mount{}, fmt.Errorf("volume %s: %w", clip(pair), err)
 	}
 	return sandbox.ParseVolume(source + ":" + rest)
+}
+
+func (r Rules) has(name string) bool {
+	_, err := os.Lstat(filepath.Join(r.Dir, name))
+	return err == nil
 }
 
 // Path is a path of the host as it may be used: below one of the roots, whatever links lie on the way.
@@ -201,6 +347,74 @@ func (r Rules) port(pair string) (sandbox.Port, error) {
 		return sandbox.Port{}, fmt.Errorf("port %d of this machine is not for sandboxes: use one from 1024", h)
 	}
 	return sandbox.Port{HostPort: uint16(h), GuestPort: uint16(g), Protocol: sandbox.PortTCP}, nil
+}
+
+// envFile reads lines of the form KEY=VALUE; # begins a comment, export may come first, and a value may be in quotes.
+func (r Rules) envFile(file string) ([]sandbox.EnvVar, error) {
+	if file == "" {
+		return nil, nil
+	}
+	path, err := r.Path(file)
+	if err != nil {
+		return nil, fmt.Errorf("env_file %s: %w", clip(file), err)
+	}
+	data, err := readFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("there is no file %s", clip(file))
+	}
+	if err != nil {
+		return nil, err
+	}
+	var env []sandbox.EnvVar
+	n := 0
+	for line := range strings.Lines(string(data)) {
+		n++
+		line = strings.TrimSpace(line)
+		if line == "" || line[0] == '#' {
+			continue
+		}
+		k, v, ok := strings.Cut(strings.TrimPrefix(line, "export "), "=")
+		k, v = strings.TrimSpace(k), strings.TrimSpace(v)
+		if !ok || k == "" {
+			return nil, fmt.Errorf("%s:%d: invalid environment variable pair: %s", clip(file), n, clip(line))
+		}
+		switch {
+		case len(v) > 1 && v[0] == '\'' && v[len(v)-1] == '\'':
+			v = v[1 : len(v)-1]
+		case len(v) > 1 && v[0] == '"':
+			if v, err = strconv.Unquote(v); err != nil {
+				return nil, fmt.Errorf("%s:%d: the quotes of %s are not closed", clip(file), n, clip(k))
+			}
+		default:
+			if i := strings.Index(v, " #"); i >= 0 {
+				v = strings.TrimSpace(v[:i])
+			}
+		}
+		env = slices.DeleteFunc(env, func(e sandbox.EnvVar) bool { return e.Key == k })
+		env = append(env, sandbox.EnvVar{Key: k, Value: v})
+	}
+	return env, nil
+}
+
+// seconds rounds up; nil is no limit.
+func seconds(v Duration) *int {
+	d := v.Or(0)
+	if d <= 0 {
+		return nil
+	}
+	n := int((d + time.Second - 1) / time.Second)
+	return &n
+}
+
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
+
+// detail is what err says without the words of its kind.
+func detail(err error) string {
+	var e *sandbox.Error
+	if errors.As(err, &e) && e.Message != "" {
+		return e.Message
+	}
+	return err.Error()
 }
 
 func clip(s string) string {
