@@ -83,7 +83,7 @@ const (
 	CellExit        CellStatus = "exit"        // it asked to exit: ExitCode
 	CellTimeout     CellStatus = "timeout"     // see WithCellTimeout
 	CellInterrupted CellStatus = "interrupted" // by Interrupt, Restart or Close
-	CellDied        CellStatus = "died"        // its interpreter did: of a signal, or for want of memory
+	CellDied        CellStatus = "died"        // its interpreter did, of a signal
 )
 
 // CellResult is what code did.
