@@ -102,6 +102,11 @@ func (k *kernel) execute(c *cell) {
 		k.forgetUnused(failed)
 		return
 	}
+	if c.isGone() { // while the interpreter started
+		k.cur.Store(nil)
+		c.end(agentproto.TypeKernelDone, nil)
+		return
+	}
 	p.begin(c)
 	c.say(agentproto.TypeKernelStarted, &agentproto.KernelStarted{Cell: c.number, Fresh: fresh})
 	go p.send(k.lang.encode(c))

@@ -345,6 +345,7 @@ func TestKernelNodeKilled(t *testing.T) {
 		{code: "let x = 1"},
 		{code: "await 1; for (;;) {}", opts: agentclient.CellOptions{Timeout: aMoment}, status: agentproto.KernelTimeout, exit: -1, lost: true},
 		{code: "typeof x", text: "'undefined'"},
+		{code: "fs.closeSync(4)", status: agentproto.KernelDied, exit: -1, lost: true},
 	})
 }
 
