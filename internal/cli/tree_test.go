@@ -151,7 +151,7 @@ var (
 		"modify": "modify s --env B=2", "ping": "ping s", "touch": "touch s", "metrics": "metrics", "logs": "logs s", "volume create": "volume create v",
 		"volume list": "volume list", "volume inspect": "volume inspect v", "volume remove": "volume remove v",
 		"doctor": "doctor", "self doctor": "self doctor", "completion": "completion bash",
-		"ssh": "ssh s -- true", "ssh connect": "ssh connect s -- true", "ssh serve": "ssh serve s", "ssh authorize": "ssh authorize",
+		"ssh": "ssh s -- true", "ssh connect": "ssh connect s -- true", "ssh serve": "ssh serve s --stdio", "ssh authorize": "ssh authorize",
 		"install": "install someimage", "uninstall": "uninstall gone",
 	}
 	values = map[string]string{
