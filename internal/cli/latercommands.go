@@ -83,7 +83,6 @@ func snapshotCommands() laterCommand {
 		}}
 }
 
-}
 
 // The commands that look after msb's own files. Whoever installed them does that.
 func updateCommand() laterCommand {
