@@ -83,7 +83,6 @@ func snapshotCommands() laterCommand {
 		}}
 }
 
-
 // The commands that look after msb's own files. Whoever installed them does that.
 func updateCommand() laterCommand {
 	return laterCommand{name: "update", alias: "upgrade", help: "Update msb", flags: []laterFlag{{"f", "force", "", "Also when it is the latest"}},
