@@ -410,7 +410,7 @@ func play(t *testing.T, line string) outcome {
 // TestBase sees to it that the command lines do what the flags are to change.
 func TestBase(t *testing.T) {
 	for _, path := range slices.Sorted(maps.Keys(base)) {
-		if o := play(t, base[path]); o.code != 0 && !strings.HasSuffix(path, "doctor") {
+		if o := play(t, base[path]); o.code != 0 && !strings.HasSuffix(path, "doctor") && path != "ssh authorize" { // which needs one of its flags
 			t.Errorf("msb %s:\n%s", base[path], o)
 		}
 	}

@@ -159,8 +159,17 @@ func Node(t testing.TB) v1.Image {
 // in it, PAM has no common configuration and dpkg no records yet.
 func Server(t testing.TB) v1.Image {
 	t.Helper()
-	return Debian(t, "server", v1.Config{}, "apt", "diffutils", "dpkg", "gzip", "login", "passwd", "postgresql-15", "tar")
+	return Debian(t, "server", v1.Config{}, serverPrograms...)
 }
+
+// ServerPackages returns the .deb files of PostgreSQL and of what it and the other programs of Server need, but for the base.
+func ServerPackages(t testing.TB) []string {
+	t.Helper()
+	return packages(t, "server", func() ([]string, error) { return closure(serverPrograms...) })
+}
+
+// serverPrograms are those of Server.
+var serverPrograms = []string{"apt", "diffutils", "dpkg", "gzip", "login", "passwd", "postgresql-15", "tar"}
 
 // BusyboxPackage returns the .deb file of a package that depends on none.
 func BusyboxPackage(t testing.TB) string {

@@ -1,0 +1,316 @@
+package e2e
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/microsandbox-go/microsandbox/internal/testimage"
+)
+
+// shop is a project of three sandboxes: a database that a build makes of Debian's packages, a worker that writes into it, and a web server that
+// reads from it, with PostgreSQL's own protocol. %s are the images of Debian and of Python, the rest are ports.
+const shop = `# A shop.
+builds:
+  postgres:
+    image: %[1]s
+    volumes: [./debs:/debs]
+    network: none
+    steps:
+      unpack: |
+        set -e
+        for d in /debs/*.deb; do
+          dpkg-deb --fsys-tarfile "$d" | tar -x --keep-directory-symlink --skip-old-files -C /
+        done
+      configure: |
+        set -e
+        %[2]s
+        useradd -r -m -d /pg postgres
+
+sandboxes:
+  db:
+    image: postgres
+    memory: 768
+    volumes: [data:/data]
+    ports: ["%[4]d:%[4]d"]
+    scope: group
+    scripts:
+      start: |
+        if [ ! -s /data/pg/PG_VERSION ]; then
+          install -d -o postgres -m 700 /data/pg
+          su postgres -c "/usr/lib/postgresql/15/bin/initdb -D /data/pg -E UTF8 --locale=C -A trust"
+          echo "host all all all trust" >>/data/pg/pg_hba.conf
+        fi
+        rm -f /data/pg/postmaster.pid
+        exec su postgres -c "exec /usr/lib/postgresql/15/bin/postgres -D /data/pg -k /tmp -h '*' -p %[4]d"
+    healthcheck:
+      test: /usr/lib/postgresql/15/bin/pg_isready -h /tmp -p %[4]d
+      interval: 500ms
+      retries: 100
+
+  worker:
+    image: postgres
+    memory: 256
+    scope: group
+    depends_on: [db]
+    restart: on-failure
+    envs:
+      - PGHOST=host.microsandbox.internal
+      - PGPORT=%[4]d
+      - PGUSER=postgres
+      - PSQL=/usr/lib/postgresql/15/bin/psql
+    env_file: worker.env
+    command: [sh, /shop/worker.sh]
+    volumes: [./src:/shop]
+
+  web:
+    image: %[3]s
+    memory: 256
+    depends_on: [db, worker]
+    scope: group
+    ports: ["%[5]d:8000"]
+    volumes: [./src:/shop]
+    secrets: {API_KEY: {allow: [api.example.com]}}
+    envs: [DB_PORT=%[4]d, GREETING=hello]
+    command: [python3, -u, /shop/web.py]
+    healthcheck:
+      test: [python3, -c, "import urllib.request as u; u.urlopen('http://127.0.0.1:8000/').read()"]
+      interval: 500ms
+      retries: 100
+`
+
+const shopWorker = `set -e
+"$PSQL" -q -c 'CREATE TABLE IF NOT EXISTS sold (n serial PRIMARY KEY, what text)'
+while :; do
+	"$PSQL" -q -c "INSERT INTO sold (what) VALUES ('$WHAT')"
+	sleep 1
+done
+`
+
+// shopWeb answers with its greeting, whether it has a placeholder for the secret, what is in the table and how much.
+const shopWeb = `import http.server, os, socket, struct
+
+def query(sql):
+    s = socket.create_connection(("host.microsandbox.internal", int(os.environ["DB_PORT"])), 10)
+    f = s.makefile("rwb")
+    start = struct.pack("!i", 196608) + b"user\0postgres\0database\0postgres\0\0"
+    f.write(struct.pack("!i", len(start) + 4) + start); f.flush()
+    rows, asked = [], False
+    while True:
+        kind = f.read(1); body = f.read(struct.unpack("!i", f.read(4))[0] - 4)
+        if kind == b"E": raise Exception(body)
+        if kind == b"D":
+            n = struct.unpack("!i", body[2:6])[0]; rows.append(body[6:6+n].decode())
+        if kind == b"Z":
+            if asked: s.close(); return rows
+            asked = True
+            q = sql.encode() + b"\0"
+            f.write(b"Q" + struct.pack("!i", len(q) + 4) + q); f.flush()
+
+class H(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        text = " ".join([os.environ["GREETING"], str("MSB" in os.environ["API_KEY"])] + query("SELECT what || ' ' || count(*) FROM sold GROUP BY what"))
+        self.send_response(200); self.end_headers(); self.wfile.write(text.encode())
+    def log_message(self, *a): pass
+
+http.server.ThreadingHTTPServer(("", 8000), H).serve_forever()
+`
+
+// ids are those of a project's running sandboxes' runners by their names.
+func (w *world) ids(names ...string) map[string]int {
+	all := map[string]int{}
+	for _, n := range names {
+		all[n] = w.runner(n)
+	}
+	return all
+}
+
+func freePort(t *testing.T) int {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+// TestProject takes a project through its life: built, up, one line changed, down, up, removed.
+func TestProject(t *testing.T) {
+	base := testimage.Debian(t, "builder", v1.Config{}, "dpkg", "gzip", "login", "passwd", "tar")
+	python := testimage.Python(t)
+	debs := testimage.ServerPackages(t)
+	each(t, func(w *world) {
+		registry := testimage.Serve(w.t, testimage.Options{})
+		images := []any{registry.Push(w.t, "base", base), strings.ReplaceAll(configure, "\n", "\n        "), registry.Push(w.t, "python", python)}
+		dir := filepath.Join(w.top, "shop")
+		for _, d := range []string{dir, filepath.Join(dir, "debs"), filepath.Join(dir, "src")} {
+			w.mkdir(d)
+		}
+		for _, d := range debs {
+			data, err := os.ReadFile(d)
+			w.must(err)
+			w.write(filepath.Join(dir, "debs", filepath.Base(d)), string(data), 0o644)
+		}
+		web := freePort(w.t)
+		file := fmt.Sprintf(shop, append(images, freePort(w.t), web)...)
+		path := filepath.Join(dir, "Sandboxfile")
+		w.write(path, file, 0o644)
+		w.write(filepath.Join(dir, "src", "worker.sh"), shopWorker, 0o644)
+		w.write(filepath.Join(dir, "src", "web.py"), shopWeb, 0o644)
+		w.write(filepath.Join(dir, "worker.env"), "WHAT=apples\n", 0o600)
+		w.env = append(w.env, "API_KEY=sesame")
+		begin := time.Now()
+		w.ok("build", "-q", "-f", dir)
+		w.t.Logf("built in %v", time.Since(begin))
+		if r := w.run("build", "-f", dir); !strings.Contains(r.err, "Up to date") {
+			w.t.Errorf("it is built again: %s", r.err)
+		}
+		begin = time.Now()
+		w.ok("up", "-q", "-d", "-f", dir)
+		w.t.Logf("up in %v", time.Since(begin))
+		page := func() (greeting, placeholder, what string, n int) {
+			w.t.Helper()
+			r, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/", web))
+			w.must(err)
+			defer r.Body.Close()
+			if _, err := fmt.Fscan(r.Body, &greeting, &placeholder, &what, &n); err != nil {
+				w.t.Fatalf("the page: %v\n%s", err, w.run("log", "-f", dir).out)
+			}
+			return
+		}
+		greeting, placeholder, what, n := page()
+		if greeting != "hello" || placeholder != "True" || what != "apples" || n < 1 {
+			w.t.Errorf("the page says %s %s %s %d", greeting, placeholder, what, n)
+		}
+		for _, s := range []string{"shop-web", "shop-worker", "shop-db"} {
+			if !strings.Contains(w.ok("ls"), s) {
+				w.t.Errorf("msb ls does not have %s", s)
+			}
+		}
+
+		// One line of one sandbox.
+		names := []string{"shop-web", "shop-worker", "shop-db"}
+		before := w.ids(names...)
+		w.write(path, strings.Replace(file, "GREETING=hello", "GREETING=salut", 1), 0o644)
+		if out := w.ok("apply", "--dry-run", "-f", dir); !strings.Contains(out, "web       restart") || strings.Count(out, "keep") != 2 {
+			w.t.Errorf("the plan is\n%s", out)
+		}
+		w.ok("apply", "-q", "-f", dir)
+		after := w.ids(names...)
+		if after["shop-web"] == before["shop-web"] || after["shop-db"] != before["shop-db"] || after["shop-worker"] != before["shop-worker"] {
+			w.t.Errorf("runners before %v, after %v", before, after)
+		}
+		if greeting, _, _, _ := page(); greeting != "salut" {
+			w.t.Errorf("the page says %s", greeting)
+		}
+		if out := w.ok("apply", "--dry-run", "--format", "json", "-f", dir); strings.Count(out, `"keep"`) != 3 {
+			w.t.Errorf("there is still something to do: %s", out)
+		}
+
+		// Down, and up with the same data; then with what a kill left.
+		_, _, _, n = page()
+		w.ok("down", "-q", "-f", dir)
+		if out := w.run("ps", "-q").out; out != "" {
+			w.t.Errorf("after msb down there runs %q", out)
+		}
+		w.ok("up", "-q", "-d", "-f", dir)
+		if _, _, what, m := page(); what != "apples" || m < n {
+			w.t.Errorf("there were %d, and after a stop there are %s %d", n, what, m)
+		}
+
+		// A sandbox less: apply stops it, and its data stay until clean.
+		less := file[:strings.Index(file, "  web:\n")]
+		w.write(path, less, 0o644)
+		w.ok("apply", "-q", "-f", dir)
+		if out := w.ok("ps", "-q"); strings.Contains(out, "shop-web") || !strings.Contains(out, "shop-db") {
+			w.t.Errorf("there runs %q", out)
+		}
+		w.ok("clean", "-q", "-f", dir, "web")
+		w.ok("clean", "-q", "-F", "-f", dir)
+		w.ok("volume", "rm", "-q", "shop-data")
+	})
+}
+
+// TestProjectRules: what is refused, two at once, and what a kill leaves.
+func TestProjectRules(t *testing.T) {
+	each(t, func(w *world) {
+		dir := filepath.Join(w.top, "p")
+		w.mkdir(dir)
+		path := filepath.Join(dir, "Sandboxfile")
+		refused := func(file string, want string, args ...string) {
+			w.t.Helper()
+			w.write(path, file, 0o644)
+			if r := w.run(append(args, "-f", dir)...); r.code != 1 || !strings.Contains(r.err, want) {
+				w.t.Errorf("msb %s: exit code %d, stderr %q, want %q", strings.Join(args, " "), r.code, r.err, want)
+			}
+		}
+		refused("sandboxes:\n  a: {image: host, depends_on: [b]}\n  b: {image: host, depends_on: [a]}\n", "depends_on goes in a circle: a → b → a", "up", "-d")
+		refused("sandboxes:\n  a: {image: host, depends_on: [c]}\n", "Sandboxfile:2:32: a depends on \"c\", which is not there", "up", "-d")
+		refused("sandboxes:\n  a: {image: host}\n", "p has no sandbox \"x\""[1:], "up", "-d", "x")
+		refused("sandboxes:\n  a: {image: host, shell: /bin/sh, scripts: {b: echo}}\n", "script 'c' not found in sandbox configuration 'a'", "run", "a~c")
+		refused("sandboxes:\n  a: {image: host, ports: [x]}\n", "invalid port pair: x", "up", "-d")
+
+		// What fails leaves out what depends on it, and nothing else.
+		w.write(path, "sandboxes:\n  bad: {image: host, command: [sleep, '100'], healthcheck: {test: 'false', interval: 10ms, retries: 2}}\n  after: {image: host, depends_on: [bad]}\n  other: {image: host, command: [sleep, '100']}\n", 0o644)
+		r := w.run("up", "-d", "-f", dir)
+		if r.code != 1 || !strings.Contains(r.err, "not healthy after 3 tests") || !strings.Contains(r.err, "after is left out: bad failed") || strings.TrimSpace(w.ok("ls", "-q", "--label", "dev.microsandbox.sandbox=other")) != "p-other" {
+			w.t.Errorf("exit code %d, stderr %s", r.code, r.err)
+		}
+		w.ok("clean", "-q", "-F", "-f", dir)
+
+		// Scripts, whatever the working directory; arguments, exit codes; what is in it stays.
+		w.write(path, "sandboxes:\n  a:\n    image: host\n    workdir: /var\n    scripts:\n      say: 'echo \"$@\"; pwd; echo x >>/root/n; exit 7'\n", 0o644)
+		cmd := w.msb("run", "a~say", "--", "one two")
+		cmd.Dir = dir // the Sandboxfile of this directory
+		if r := w.finish(cmd); r.code != 7 || r.out != "one two\n/var\n" {
+			w.t.Errorf("exit code %d, %q, %q", r.code, r.out, r.err)
+		}
+		if out := w.ok("run", "-q", "-f", dir, "a", "--exec", "/.sandbox/scripts/say"); false {
+			w.t.Log(out)
+		}
+	})
+}
+
+// TestProjectConcurrency: twenty sandboxes at once, by two at the same time, with one killed in the middle.
+func TestProjectConcurrency(t *testing.T) {
+	each(t, func(w *world) {
+		dir := filepath.Join(w.top, "many")
+		w.mkdir(dir)
+		var b strings.Builder
+		b.WriteString("sandboxes:\n")
+		const many = 8
+		for i := range many {
+			fmt.Fprintf(&b, "  s%d: {image: host, memory: 64, command: [sleep, '1000']}\n", i)
+		}
+		w.write(filepath.Join(dir, "Sandboxfile"), b.String(), 0o644)
+
+		killed := w.msb("up", "-d", "-q", "-f", dir)
+		w.must(killed.Start())
+		for strings.TrimSpace(w.run("ls", "-q").out) == "" {
+		}
+		w.must(killed.Process.Signal(unix.SIGKILL))
+		_ = killed.Wait()
+
+		first, second := w.msb("apply", "-q", "-f", dir), w.msb("apply", "-q", "-f", dir)
+		w.must(first.Start())
+		r := w.finish(second)
+		if err := first.Wait(); err != nil || r.code != 0 {
+			w.t.Errorf("two at once: %v, and exit code %d: %s", err, r.code, r.err)
+		}
+		if out := strings.Fields(w.ok("ps", "-q")); len(out) != many {
+			w.t.Errorf("there run %v", slices.Sorted(slices.Values(out)))
+		}
+		w.ok("down", "-q", "-f", dir)
+		w.ok("clean", "-q", "-F", "-f", dir)
+	})
+}
