@@ -84,11 +84,11 @@ func TestParse(t *testing.T) {
 		t.Errorf("a is %+v", a)
 	}
 	for text, want := range map[string]string{
-		"sandboxes:\n  a:\n    memory: \"512\"\n":             "Sandboxfile:3: ",
-		"sandboxes:\n  a:\n    cpus: 300\n":                   "Sandboxfile:3: ",
-		"sandboxes: [a]\n":                                    "Sandboxfile:1: ",
-		"sandboxes:\n\t- a\n":                                 "Sandboxfile:2: ",
-		"a: &a [*a]\nsandboxes:\n  x:\n    image: [" + "b]\n": "Sandboxfile:4: ",
+		"sandboxes:\n  a:\n    memory: \"512\"\n":             "Sandboxfile:3:",
+		"sandboxes:\n  a:\n    cpus: 300\n":                   "Sandboxfile:3:",
+		"sandboxes: [a]\n":                                    "Sandboxfile:1:",
+		"sandboxes:\n\t- a\n":                                 "Sandboxfile:2:",
+		"a: &a [*a]\nsandboxes:\n  x:\n    image: [" + "b]\n": "Sandboxfile:4:",
 	} {
 		if _, err := Parse("Sandboxfile", []byte(text)); sandbox.KindOf(err) != sandbox.InvalidConfig || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v", text, err)
