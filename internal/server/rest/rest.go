@@ -195,6 +195,7 @@ func (h *Handler) Routes() []server.Route {
 		h.route("GET /v1/metrics", "metrics.all", h.allMetrics),
 		h.route("DELETE /v1/requests/{id}", "revoke", h.revoke),
 	}
+	routes = append(routes, server.Route{Pattern: "GET /v1/openapi.json", Public: true, Fail: refuse, Handler: http.HandlerFunc(describe)})
 	unknown := h.route("/v1/", "unknown", func(*request) (any, error) {
 		return nil, &server.Failure{Status: http.StatusNotFound, Message: "there is no such route"}
 	})
