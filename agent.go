@@ -9,6 +9,7 @@ import (
 	"strconv"
 
 	"github.com/microsandbox-go/microsandbox/internal/agentclient"
+	"github.com/microsandbox-go/microsandbox/internal/backend/local"
 	"github.com/microsandbox-go/microsandbox/internal/runner/launch"
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
@@ -76,7 +77,11 @@ func AgentSocketPath(name string) (string, error) {
 	if err := ref.Validate(); err != nil {
 		return "", wrap(err)
 	}
-	return filepath.Join(e.manage().RunDir(ref), launch.SocketFile), nil
+	b, ok := e.manage().(*local.Backend)
+	if !ok {
+		return "", unsupported("agent_socket_path", "use a local backend")
+	}
+	return filepath.Join(b.RunDir(ref), launch.SocketFile), nil
 }
 
 // Request sends a frame with a new id and returns the first one that comes back.

@@ -8,19 +8,21 @@ import (
 
 	"github.com/microsandbox-go/microsandbox/internal/backend"
 	"github.com/microsandbox-go/microsandbox/internal/backend/local"
+	"github.com/microsandbox-go/microsandbox/internal/backend/remote"
 	"github.com/microsandbox-go/microsandbox/internal/config"
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
 
-// engine is the backend of one MSB_HOME. There is one for each that this process has used, because a backend knows which
-// sandboxes end with the process.
+// engine is the backend of one MSB_HOME, or of one cloud. There is one for each that this process has used, because a backend
+// knows which sandboxes end with the process.
 type engine struct {
 	set config.Settings
+	at  config.Selection
 
 	mu       sync.Mutex
-	b        *local.Backend
-	complete bool           // b has what it takes to start sandboxes
-	before   *local.Backend // what was b before it had; nil if there was none
+	b        backend.Backend
+	complete bool            // b has what it takes to start sandboxes
+	before   backend.Backend // what was b before it had; nil if there was none
 }
 
 var engines struct {
@@ -43,21 +45,27 @@ func open() (*engine, error) {
 		if err != nil {
 			return nil, err
 		}
-		e = &engine{set: set}
+		e = &engine{set: set, at: config.Selection{Kind: config.Local}}
 		merge(&engines.byHome, map[string]*engine{key: e})
 	}
 	sel, err := e.set.File.Select()
-	if err != nil {
-		return nil, err
+	if err != nil || sel.Kind == config.Local {
+		return e, err
 	}
-	if sel.Kind != config.Local {
-		return nil, &sandbox.Error{Kind: sandbox.Unsupported, Message: "the cloud backend is not supported yet", Hint: "use a local backend: unset MSB_BACKEND and MSB_PROFILE"}
+	key += "\x00" + sel.URL + "\x00" + string(sel.Key)
+	if cloud := engines.byHome[key]; cloud != nil {
+		return cloud, nil
 	}
+	e = &engine{set: e.set, at: sel, b: remote.New(remote.Config{URL: sel.URL, Key: string(sel.Key)}), complete: true}
+	engines.byHome[key] = e
 	return e, nil
 }
 
+// kind says where the engine's sandboxes live.
+func (e *engine) kind() BackendKind { return BackendKind(e.at.Kind) }
+
 // manage returns the backend for whatever starts no sandbox.
-func (e *engine) manage() *local.Backend {
+func (e *engine) manage() backend.Backend {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.b == nil && e.complement() != nil { // what is missing is missed when a sandbox is to be started
@@ -67,7 +75,7 @@ func (e *engine) manage() *local.Backend {
 }
 
 // starter returns the backend for starting sandboxes. Kind: LibraryNotLoaded.
-func (e *engine) starter() (*local.Backend, error) {
+func (e *engine) starter() (backend.Backend, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if !e.complete {
@@ -104,8 +112,7 @@ func (e *engine) binaries() (runner, agent string, err error) {
 
 // capable returns the backend as what only some can do. Kind: Unsupported.
 func capable[T any](e *engine, what string) (T, error) {
-	var b backend.Backend = e.manage()
-	t, ok := b.(T)
+	t, ok := e.manage().(T)
 	if !ok {
 		return t, unsupported(what, "use a local backend")
 	}
@@ -116,18 +123,18 @@ func capable[T any](e *engine, what string) (T, error) {
 func (e *engine) get(ctx context.Context, ref sandbox.Ref, id string) (sandbox.Info, error) {
 	info, err := e.manage().Get(ctx, ref)
 	if err == nil && id != "" && info.ID != id {
-		return info, replaced(ref, id, info.ID)
+		return info, e.replaced(ref, id, info.ID)
 	}
 	return info, err
 }
 
-func replaced(ref sandbox.Ref, want, have string) error {
-	return &sandbox.Error{Ref: ref, Kind: sandbox.Replaced, Message: fmt.Sprintf("'%s' is another sandbox by now (expected %s, found %s)", ref.Name, publicID(want), publicID(have)),
+func (e *engine) replaced(ref sandbox.Ref, want, have string) error {
+	return &sandbox.Error{Ref: ref, Kind: sandbox.Replaced, Message: fmt.Sprintf("'%s' is another sandbox by now (expected %s, found %s)", ref.Name, e.publicID(want), e.publicID(have)),
 		Hint: "get it again with GetSandbox"}
 }
 
 // publicID is a sandbox's ID as the contract has it.
-func publicID(id string) string { return string(BackendLocal) + ":" + id }
+func (e *engine) publicID(id string) string { return string(e.kind()) + ":" + id }
 
 // BackendKind says where sandboxes live.
 type BackendKind string

@@ -1,6 +1,10 @@
 package microsandbox
 
-import "github.com/microsandbox-go/microsandbox/internal/backend/local"
+import (
+	"io"
+
+	"github.com/microsandbox-go/microsandbox/internal/backend"
+)
 
 // CloseEngines gives back what the engines hold, as the end of the process does.
 func CloseEngines() error {
@@ -8,11 +12,11 @@ func CloseEngines() error {
 	defer engines.Unlock()
 	for _, e := range engines.byHome {
 		e.mu.Lock()
-		for _, b := range []*local.Backend{e.b, e.before} {
+		for _, b := range []backend.Backend{e.b, e.before} {
 			if b == nil {
 				continue
 			}
-			if err := b.Close(); err != nil {
+			if err := b.(io.Closer).Close(); err != nil {
 				return err
 			}
 		}

@@ -137,13 +137,13 @@ func (h *SandboxHandle) labelled(want map[string]string) bool {
 func (h *SandboxHandle) Name() string { return string(h.ref.Name) }
 
 // ID is what tells the sandbox from all others, those included that had or will have its name.
-func (h *SandboxHandle) ID() string { return publicID(h.info.ID) }
+func (h *SandboxHandle) ID() string { return h.e.publicID(h.info.ID) }
 
 // Status is where the sandbox was in its life.
 func (h *SandboxHandle) Status() SandboxStatus { return SandboxStatus(h.info.Status) }
 
 // BackendKind says where the sandbox lives.
-func (h *SandboxHandle) BackendKind() BackendKind { return BackendLocal }
+func (h *SandboxHandle) BackendKind() BackendKind { return h.e.kind() }
 
 // ConfigJSON is the recorded configuration (contract msb-0.6 §2.12).
 func (h *SandboxHandle) ConfigJSON() string {
@@ -231,7 +231,7 @@ func (h *SandboxHandle) start(ctx context.Context, attached bool) (*Sandbox, err
 	case err != nil:
 		return nil, err
 	case info.ID != h.info.ID:
-		return nil, replaced(h.ref, h.info.ID, info.ID)
+		return nil, h.e.replaced(h.ref, h.info.ID, info.ID)
 	case info.Status.Terminal(): // an ephemeral one, which cannot be started
 		return nil, notRunning(info)
 	}

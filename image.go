@@ -15,7 +15,7 @@ import (
 )
 
 // pull gets the image as the registry options say, where there are any; else whoever creates the sandbox gets it.
-func (c *SandboxConfig) pull(ctx context.Context, b backend.Images, spec sandbox.Spec) error {
+func (c *SandboxConfig) pull(ctx context.Context, e *engine, spec sandbox.Spec) error {
 	if c.RegistryAuth == nil && !c.RegistryInsecure && len(c.RegistryCACerts) == 0 && len(c.RegistryCACertPaths) == 0 {
 		return nil
 	}
@@ -41,7 +41,10 @@ func (c *SandboxConfig) pull(ctx context.Context, b backend.Images, spec sandbox
 		}
 		opt.CACerts = append(opt.CACerts, f.Name())
 	}
-	_, err := b.PullImage(ctx, spec.Image.OCI.Reference, opt)
+	b, err := capable[backend.Images](e, "Sandbox::create with registry options")
+	if err == nil {
+		_, err = b.PullImage(ctx, spec.Image.OCI.Reference, opt)
+	}
 	return err
 }
 

@@ -37,7 +37,7 @@ var layers = []struct {
 	{"internal/sandboxfile", []string{"internal/atomicfile", "sandbox"}},
 	{"internal/doctor", []string{"internal/cgroup", "internal/config", "sandbox"}},
 	// SDK
-	{"", []string{"internal/agentclient", "internal/agentproto", "internal/backend", "internal/backend/local", "internal/config", "internal/console", "internal/runner/launch", "internal/sshserver", "internal/transfer", "internal/version", "sandbox"}},
+	{"", []string{"internal/agentclient", "internal/agentproto", "internal/backend", "internal/backend/local", "internal/backend/remote", "internal/config", "internal/console", "internal/runner/launch", "internal/sshserver", "internal/transfer", "internal/version", "sandbox"}},
 	{"runner", []string{"internal/config", "internal/driver/gvisor", "internal/runner"}},
 	// waist
 	{"internal/backend", []string{"sandbox"}},

@@ -106,7 +106,10 @@ func (h *SandboxHandle) Modify(ctx context.Context, opts ModifyOptions) (*Sandbo
 	b, err := capable[backend.Modifier](h.e, "SandboxHandle::modify")
 	if err == nil {
 		if _, err = h.refresh(ctx); err == nil && opts.Policy == ModificationPolicyRestart {
-			b, err = h.e.starter()
+			_, err = h.e.starter() // a restart takes what a start does
+		}
+		if err == nil {
+			b, err = capable[backend.Modifier](h.e, "SandboxHandle::modify")
 		}
 	}
 	if err != nil {

@@ -78,7 +78,7 @@ func create(ctx context.Context, name string, opts []SandboxOption, change func(
 	if err != nil {
 		return nil, err
 	}
-	if err := c.pull(ctx, b, req.Spec); err != nil {
+	if err := c.pull(ctx, e, req.Spec); err != nil {
 		return nil, err
 	}
 	info, err := b.Create(ctx, req)
@@ -178,7 +178,7 @@ func closed() error { return fail(ErrInvalidHandle, "the sandbox's handle was cl
 // ErrInvalidHandle, at the second call.
 func (s *Sandbox) Close() error {
 	owns, err := s.release()
-	if err != nil || !owns {
+	if err != nil || !owns || s.handle.e.kind() == BackendCloud { // which lives on by itself
 		return err
 	}
 	err = s.handle.stop(context.Background(), backend.StopOptions{})
@@ -191,7 +191,7 @@ func (s *Sandbox) Close() error {
 // Detach gives the Sandbox back and lets the sandbox live on, also after this process. Kind: ErrInvalidHandle.
 func (s *Sandbox) Detach(ctx context.Context) error {
 	owns, err := s.release()
-	if err != nil || !owns {
+	if err != nil || !owns || s.handle.e.kind() == BackendCloud { // which lives on by itself
 		return err
 	}
 	b, err := capable[backend.Owner](s.handle.e, "Sandbox::detach")

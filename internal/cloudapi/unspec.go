@@ -84,7 +84,7 @@ func BodyOf(s sandbox.Spec, values bool) (b CreateBody, lost []string) {
 	lose("custom DNS", n.DNS != nil && !reflect.ValueOf(*n.DNS).IsZero())
 	lose("network interface", n.Interface != nil)
 	lose("network rate limiter", n.RateLimiter != nil)
-	lose("network.tls", n.TLS != nil && n.TLS.Enabled)
+	lose("network.tls", full.Network.TLS != nil && full.Network.TLS.Enabled)
 	lose("network.outbound_proxy", n.OutboundProxy != nil)
 	return b, lost
 }

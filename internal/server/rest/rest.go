@@ -153,16 +153,24 @@ type call struct {
 	made      sandbox.Info // what it made, after done
 }
 
-// keptCall is how long a call can be taken back.
-const keptCall = time.Minute
+// keptCall is how long a call can be taken back, and keptCalls how many there are.
+const (
+	keptCall  = time.Minute
+	keptCalls = 10_000
+)
+
+// maxCreate is the longest body of a create, in bytes: it may have scripts and the content of files, each byte of which is up to four.
+const maxCreate = 32 << 20
 
 // Routes are the endpoints.
 func (h *Handler) Routes() []server.Route {
 	upload := h.route("PUT /v1/volumes/{id}/files/content", "files.write", h.writeFile)
 	upload.MaxBody = -1
+	create := h.route("POST /v1/sandboxes", "create", h.create)
+	create.MaxBody = maxCreate
 	routes := []server.Route{
 		h.route("GET /v1/sandboxes", "list", h.list),
-		h.route("POST /v1/sandboxes", "create", h.create),
+		create,
 		// by-name/NAME and ID/OPERATION have the same form.
 		h.route("/v1/sandboxes/{id}", "sandbox", h.one),
 		h.route("/v1/sandboxes/{id}/{op}", "sandbox", h.two),
@@ -195,6 +203,7 @@ func (h *Handler) Routes() []server.Route {
 		h.route("GET /v1/metrics", "metrics.all", h.allMetrics),
 		h.route("DELETE /v1/requests/{id}", "revoke", h.revoke),
 	}
+	routes = append(routes, server.Route{Pattern: "GET /v1/openapi.json", Public: true, Fail: refuse, Handler: http.HandlerFunc(describe)})
 	unknown := h.route("/v1/", "unknown", func(*request) (any, error) {
 		return nil, &server.Failure{Status: http.StatusNotFound, Message: "there is no such route"}
 	})

@@ -408,6 +408,10 @@ func (h *Handler) revoke(r *request) (any, error) {
 	}
 	h.calls.mu.Lock()
 	c := h.calls.all[id]
+	if c == nil && len(h.calls.all) >= keptCalls {
+		h.calls.mu.Unlock()
+		return nil, &server.Failure{Status: http.StatusTooManyRequests, Message: "too many requests are taken back", Retry: keptCall}
+	}
 	if c == nil {
 		c = &call{namespace: r.namespace, done: make(chan struct{})}
 		close(c.done)

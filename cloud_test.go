@@ -1,0 +1,113 @@
+package microsandbox_test
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/microsandbox-go/microsandbox"
+	"github.com/microsandbox-go/microsandbox/internal/backend/local"
+	"github.com/microsandbox-go/microsandbox/internal/config"
+	"github.com/microsandbox-go/microsandbox/internal/server"
+	"github.com/microsandbox-go/microsandbox/internal/server/rest"
+)
+
+// cloud has a server of ours serve this test's home, and the SDK use that.
+func cloud(t *testing.T) {
+	t.Helper()
+	dir := home(t)
+	runner, err := config.FindBinary(config.Runner, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	agent, err := config.FindBinary(config.Agent, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := local.New(local.Config{Home: dir, Runner: runner, Agent: agent})
+	s := server.New(server.Config{Backend: b})
+	s.Mount(rest.New(s).Routes()...)
+	ctx, stop := context.WithCancel(context.Background())
+	l, err := s.Listen(ctx, "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(ctx, l) }()
+	t.Cleanup(func() {
+		if err := microsandbox.CloseEngines(); err != nil {
+			t.Error(err)
+		}
+		stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		if err := b.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Setenv("MSB_HOME", filepath.Join(dir, "client"))
+	t.Setenv("MSB_BACKEND", "cloud")
+	t.Setenv("MSB_API_KEY", "msb_test")
+	t.Setenv("MSB_API_URL", "http://"+l.Addr().String())
+}
+
+// TestCloud leads a sandbox's life over the control plane API.
+func TestCloud(t *testing.T) {
+	cloud(t)
+	ctx := ctxOf(t)
+	sb, err := microsandbox.CreateSandbox(ctx, "far", microsandbox.WithImage("host"), microsandbox.WithMemory(256), microsandbox.WithEnv(map[string]string{"A": "b"}), microsandbox.WithHostname("elsewhere"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if sb.BackendKind() != microsandbox.BackendCloud || !strings.HasPrefix(sb.ID(), "cloud:") {
+		t.Errorf("it is %s at %s", sb.ID(), sb.BackendKind())
+	}
+	out, err := sb.Shell(ctx, "echo $A; hostname; exit 3")
+	if err != nil || out.Stdout() != "b\nelsewhere\n" || out.ExitCode() != 3 {
+		t.Errorf("%+v, %v", out, err)
+	}
+	if err := sb.FS().WriteString(ctx, "/kept", "kept"); err != nil {
+		t.Error(err)
+	}
+	entries, err := sb.Logs(ctx, microsandbox.LogOptions{})
+	var logged strings.Builder
+	for _, e := range entries {
+		logged.WriteString(e.Text())
+	}
+	if err != nil || logged.String() != "b\nelsewhere\n" {
+		t.Errorf("the log is %q, %v", logged.String(), err)
+	}
+	if err := sb.Close(); err != nil { // which sends nothing
+		t.Error(err)
+	}
+	h, err := microsandbox.GetSandbox(ctx, "far")
+	if err != nil || h.Status() != microsandbox.SandboxStatusRunning {
+		t.Fatalf("after Close: %v, %v", h, err)
+	}
+	if err := h.Stop(ctx); err != nil {
+		t.Error(err)
+	}
+	sb, err = h.Start(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text, err := sb.FS().ReadString(ctx, "/kept"); text != "kept" || err != nil {
+		t.Errorf("after a restart: %q, %v", text, err)
+	}
+	_, err = microsandbox.CreateSandbox(ctx, "far", microsandbox.WithImage("host"))
+	wantKind(t, err, microsandbox.ErrSandboxAlreadyExists)
+	_, err = microsandbox.GetSandbox(ctx, "nobody")
+	wantKind(t, err, microsandbox.ErrSandboxNotFound)
+	_, err = microsandbox.AgentSocketPath("far")
+	wantKind(t, err, microsandbox.ErrUnsupportedOperation)
+	if err := sb.Kill(ctx); err != nil {
+		t.Error(err)
+	}
+	if err := microsandbox.RemoveSandbox(ctx, "far"); err != nil {
+		t.Error(err)
+	}
+	_ = os.RemoveAll(os.Getenv("MSB_HOME"))
+}

@@ -1,0 +1,292 @@
+package rest
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/microsandbox-go/microsandbox/internal/backend"
+	"github.com/microsandbox-go/microsandbox/internal/cloudapi"
+	"github.com/microsandbox-go/microsandbox/internal/server"
+	"github.com/microsandbox-go/microsandbox/sandbox"
+)
+
+// kept is a backend in memory that remembers what it was asked for.
+type kept struct {
+	backend.Backend
+	asked []backend.CreateRequest
+	infos []sandbox.Info
+	dir   string
+}
+
+func (k *kept) Create(_ context.Context, req backend.CreateRequest) (sandbox.Info, error) {
+	k.asked = append(k.asked, req)
+	i := sandbox.Info{Ref: req.Ref, ID: uuidOf(string(req.Ref.Name)), Status: sandbox.Running, Spec: req.Spec.WithDefaults(), CreatedAt: time.Unix(int64(len(k.infos)), 0)}
+	k.infos = append([]sandbox.Info{i}, k.infos...)
+	return i, nil
+}
+
+func (k *kept) List(_ context.Context, namespace string) (all []sandbox.Info, err error) {
+	for _, i := range k.infos {
+		if i.Ref.Namespace == namespace {
+			all = append(all, i)
+		}
+	}
+	return all, nil
+}
+
+func (k *kept) Get(_ context.Context, ref sandbox.Ref) (sandbox.Info, error) {
+	for _, i := range k.infos {
+		if i.Ref == ref {
+			return i, nil
+		}
+	}
+	return sandbox.Info{}, &sandbox.Error{Ref: ref, Kind: sandbox.NotFound, Message: string(ref.Name)}
+}
+
+func (k *kept) Find(_ context.Context, id string) (sandbox.Info, error) {
+	for _, i := range k.infos {
+		if i.ID == id {
+			return i, nil
+		}
+	}
+	return sandbox.Info{}, &sandbox.Error{Kind: sandbox.NotFound}
+}
+
+func (k *kept) CreateVolume(context.Context, backend.VolumeRequest) (backend.Volume, error) {
+	return backend.Volume{}, nil
+}
+func (k *kept) GetVolume(context.Context, string, string) (backend.Volume, error) {
+	return backend.Volume{}, &sandbox.Error{Kind: sandbox.VolumeNotFound}
+}
+func (k *kept) RemoveVolume(context.Context, string, string) error { return nil }
+func (k *kept) ListVolumes(_ context.Context, namespace string) ([]backend.Volume, error) {
+	return []backend.Volume{{Namespace: namespace, Name: "v", ID: "vol", Path: k.dir, QuotaMiB: 1}}, nil
+}
+
+// site is a server that asks for keys.
+type site struct {
+	*testing.T
+	kept  *kept
+	h     http.Handler
+	roots string
+	keys  map[string]string // by namespace
+}
+
+func newSite(t *testing.T) *site {
+	home := t.TempDir()
+	if err := server.SaveSecret(home, "0123456789abcdefghijklmnopqrstuv"); err != nil {
+		t.Fatal(err)
+	}
+	keys, err := server.OpenKeys(home, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &site{T: t, kept: &kept{dir: t.TempDir()}, roots: t.TempDir(), keys: map[string]string{}}
+	for _, ns := range []string{"team", "other", server.AllNamespaces} {
+		if s.keys[ns], _, err = keys.Make(ns, time.Hour); err != nil {
+			t.Fatal(err)
+		}
+	}
+	srv := server.New(server.Config{Backend: s.kept, Keys: keys, VolumeRoots: []string{s.roots}})
+	t.Cleanup(srv.Close)
+	srv.Mount(New(srv).Routes()...)
+	s.h = srv
+	return s
+}
+
+// ask asks with the key of a namespace.
+func (s *site) ask(as, method, path, body string, header ...string) (int, string) {
+	s.Helper()
+	r := httptest.NewRequest(method, path, strings.NewReader(body))
+	r.Host = "127.0.0.1"
+	if as != "" {
+		r.Header.Set("Authorization", "Bearer "+s.keys[as])
+	}
+	for i := 0; i < len(header); i += 2 {
+		r.Header.Set(header[i], header[i+1])
+	}
+	w := httptest.NewRecorder()
+	s.h.ServeHTTP(w, r)
+	data, _ := io.ReadAll(w.Body)
+	return w.Code, string(data)
+}
+
+// refused asks for what is refused with a status and a code.
+func (s *site) refused(status int, code, as, method, path, body string, header ...string) string {
+	s.Helper()
+	have, answer := s.ask(as, method, path, body, header...)
+	var e cloudapi.Envelope
+	if err := json.Unmarshal([]byte(answer), &e); err != nil || have != status || e.Error.Code != code || e.Error.Message == "" {
+		s.Errorf("%s %s %s: %d %s, want %d %s", method, path, body, have, answer, status, code)
+	}
+	return e.Error.Message
+}
+
+func TestKeys(t *testing.T) {
+	s := newSite(t)
+	if m := s.refused(401, "invalid_api_key", "", "GET", "/v1/sandboxes", ""); m != "Invalid API key" {
+		t.Errorf("without a key: %s", m)
+	}
+	body := `{"name":"a","image":{"type":"oci","reference":"host"}}`
+	code, answer := s.ask("team", "POST", "/v1/sandboxes?start=true", body)
+	var made cloudapi.Sandbox
+	if err := json.Unmarshal([]byte(answer), &made); err != nil || code != 200 || s.kept.asked[0].Ref.Namespace != "team" || made.OrgID != orgID("team") {
+		t.Fatalf("create: %d %s, %+v", code, answer, s.kept.asked)
+	}
+	for _, path := range []string{"/v1/sandboxes/" + made.ID, "/v1/sandboxes/by-name/a"} {
+		if code, answer := s.ask("team", "GET", path, ""); code != 200 {
+			t.Errorf("%s: %d %s", path, code, answer)
+		}
+		s.refused(404, "sandbox_not_found", "other", "GET", path, "")
+		s.refused(404, "sandbox_not_found", "other", "DELETE", path, "")
+		s.refused(404, "sandbox_not_found", "other", "POST", path+"/stop", "{}")
+		s.refused(404, "sandbox_not_found", "other", "GET", path+"/agent", "")
+		s.refused(404, "sandbox_not_found", "other", "GET", path+"/logs", "")
+	}
+	s.refused(403, "access_denied", "other", "GET", "/v1/sandboxes/by-name/a", "", cloudapi.NamespaceHeader, "team")
+	if code, _ := s.ask(server.AllNamespaces, "GET", "/v1/sandboxes/by-name/a", "", cloudapi.NamespaceHeader, "team"); code != 200 {
+		t.Errorf("a key for all, which says whose: %d", code)
+	}
+	if code, answer := s.ask("other", "GET", "/v1/sandboxes", ""); code != 200 || strings.Contains(answer, made.ID) {
+		t.Errorf("the list of others: %d %s", code, answer)
+	}
+	if code, answer := s.ask("other", "GET", "/v1/events", ""); code != 200 || strings.Contains(answer, "sandbox.create") {
+		t.Errorf("the events of others: %d %s", code, answer)
+	}
+	if code, answer := s.ask("team", "GET", "/v1/events", ""); code != 200 || !strings.Contains(answer, `"event_type":"sandbox.create"`) {
+		t.Errorf("events: %d %s", code, answer)
+	}
+	s.refused(405, "method_not_allowed", "team", "PUT", "/v1/sandboxes/"+made.ID, "")
+	s.refused(404, "not_found", "team", "GET", "/v1/moon", "")
+}
+
+// TestConfined are things of the server's machine that clients may not have.
+func TestConfined(t *testing.T) {
+	s := newSite(t)
+	inside := filepath.Join(s.roots, "in")
+	if err := os.Mkdir(inside, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("/etc", filepath.Join(s.roots, "link")); err != nil {
+		t.Fatal(err)
+	}
+	body := func(more string) string { return `{"name":"a","image":{"type":"oci","reference":"host"},` + more + `}` }
+	extension := func(spec string) string {
+		return `{"name":"a","microsandbox":{"spec":{"image":{"Oci":{"reference":"host","root_disk":{"kind":""}}},` + spec + `}}}`
+	}
+	mount := func(host string) string { return body(`"mounts":[{"type":"bind","host":"` + host + `","guest":"/b"}]`) }
+	for what, c := range map[string]struct{ body, names string }{
+		"a directory":          {mount("/etc"), "mounts[0].host"},
+		"one behind a link":    {mount(s.roots + "/link"), "mounts[0].host"},
+		"one above":            {mount(inside + "/../../.."), "mounts[0].host"},
+		"a relative one":       {mount("etc"), "mounts[0].host"},
+		"an image":             {`{"name":"a","image":{"type":"bind","path":"/etc"}}`, "image.path"},
+		"a file":               {body(`"patches":[{"type":"copy_file","src":"/etc/shadow","dst":"/x"}]`), "patches[0].src"},
+		"a variable":           {body(`"network":{"secrets":{"entries":[{"env_var":"A","placeholder":"$A","source":{"type":"env","var":"HOME"},"allowed_hosts":[{"type":"exact","value":"x.com"}]}]}}`), "network.secrets.entries[0].source"},
+		"a directory, our way": {extension(`"mounts":[{"type":"Bind","host":"/etc","guest":"/b"}]`), "mounts[0].host"},
+		"a variable, our way":  {extension(`"network":{"secrets":{"secrets":[{"env_var":"A","source":{"kind":"env","var":"HOME"},"allowed_hosts":[{"exact":"x.com"}]}]}}`), "network.secrets.entries[0].source"},
+		"a low port":           {extension(`"network":{"ports":[{"host_port":22,"guest_port":22}]}`), "network.ports[0].host_port"},
+		"a key of TLS":         {extension(`"network":{"tls":{"enabled":true,"intercept_ca":{"cert_path":"/a","key_path":"/b"}}}`), "network.tls"},
+		"the proxy's password": {extension(`"network":{"outbound_proxy":{"url":"http://1.2.3.4:1","password_env":"HOME"}}`), "network.outbound_proxy.password_env"},
+	} {
+		if m := s.refused(400, "invalid_sandbox_config", "team", "POST", "/v1/sandboxes?start=true", c.body); !strings.Contains(m, c.names) {
+			t.Errorf("%s: %s, want %s", what, m, c.names)
+		}
+	}
+	if len(s.kept.asked) > 0 {
+		t.Errorf("asked for: %+v", s.kept.asked)
+	}
+	if code, answer := s.ask("team", "POST", "/v1/sandboxes?start=true", mount(inside)); code != 200 {
+		t.Errorf("a directory that may be had: %d %s", code, answer)
+	}
+}
+
+// TestSecretsStay looks for what was sent in what is answered.
+func TestSecretsStay(t *testing.T) {
+	s := newSite(t)
+	_, answer := s.ask("team", "POST", "/v1/sandboxes?start=true", `{"name":"a","image":{"type":"oci","reference":"host"},"pull_policy":"never","registry":{"mode":"inline","username":"u","password":"hush-registry"},
+		"network":{"secrets":{"entries":[{"env_var":"A","placeholder":"$A","value":"hush-value","allowed_hosts":[{"type":"exact","value":"x.com"}]}]}}}`)
+	if len(s.kept.asked) != 1 || s.kept.asked[0].Spec.Network.Secrets.Secrets[0].Value.Reveal() != "hush-value" {
+		t.Fatalf("asked for %+v: %s", s.kept.asked, answer)
+	}
+	_, list := s.ask("team", "GET", "/v1/sandboxes", "")
+	_, events := s.ask("team", "GET", "/v1/events", "")
+	if strings.Contains(answer+list+events, "hush") {
+		t.Errorf("%s %s %s", answer, list, events)
+	}
+}
+
+// TestFiles goes for what is outside of a volume, and for more than it holds.
+func TestFiles(t *testing.T) {
+	s := newSite(t)
+	at := func(p string) []string {
+		return []string{cloudapi.FilePathHeader, base64.RawURLEncoding.EncodeToString([]byte(p))}
+	}
+	outside := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(outside, []byte("outside"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, to := range map[string]string{"link": outside, "dir": filepath.Dir(outside), "etc": "/etc"} {
+		if err := os.Symlink(to, filepath.Join(s.kept.dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const files = "/v1/volumes/vol/files"
+	for _, p := range []string{"../x", "a/../../x", "link", "dir/secret", "etc/passwd", "", "/", "a\x00b", strings.Repeat("a/", 300) + "b", strings.Repeat("a", 5000)} {
+		for _, method := range []string{"GET", "PUT"} {
+			if code, answer := s.ask("team", method, files+"/content", "changed", at(p)...); code == 200 || code >= 500 {
+				t.Errorf("%s %q: %d %s", method, p, code, answer)
+			}
+		}
+	}
+	for _, body := range []string{`{"from":"dir/secret","to":"mine"}`, `{"from":"link","to":"mine"}`, `{"from":"../x","to":"mine"}`, `{"from":"a","to":"../mine"}`} {
+		for _, op := range []string{"copy", "rename"} {
+			if code, answer := s.ask("team", "POST", files+"/"+op, body); code >= 500 || code == 200 && !(op == "rename" && strings.Contains(body, `"link"`)) {
+				t.Errorf("%s %s: %d %s", op, body, code, answer)
+			}
+		}
+	}
+	if code, answer := s.ask("team", "DELETE", files, "", append(at("dir"), cloudapi.RecursiveHeader, "true")...); code != 200 {
+		t.Errorf("remove a link: %d %s", code, answer)
+	}
+	if data, err := os.ReadFile(outside); string(data) != "outside" || err != nil {
+		t.Errorf("outside is %q, %v", data, err)
+	}
+	if code, answer := s.ask("team", "PUT", files+"/content", "good", at("new/file")...); code != 200 {
+		t.Errorf("write: %d %s", code, answer)
+	}
+	s.refused(400, "invalid_volume_path", "team", "PUT", files+"/content", strings.Repeat("x", 2<<20), at("new/file")...)
+	if code, answer := s.ask("team", "GET", files+"/content", "", at("/new/file")...); code != 200 || answer != "good" {
+		t.Errorf("what does not fit has changed it: %d %q", code, answer)
+	}
+	s.refused(404, "volume_file_not_found", "team", "GET", files+"/stat", "", at("none")...)
+	s.refused(404, "volume_not_found", "team", "GET", "/v1/volumes/none/files", "")
+}
+
+// FuzzPlace reads cursors of anybody.
+func FuzzPlace(f *testing.F) {
+	f.Add(place{1700000000, "name"}.String())
+	f.Add("MTI=")
+	f.Add("")
+	f.Fuzz(func(t *testing.T, s string) {
+		p, err := parsePlace(s)
+		if err != nil {
+			if sandbox.KindOf(err) != sandbox.InvalidCursor {
+				t.Errorf("%v", err)
+			}
+			return
+		}
+		if p.String() != s {
+			t.Errorf("%q became %q", s, p.String())
+		}
+	})
+}
