@@ -335,10 +335,12 @@ func TestProjectConcurrency(t *testing.T) {
 		_ = killed.Wait()
 
 		first, second := w.msb("apply", "-q", "-f", dir), w.msb("apply", "-q", "-f", dir)
+		var said strings.Builder
+		first.Stderr = &said
 		w.must(first.Start())
 		r := w.finish(second)
 		if err := first.Wait(); err != nil || r.code != 0 {
-			w.t.Errorf("two at once: %v, and exit code %d: %s", err, r.code, r.err)
+			w.t.Errorf("two at once: %v: %s, and exit code %d: %s", err, said.String(), r.code, r.err)
 		}
 		if out := strings.Fields(w.ok("ps", "-q")); len(out) != many {
 			w.t.Errorf("there run %v", slices.Sorted(slices.Values(out)))
