@@ -374,6 +374,9 @@ func (a *app) bring(c *cobra.Command, flags *planned, opt project.Options) error
 					a.warn(step.Name + ": " + step.Why)
 				}
 			}
+			if plan.Nothing() && !flags.quiet {
+				a.above(func() { fmt.Fprintln(a.err, "Nothing to do.") })
+			}
 			err = p.Run(s.ctx, b, plan, tell)
 		}
 		return end(err)

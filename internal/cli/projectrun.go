@@ -78,6 +78,9 @@ func (a *app) runEntry(c *cobra.Command, p *project.Project, target, exec string
 	if err != nil {
 		return s.explain(err)
 	}
+	if info.Status == sandbox.Created { // it was made just now, for this
+		info.Status = sandbox.Stopped
+	}
 	if len(command) == 0 {
 		if command = commandOf(info.Effective()); len(args) > 0 {
 			command = append(slices.Clone(info.Effective().Entrypoint()), args...)

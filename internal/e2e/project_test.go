@@ -1,19 +1,20 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/microsandbox-go/microsandbox/internal/testimage"
 )
@@ -47,6 +48,7 @@ sandboxes:
     scripts:
       start: |
         if [ ! -s /data/pg/PG_VERSION ]; then
+          chmod 755 /data
           install -d -o postgres -m 700 /data/pg
           su postgres -c "/usr/lib/postgresql/15/bin/initdb -D /data/pg -E UTF8 --locale=C -A trust"
           echo "host all all all trust" >>/data/pg/pg_hba.conf
@@ -135,6 +137,19 @@ func (w *world) ids(names ...string) map[string]int {
 	return all
 }
 
+// slow runs msb, which may take its time for this.
+func (w *world) slow(args ...string) {
+	w.t.Helper()
+	ctx, cancel := context.WithTimeout(w.t.Context(), 5*patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, filepath.Join(bin, "msb"), args...)
+	cmd.Dir, cmd.Env = "/", w.environ()
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: w.credential()}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		w.t.Fatalf("msb %s: %v\n%s%s", strings.Join(args, " "), err, clip(string(out)), w.run("log", "-f", args[len(args)-1]).out)
+	}
+}
+
 func freePort(t *testing.T) int {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -146,9 +161,9 @@ func freePort(t *testing.T) int {
 
 // TestProject takes a project through its life: built, up, one line changed, down, up, removed.
 func TestProject(t *testing.T) {
-	base := testimage.Debian(t, "builder", v1.Config{}, "dpkg", "gzip", "login", "passwd", "tar")
+	base := testimage.Builder(t)
 	python := testimage.Python(t)
-	debs := testimage.ServerPackages(t)
+	debs := testimage.PostgresPackages(t)
 	each(t, func(w *world) {
 		registry := testimage.Serve(w.t, testimage.Options{})
 		images := []any{registry.Push(w.t, "base", base), strings.ReplaceAll(configure, "\n", "\n        "), registry.Push(w.t, "python", python)}
@@ -170,13 +185,13 @@ func TestProject(t *testing.T) {
 		w.write(filepath.Join(dir, "worker.env"), "WHAT=apples\n", 0o600)
 		w.env = append(w.env, "API_KEY=sesame")
 		begin := time.Now()
-		w.ok("build", "-q", "-f", dir)
+		w.slow("build", "-q", "-f", dir)
 		w.t.Logf("built in %v", time.Since(begin))
 		if r := w.run("build", "-f", dir); !strings.Contains(r.err, "Up to date") {
 			w.t.Errorf("it is built again: %s", r.err)
 		}
 		begin = time.Now()
-		w.ok("up", "-q", "-d", "-f", dir)
+		w.slow("up", "-q", "-d", "-f", dir)
 		w.t.Logf("up in %v", time.Since(begin))
 		page := func() (greeting, placeholder, what string, n int) {
 			w.t.Helper()
@@ -275,9 +290,26 @@ func TestProjectRules(t *testing.T) {
 		if r := w.finish(cmd); r.code != 7 || r.out != "one two\n/var\n" {
 			w.t.Errorf("exit code %d, %q, %q", r.code, r.out, r.err)
 		}
-		if out := w.ok("run", "-q", "-f", dir, "a", "--exec", "/.sandbox/scripts/say"); false {
-			w.t.Log(out)
+		if r := w.run("run", "-q", "-f", dir, "a", "--exec", "/.sandbox/scripts/say"); r.code != 7 || r.out != "\n/var\n" {
+			w.t.Errorf("exit code %d, %q, %q", r.code, r.out, r.err)
 		}
+		if out := w.ok("shell", "-q", "-f", dir, "a", "--", "-c", "wc -l </root/n"); out != "2\n" {
+			w.t.Errorf("what was written: %q", out)
+		}
+		w.ok("clean", "-q", "-F", "-f", dir)
+
+		// What depends on a sandbox reaches its port, and nobody else does.
+		port := freePort(w.t)
+		w.write(path, fmt.Sprintf("sandboxes:\n  a: {image: host, ports: ['%[1]d:%[1]d'], command: [python3, -m, http.server, '%[1]d'], workdir: /usr/share, healthcheck: {test: [python3, -c, 'import socket; socket.create_connection((\"127.0.0.1\", %[1]d))'], interval: 100ms, retries: 200}}\n"+
+			"  b: {image: host, depends_on: [a], command: [sleep, '100']}\n  c: {image: host, command: [sleep, '100']}\n  d: {image: host, scope: group, command: [sleep, '100']}\n", port), 0o644)
+		w.ok("up", "-q", "-d", "-f", dir)
+		for name, want := range map[string]bool{"b": true, "c": false, "d": true} {
+			r := w.run("exec", "p-"+name, "--", "python3", "-c", fmt.Sprintf("import socket; socket.create_connection(('host.microsandbox.internal', %d), 10)", port))
+			if (r.code == 0) != want {
+				w.t.Errorf("%s reaches a: %v, want %v: %s", name, r.code == 0, want, r.err)
+			}
+		}
+		w.ok("clean", "-q", "-F", "-f", dir)
 	})
 }
 
@@ -294,6 +326,7 @@ func TestProjectConcurrency(t *testing.T) {
 		}
 		w.write(filepath.Join(dir, "Sandboxfile"), b.String(), 0o644)
 
+		w.guest("true") // what the first sandbox of all makes is not what this is about
 		killed := w.msb("up", "-d", "-q", "-f", dir)
 		w.must(killed.Start())
 		for strings.TrimSpace(w.run("ls", "-q").out) == "" {
@@ -302,10 +335,12 @@ func TestProjectConcurrency(t *testing.T) {
 		_ = killed.Wait()
 
 		first, second := w.msb("apply", "-q", "-f", dir), w.msb("apply", "-q", "-f", dir)
+		var said strings.Builder
+		first.Stderr = &said
 		w.must(first.Start())
 		r := w.finish(second)
 		if err := first.Wait(); err != nil || r.code != 0 {
-			w.t.Errorf("two at once: %v, and exit code %d: %s", err, r.code, r.err)
+			w.t.Errorf("two at once: %v: %s, and exit code %d: %s", err, said.String(), r.code, r.err)
 		}
 		if out := strings.Fields(w.ok("ps", "-q")); len(out) != many {
 			w.t.Errorf("there run %v", slices.Sorted(slices.Values(out)))

@@ -47,7 +47,7 @@ func (p *Project) Run(ctx context.Context, b backend.Backend, plan Plan, report 
 		if s.Action == Build {
 			return nil
 		}
-		verb, err := p.do(ctx, b, s, say)
+		verb, err := p.settle(ctx, b, s, say)
 		if err == nil && s.test {
 			say(Event{Name: s.Name, Text: "Waiting for " + s.Name})
 			err = p.healthy(ctx, b, s.Name, s.ref)
@@ -166,6 +166,33 @@ func (f *Failed) Error() string {
 
 // Unwrap has the parts.
 func (f *Failed) Unwrap() []error { return f.Errs }
+
+// settle does a step. A sandbox that came or went since it was planned, as one does that a killed msb was starting, is looked at
+// again.
+func (p *Project) settle(ctx context.Context, b backend.Backend, s Step, say func(Event)) (verb string, err error) {
+	const tries = 20
+	for n := 1; ; n++ {
+		verb, err = p.do(ctx, b, s, say)
+		if k := sandbox.KindOf(err); err == nil || n == tries || s.Action == Stop || k != sandbox.AlreadyExists && k != sandbox.NotFound {
+			return verb, err
+		}
+		select {
+		case <-time.After(100 * time.Millisecond):
+		case <-ctx.Done():
+			return "", err
+		}
+		infos, lerr := p.Infos(ctx, b)
+		if lerr != nil {
+			return "", lerr
+		}
+		again, serr := p.step(ctx, b, s.Name, infos, s.converge)
+		if serr != nil {
+			return "", serr
+		}
+		again.test = s.test
+		s = again
+	}
+}
 
 func (p *Project) do(ctx context.Context, b backend.Backend, s Step, say func(Event)) (verb string, err error) {
 	progress := func(e backend.Event) {

@@ -35,6 +35,8 @@ type Step struct {
 	info sandbox.Info
 	spec sandbox.Spec
 	test bool // its healthcheck, before those that come after
+
+	converge bool
 }
 
 // Plan is what brings a project to where it is to be.
@@ -96,7 +98,7 @@ func (p *Project) Plan(ctx context.Context, b backend.Backend, opt Options) (Pla
 }
 
 func (p *Project) step(ctx context.Context, b backend.Backend, name string, infos map[string]sandbox.Info, converge bool) (Step, error) {
-	s := Step{Name: name, ref: p.Ref(name), After: p.File.Sandboxes[name].DependsOn}
+	s := Step{Name: name, ref: p.Ref(name), After: p.File.Sandboxes[name].DependsOn, converge: converge}
 	var err error
 	if s.spec, err = p.Spec(name); err != nil {
 		return s, err
@@ -119,7 +121,7 @@ func (p *Project) step(ctx context.Context, b backend.Backend, name string, info
 	another := info.Spec.Image.String() != s.spec.Image.String()
 	running := !info.Status.Terminal()
 	switch {
-	case running && changed && !converge:
+	case running && info.Status != sandbox.Starting && changed && !converge:
 		s.Action, s.Why = Keep, "it runs with an older configuration: msb apply restarts it"
 	case changed && another:
 		s.Action, s.Why = Replace, "the image is another one: its disk goes, its volumes stay"
@@ -127,7 +129,7 @@ func (p *Project) step(ctx context.Context, b backend.Backend, name string, info
 		s.Action, s.Why = Restart, "it has changed"
 	case changed:
 		s.Action, s.Why = Start, "it has changed"
-	case running:
+	case running && info.Status != sandbox.Starting: // what is starting may come to nothing
 		s.Action = Keep
 	default:
 		s.Action = Start

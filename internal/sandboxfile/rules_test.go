@@ -128,6 +128,7 @@ func TestRules(t *testing.T) {
 		{"scope none has no ports", "image: x\nscope: none\nports: [80]\n", field(func(s sandbox.Spec) any { return len(s.Network.Ports) }), 0, ""},
 		{"scope any", "image: x\nscope: any\n", policy, "allow allow", ""},
 		{"scope group", "image: x\nscope: group\n", policy, "deny allow", ""},
+		{"scope group has ports", "image: x\nscope: group\nports: [8080]\n", field(func(s sandbox.Spec) any { return s.WithDefaults().Validate() == nil }), true, ""},
 		{"scope in capitals", "image: x\nscope: Any\n", nil, nil, "Sandboxfile:4:12: invalid network scope: Any"},
 		{"scope local", "image: x\nscope: local\n", nil, nil, "invalid network scope: local"},
 		{"network.scope", "image: x\nnetwork: {scope: none}\n", policy, "deny deny", ""},

@@ -266,6 +266,7 @@ func network(spec *sandbox.Spec, s Sandbox) error {
 		deny := sandbox.DenyAllPolicy()
 		spec.Network.Policy, spec.Network.Ports = &deny, nil
 	case "group": // there are no groups any more, so nobody is in one
+		spec.Network.Enabled = true
 		spec.Network.Policy = &sandbox.NetworkPolicy{DefaultEgress: sandbox.Deny, DefaultIngress: sandbox.Allow}
 	case "any":
 		spec.Network.Enabled = true

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -162,10 +163,35 @@ func Server(t testing.TB) v1.Image {
 	return Debian(t, "server", v1.Config{}, serverPrograms...)
 }
 
-// ServerPackages returns the .deb files of PostgreSQL and of what it and the other programs of Server need, but for the base.
-func ServerPackages(t testing.TB) []string {
+// PostgresPackages returns the .deb files that PostgreSQL takes beside those of the image Builder, but for the compilers of its queries and
+// the scripts of its administration.
+func PostgresPackages(t testing.TB) []string {
 	t.Helper()
-	return packages(t, "server", func() ([]string, error) { return closure(serverPrograms...) })
+	have := map[string]bool{}
+	for _, deb := range append(packages(t, "debian", func() ([]string, error) { return closure(essential...) }), builderPackages(t)...) {
+		have[filepath.Base(deb)] = true
+	}
+	var debs []string
+	for _, deb := range packages(t, "server", func() ([]string, error) { return closure(serverPrograms...) }) {
+		name := filepath.Base(deb)
+		unneeded := slices.ContainsFunc([]string{"libllvm", "libz3", "perl", "libperl", "apt_", "libapt"}, func(p string) bool { return strings.HasPrefix(name, p) })
+		if !have[name] && !unneeded {
+			debs = append(debs, deb)
+		}
+	}
+	return debs
+}
+
+// Builder returns a Debian image in which packages can be unpacked and users made.
+func Builder(t testing.TB) v1.Image {
+	t.Helper()
+	return Debian(t, "builder", v1.Config{}, builderPrograms...)
+}
+
+var builderPrograms = []string{"dpkg", "gzip", "login", "passwd", "tar"}
+
+func builderPackages(t testing.TB) []string {
+	return packages(t, "builder", func() ([]string, error) { return closure(builderPrograms...) })
 }
 
 // serverPrograms are those of Server.
