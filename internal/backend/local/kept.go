@@ -285,7 +285,7 @@ func (b *Backend) Start(ctx context.Context, ref sandbox.Ref, opt backend.StartO
 			continue
 		}
 		info, err := b.startAgain(ctx, row, opt)
-		if sandbox.KindOf(err) == sandbox.AlreadyExists && !opt.Sole { // somebody else is starting it
+		if sandbox.KindOf(err) == sandbox.AlreadyExists && (!opt.Sole || b.ending(ref)) { // somebody else is starting it, or its runner is still about to go
 			if err := b.awaitStart(ctx, ref); err != nil {
 				return sandbox.Info{}, err
 			}
@@ -293,6 +293,12 @@ func (b *Backend) Start(ctx context.Context, ref sandbox.Ref, opt backend.StartO
 		}
 		return info, err
 	}
+}
+
+// ending reports whether a sandbox has ended and its runner is still there, or just gone.
+func (b *Backend) ending(ref sandbox.Ref) bool {
+	r, err := b.store.Get(ref)
+	return err != nil || !r.Live || r.End != nil
 }
 
 // startPoll is how often a start that another process makes is looked at.
