@@ -266,7 +266,7 @@ func TestCommands(t *testing.T) {
 		{args: "create --name {s} -m 256M --env A=b --workdir /usr --label k=v host"},
 		{args: "create --name {s} host", code: 1},
 		{args: "exec {s} -- echo hi", out: "hi"},
-		{args: "exec {s} -- sh -c 'echo out; echo err >&2; exit 7'", code: 7, out: "out"},
+		{args: "exec {s} -- sh -c 'echo out; sleep 0.3; echo err >&2; exit 7'", code: 7, out: "out"},
 		{args: "exec {s} -- sh -c 'echo $A; pwd'", out: "b\n/usr"},
 		{args: "exec {s} -e A=c -w /tmp -- sh -c 'echo $A; pwd'", out: "c\n/tmp"},
 		{args: "exec {s} --user 1000 -- id -u", out: "1000"},
