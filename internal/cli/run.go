@@ -202,7 +202,10 @@ func (a *app) execStarted(s *signals, b backend.Backend, info sandbox.Info, quie
 			return &sandbox.Error{Op: "exec", Ref: info.Ref, Kind: sandbox.NotRunning,
 				Message: fmt.Sprintf("sandbox '%s' is not running (status: %s)", info.Ref.Name, info.Status.Title())}
 		}
-		return a.execIn(s, b, info, j)
+		err := a.execIn(s, b, info, j)
+		if sandbox.KindOf(err) != sandbox.NotRunning || info.Spec.Lifecycle.Ephemeral {
+			return err
+		} // it was about to end
 	}
 	a.spinFor(quiet, "Starting "+string(info.Ref.Name))
 	ref, ours := info.Ref, true
