@@ -49,19 +49,34 @@ func (j *job) complete(spec sandbox.Spec) error {
 
 // execIn runs the job in a running sandbox. Its error is an exitCode unless something failed.
 func (a *app) execIn(s *signals, b backend.Backend, info sandbox.Info, j job) error {
+	client, err := a.connect(s, b, info)
+	if err != nil {
+		return err
+	}
+	return a.execOver(s, b, client, info, j)
+}
+
+// connect reaches the agent of a running sandbox.
+func (a *app) connect(s *signals, b backend.Backend, info sandbox.Info) (*agentclient.Client, error) {
+	begin := time.Now()
+	conn, err := b.Dial(s.ctx, info.Ref)
+	if err != nil {
+		return nil, s.explain(err)
+	}
+	client, err := agentclient.Connect(s.ctx, conn)
+	if err != nil {
+		return nil, a.explainEnd(s, b, info, err)
+	}
+	a.log.Debug("connect", "sandbox", info.Ref.Name, "took", time.Since(begin))
+	return client, nil
+}
+
+// execOver is execIn over a connection.
+func (a *app) execOver(s *signals, b backend.Backend, client *agentclient.Client, info sandbox.Info, j job) error {
 	if err := j.complete(info.Effective()); err != nil {
 		return err
 	}
 	begin := time.Now()
-	conn, err := b.Dial(s.ctx, info.Ref)
-	if err != nil {
-		return s.explain(err)
-	}
-	client, err := agentclient.Connect(s.ctx, conn)
-	if err != nil {
-		return a.explainEnd(s, b, info, err)
-	}
-	a.log.Debug("connect", "sandbox", info.Ref.Name, "took", time.Since(begin))
 	code, err := a.session(s, client, j)
 	if err == nil {
 		if code != 0 && code != exitDetached {

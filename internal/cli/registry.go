@@ -122,6 +122,8 @@ func (a *app) readPassword(ctx context.Context, prompt string) (string, error) {
 	quiet, err := unix.IoctlGetTermios(fd, unix.TCGETS)
 	if err == nil {
 		quiet.Lflag &^= unix.ECHO
+		quiet.Lflag |= unix.ICANON | unix.ISIG
+		quiet.Iflag |= unix.ICRNL
 		err = unix.IoctlSetTermios(fd, unix.TCSETS, quiet)
 	}
 	if err != nil {
@@ -129,20 +131,20 @@ func (a *app) readPassword(ctx context.Context, prompt string) (string, error) {
 	}
 	fmt.Fprint(a.err, prompt)
 	type result struct {
-		line []byte
+		line string
 		err  error
 	}
 	done := make(chan result, 1)
-	go func() {
-		line, err := term.ReadPassword(fd)
-		done <- result{line, err}
+	go func() { // it leaves the terminal's settings alone: it may outlive this call
+		line, err := bufio.NewReader(io.LimitReader(a.in, maxPassword)).ReadString('\n')
+		done <- result{strings.TrimRight(line, "\n"), err}
 	}()
 	select {
 	case r := <-done:
 		if r.err != nil && !errors.Is(r.err, io.EOF) {
 			return "", ioError("registry login", "read the password", r.err)
 		}
-		return string(r.line), nil
+		return r.line, nil
 	case <-ctx.Done():
 		return "", ctx.Err()
 	}

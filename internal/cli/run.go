@@ -202,10 +202,13 @@ func (a *app) execStarted(s *signals, b backend.Backend, info sandbox.Info, quie
 			return &sandbox.Error{Op: "exec", Ref: info.Ref, Kind: sandbox.NotRunning,
 				Message: fmt.Sprintf("sandbox '%s' is not running (status: %s)", info.Ref.Name, info.Status.Title())}
 		}
-		err := a.execIn(s, b, info, j)
+		client, err := a.connect(s, b, info)
+		if err == nil {
+			return a.execOver(s, b, client, info, j)
+		}
 		if sandbox.KindOf(err) != sandbox.NotRunning || info.Spec.Lifecycle.Ephemeral {
 			return err
-		} // it was about to end
+		} // it was about to end, and of the command it knows nothing
 	}
 	a.spinFor(quiet, "Starting "+string(info.Ref.Name))
 	ref, ours := info.Ref, true
