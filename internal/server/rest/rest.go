@@ -4,14 +4,11 @@
 package rest
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
 	"strings"
-	"sync"
-	"time"
 
 	"github.com/microsandbox-go/microsandbox/internal/backend"
 	"github.com/microsandbox-go/microsandbox/internal/cloudapi"
@@ -138,26 +135,6 @@ func (r *request) body(into any) error {
 func invalid(message string) error {
 	return &sandbox.Error{Kind: sandbox.InvalidArgument, Message: message}
 }
-
-// calls are the requests that clients gave a name, to take them back (see Handler.revoke).
-type calls struct {
-	mu  sync.Mutex
-	all map[string]*call
-}
-
-// call is one that goes on, or did just now.
-type call struct {
-	namespace string
-	cancel    context.CancelFunc
-	done      chan struct{}
-	made      sandbox.Info // what it made, after done
-}
-
-// keptCall is how long a call can be taken back, and keptCalls how many there are.
-const (
-	keptCall  = time.Minute
-	keptCalls = 10_000
-)
 
 // maxCreate is the longest body of a create, in bytes: it may have scripts and the content of files, each byte of which is up to four.
 const maxCreate = 32 << 20

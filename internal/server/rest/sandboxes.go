@@ -3,15 +3,12 @@ package rest
 import (
 	"cmp"
 	"context"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/http"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/microsandbox-go/microsandbox/internal/backend"
@@ -49,76 +46,6 @@ func shown(i sandbox.Info) cloudapi.Sandbox {
 }
 
 func (h *Handler) get(_ *request, info sandbox.Info) (any, error) { return shown(info), nil }
-
-// The bounds of a list (contract msb-0.6 §2.1).
-const (
-	defaultPage = 20
-	maxPage     = 1000
-)
-
-// limit reads how many entries are wanted.
-func (r *request) limit() (int, error) {
-	s := r.URL.Query().Get("limit")
-	if s == "" {
-		return defaultPage, nil
-	}
-	n, err := strconv.Atoi(s)
-	if err != nil || n < 1 {
-		return 0, invalid("limit is not a number from 1")
-	}
-	return min(n, maxPage), nil
-}
-
-// place is where a page ends: cursors are it, base64url.
-type place struct {
-	at   int64 // nanoseconds
-	name string
-}
-
-func (p place) String() string {
-	return base64.RawURLEncoding.EncodeToString([]byte(strconv.FormatInt(p.at, 10) + "/" + p.name))
-}
-
-func parsePlace(s string) (place, error) {
-	b, err := base64.RawURLEncoding.Strict().DecodeString(s)
-	at, name, ok := strings.Cut(string(b), "/")
-	n, nerr := strconv.ParseInt(at, 10, 64)
-	if err != nil || !ok || nerr != nil || len(s) > 512 || strconv.FormatInt(n, 10) != at {
-		return place{}, &sandbox.Error{Kind: sandbox.InvalidCursor, Message: "it is not one of this list"}
-	}
-	return place{n, name}, nil
-}
-
-// behind compares as a list does: newest first, then by name.
-func (p place) behind(o place) bool {
-	return cmp.Or(cmp.Compare(o.at, p.at), cmp.Compare(p.name, o.name)) > 0
-}
-
-// paged is the part of a list that a request asks for.
-func paged[T any](r *request, all []T, where func(T) place) (page cloudapi.Page[T], err error) {
-	limit, err := r.limit()
-	if err != nil {
-		return page, err
-	}
-	if c := r.URL.Query().Get("cursor"); c != "" {
-		from, err := parsePlace(c)
-		if err != nil {
-			return page, err
-		}
-		i := slices.IndexFunc(all, func(v T) bool { return where(v).behind(from) })
-		if i < 0 {
-			i = len(all)
-		}
-		all = all[i:]
-	}
-	page.HasMore = len(all) > limit
-	page.Data = append([]T{}, all[:min(limit, len(all))]...)
-	if page.HasMore {
-		next := where(page.Data[limit-1]).String()
-		page.NextCursor = &next
-	}
-	return page, nil
-}
 
 func (h *Handler) list(r *request) (any, error) {
 	var labels map[string]string
@@ -368,99 +295,4 @@ func (h *Handler) rename(r *request, info sandbox.Info) (any, error) {
 		return nil, &sandbox.Error{Op: "rename", Ref: info.Ref, Kind: sandbox.Unsupported, Message: "name: a sandbox keeps the name that it was made with"}
 	}
 	return shown(info), nil
-}
-
-// called runs f, which makes or starts something, so that the client can take it back by the name that it gave the request. What is not
-// fresh was there before and stays as it is.
-func (h *Handler) called(r *request, fresh bool, cancel context.CancelFunc, f func() (sandbox.Info, error)) (sandbox.Info, error) {
-	id := r.Header.Get(cloudapi.RequestHeader)
-	if id == "" || len(id) > 64 {
-		return f()
-	}
-	c := &call{namespace: r.namespace, cancel: cancel, done: make(chan struct{})}
-	h.calls.mu.Lock()
-	if h.calls.all[id] != nil {
-		h.calls.mu.Unlock()
-		return sandbox.Info{}, invalid("this request was made before, or taken back")
-	}
-	h.calls.all[id] = c
-	h.calls.mu.Unlock()
-	info, err := f()
-	if fresh {
-		c.made = info
-	}
-	close(c.done)
-	time.AfterFunc(keptCall, func() {
-		h.calls.mu.Lock()
-		defer h.calls.mu.Unlock()
-		if h.calls.all[id] == c {
-			delete(h.calls.all, id)
-		}
-	})
-	return info, err
-}
-
-// revoke takes a request back that its client did not wait for: it is ended, and what it made goes. One that comes later is refused.
-func (h *Handler) revoke(r *request) (any, error) {
-	id := r.PathValue("id")
-	if len(id) > 64 {
-		return nil, invalid("this is the name of no request")
-	}
-	h.calls.mu.Lock()
-	c := h.calls.all[id]
-	if c == nil && len(h.calls.all) >= keptCalls {
-		h.calls.mu.Unlock()
-		return nil, &server.Failure{Status: http.StatusTooManyRequests, Message: "too many requests are taken back", Retry: keptCall}
-	}
-	if c == nil {
-		c = &call{namespace: r.namespace, done: make(chan struct{})}
-		close(c.done)
-		h.calls.all[id] = c
-		time.AfterFunc(keptCall, func() {
-			h.calls.mu.Lock()
-			defer h.calls.mu.Unlock()
-			delete(h.calls.all, id)
-		})
-	}
-	h.calls.mu.Unlock()
-	if err := server.CallerOf(r.Context()).Check(c.namespace); err != nil {
-		return nil, err
-	}
-	if c.cancel != nil {
-		c.cancel()
-	}
-	select {
-	case <-c.done:
-	case <-r.Context().Done():
-		return nil, &sandbox.Error{Kind: sandbox.Cancelled, Message: "it goes on"}
-	}
-	if err := h.undo(r, c.made); err != nil {
-		return nil, err
-	}
-	return cloudapi.Message{Message: http.StatusText(http.StatusOK)}, nil
-}
-
-// undo removes or stops what a request made that was taken back.
-func (h *Handler) undo(r *request, made sandbox.Info) error {
-	how := r.URL.Query().Get("undo")
-	if made.ID == "" || how == "" {
-		return nil
-	}
-	if now, err := h.backend.Get(r.Context(), made.Ref); err != nil || now.ID != made.ID {
-		return nil
-	}
-	var err error
-	switch how {
-	case "remove":
-		err = h.backend.Remove(r.Context(), made.Ref, true)
-	case "stop":
-		err = h.backend.Stop(r.Context(), made.Ref, backend.StopOptions{Force: true})
-	default:
-		return invalid("undo is not remove or stop")
-	}
-	h.server.Audited(r.Context(), how, made.Ref, err)
-	if k := sandbox.KindOf(err); k == sandbox.NotFound || k == sandbox.NotRunning {
-		return nil
-	}
-	return err
 }
