@@ -326,8 +326,12 @@ func TestCloudDescription(t *testing.T) {
 	}
 	decode(t, resp, &doc)
 	defs := strings.ReplaceAll(string(doc.Components.Schemas), "#/components/schemas/", "#/$defs/")
+	known := map[string]*jsonschema.Resolved{}
 	schema := func(raw json.RawMessage) *jsonschema.Resolved {
 		t.Helper()
+		if r := known[string(raw)]; r != nil {
+			return r
+		}
 		var s jsonschema.Schema
 		text := fmt.Sprintf(`{"allOf":[%s],"$defs":%s}`, strings.ReplaceAll(string(raw), "#/components/schemas/", "#/$defs/"), defs)
 		if err := json.Unmarshal([]byte(text), &s); err != nil {
@@ -337,6 +341,7 @@ func TestCloudDescription(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		known[string(raw)] = r
 		return r
 	}
 	made(t, c.from, "described", false, nil)
@@ -350,7 +355,8 @@ func TestCloudDescription(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = c.from.RemoveVolume(context.Background(), sandbox.DefaultNamespace, "described") })
 	for _, body := range []string{"", "{}", `{"name":"described","image":{"type":"oci","reference":"host"}}`, `{"name":"../x"}`, `{"path":"a","from":"b","to":"c"}`, `{"path":"../a"}`, `[]`, `"x"`, `{"name":1}`, "{", "null",
-		`{"name":"z","image":{"type":"moon"},"mounts":[{"type":"bind","host":"/etc","guest":"/e"}]}`, `{"timeout_ms":-1}`} {
+		`{"name":"z","image":{"type":"moon"},"mounts":[{"type":"bind","host":"/etc","guest":"/e"}]}`, `{"timeout_ms":-1}`,
+		`{"code":"echo out; echo err >&2; false"}`, `{"code":"exit 3","timeout_ms":5000,"echo":"none","max_output_bytes":10}`, `{"code":1}`} {
 		for path, methods := range doc.Paths {
 			for method, op := range methods {
 				for _, there := range []bool{true, false} {
@@ -367,7 +373,7 @@ func TestCloudDescription(t *testing.T) {
 							id = volume.ID
 						}
 					}
-					at := strings.NewReplacer("{name}", name, "{id}", id).Replace(path)
+					at := strings.NewReplacer("{name}", name, "{id}", id, "{language}", "bash", "{session}", "s").Replace(path)
 					if strings.HasSuffix(path, "/logs") {
 						at += "?follow=false"
 					}

@@ -2,31 +2,41 @@ package e2e
 
 import (
 	"bytes"
+	"context"
+	"encoding/base64"
 	"image/png"
+	"net/http"
 	"strings"
 	"testing"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/modelcontextprotocol/go-sdk/mcp"
 
 	"github.com/microsandbox-go/microsandbox/internal/agentclient"
 	"github.com/microsandbox-go/microsandbox/internal/testimage"
 )
 
-// TestFigures has matplotlib draw and pandas tabulate, both Debian's. As no maintainer script has run in the image, nothing has
-// chosen a BLAS for it.
-func TestFigures(t *testing.T) {
+// plots is the reference of an image with matplotlib and pandas, both Debian's. As no maintainer script has run in it, nothing has chosen
+// a BLAS for it.
+func plots(t *testing.T) string {
+	t.Helper()
 	if testing.Short() {
 		t.Skip("a download of 100 MB")
 	}
 	const lib = "/usr/lib/x86_64-linux-gnu/"
 	img := testimage.Debian(t, "matplotlib", v1.Config{Env: []string{"PATH=/usr/bin:/bin", "LD_LIBRARY_PATH=" + lib + "blas:" + lib + "lapack"}},
 		"python3-matplotlib", "python3-pandas", "libblas3", "liblapack3")
-	ref := testimage.Serve(t, testimage.Options{}).Push(t, "matplotlib", img)
+	return testimage.Serve(t, testimage.Options{}).Push(t, "matplotlib", img)
+}
+
+// TestFigures has matplotlib draw and pandas tabulate.
+func TestFigures(t *testing.T) {
+	ref := plots(t)
 	w := newWorld(t, false)
 	w.ok("pull", "-q", ref)
 	w.ok("run", "-d", "-q", "--name", "plots", ref, "--", "sleep", "1000")
 	c := w.client("plots")
-	r := w.cell(c, "python", "import matplotlib.pyplot as plt\nplt.plot([1, 4, 9])\nplt.show()\nprint('shown')\nplt.figure(figsize=(2, 1)).gca().bar([1], [2]);", agentclient.CellOptions{})
+	r := w.cell(c, "python", figure, agentclient.CellOptions{})
 	if len(r.Outputs) != 3 || r.Stdout() != "shown\n" || r.Stderr() != "" {
 		t.Fatalf("%+v", r)
 	}
@@ -40,4 +50,74 @@ func TestFigures(t *testing.T) {
 	if len(r.Outputs) != 1 || !strings.Contains(string(r.Outputs[0].Result.Get("text/html")), "<table") || !strings.Contains(r.Text(), "a\n0  1") {
 		t.Errorf("%+v: %s", r.KernelDone, r.Stderr())
 	}
+}
+
+// figure draws twice: what is shown, and what is left open at the end.
+const figure = "import matplotlib.pyplot as plt\nplt.plot([1, 4, 9])\nplt.show()\nprint('shown')\nplt.figure(figsize=(2, 1)).gca().bar([1], [2]);"
+
+// TestServerFigures has figures come as PNG over MCP, over the control plane API, collected and streamed, and a table as HTML.
+func TestServerFigures(t *testing.T) {
+	ref := plots(t)
+	served(t, func(w *world) {
+		s := w.serve()
+		w.ok("--namespace", "team-a", "pull", "-q", ref)
+		if a := s.rpc(s.team, "sandbox.start", `{"sandbox":"plots","namespace":"team-a","config":{"image":"`+ref+`"}}`); a.status != 200 {
+			t.Fatalf("%d %s", a.status, a.body)
+		}
+		picture := func(what string, data []byte) {
+			t.Helper()
+			if p, err := png.Decode(bytes.NewReader(data)); err != nil || p.Bounds().Dx() < 100 || p.Bounds().Dy() < 50 {
+				t.Errorf("%s: %v", what, err)
+			}
+		}
+		encoded := func(what string, form any) {
+			t.Helper()
+			text, _ := form.(string)
+			data, err := base64.StdEncoding.DecodeString(text)
+			w.must(err)
+			picture(what, data)
+		}
+
+		at := s.on("plots") + "/interpreters/python/rest"
+		r := s.runCell(s.team, at, figure, "")
+		if r.Status != "ok" || len(r.Outputs) != 3 || r.Outputs[1].Text != "shown\n" {
+			t.Fatalf("%+v", r)
+		}
+		encoded("collected", r.Outputs[0].Result["image/png"])
+		encoded("collected, the second", r.Outputs[2].Result["image/png"])
+		r = s.runCell(s.team, at, "import pandas as pd\npd.DataFrame({'a': [1, 2]})", "")
+		if html, _ := r.Outputs[0].Result["text/html"].(string); !strings.Contains(html, "<table") {
+			t.Errorf("a table is %+v", r)
+		}
+		c := s.streamCell(s.team, at, figure)
+		var first, shown, second cellOutput
+		c.next("output", &first)
+		encoded("streamed", first.Result["image/png"])
+		if c.next("output", &shown); shown.Text != "shown\n" {
+			t.Errorf("%+v", shown)
+		}
+		c.next("output", &second)
+		encoded("streamed, the second", second.Result["image/png"])
+		c.next("done", nil)
+
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		session, err := mcp.NewClient(&mcp.Implementation{Name: "test", Version: "1"}, nil).Connect(ctx,
+			&mcp.StreamableClientTransport{Endpoint: s.url + "/mcp", HTTPClient: &http.Client{Transport: bearer{s.team}}}, nil)
+		w.must(err)
+		defer session.Close()
+		result, err := session.CallTool(ctx, &mcp.CallToolParams{Name: "sandbox_run_code", Arguments: map[string]any{"sandbox": "plots", "namespace": "team-a", "language": "python", "code": figure}})
+		w.must(err)
+		var pictures int
+		for _, c := range result.Content {
+			if i, ok := c.(*mcp.ImageContent); ok && i.MIMEType == "image/png" {
+				picture("over MCP", i.Data)
+				pictures++
+			}
+		}
+		if text := result.Content[0].(*mcp.TextContent).Text; pictures != 2 || result.IsError || !strings.Contains(text, `"text": "shown"`) {
+			t.Errorf("over MCP: %d pictures, %s", pictures, text)
+		}
+		w.must(session.Close())
+	})
 }

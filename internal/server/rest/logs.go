@@ -1,10 +1,7 @@
 package rest
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
-	"fmt"
 	"io"
 	"net/http"
 	"strconv"
@@ -16,9 +13,6 @@ import (
 	"github.com/microsandbox-go/microsandbox/internal/cloudapi"
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
-
-// keepalive is how often a stream says that it is there.
-const keepalive = 15 * time.Second
 
 // logOptions reads what part of a log is wanted. Clients of ours may bound it.
 func (r *request) logOptions() (opt sandbox.LogOptions, err error) {
@@ -63,59 +57,30 @@ func (h *Handler) logs(r *request, info sandbox.Info) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithCancel(r.Context())
-	defer cancel()
-	stream, err := reader.OpenLogs(ctx, info.Ref, opt)
-	if err != nil {
-		return nil, err
-	}
-	blocks, failed := make(chan []byte), make(chan error, 1)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		defer stream.Close()
-		failed <- entries(ctx, stream, blocks)
-	}()
-	defer func() { cancel(); <-done }()
-
-	head := r.w.Header()
-	head.Set("Content-Type", "text/event-stream")
-	head.Set("Cache-Control", "no-store")
-	head.Set("X-Accel-Buffering", "no")
-	r.w.WriteHeader(http.StatusOK)
-	control := http.NewResponseController(r.w)
-	_ = control.Flush()
-	tick := time.NewTicker(keepalive)
-	defer tick.Stop()
-	for {
-		var err error
-		select {
-		case b := <-blocks:
-			_, err = r.w.Write(b)
-		case <-tick.C:
-			_, err = io.WriteString(r.w, ": keepalive\n\n")
-		case err := <-failed:
-			if err == io.EOF {
-				_, _ = io.WriteString(r.w, "event: end\ndata: {}\n\n")
-				return streamed, nil
-			}
-			panic(http.ErrAbortHandler) // the client is not to take it for the end
-		case <-h.server.Draining(): // another server goes on, behind the last event
-			panic(http.ErrAbortHandler)
-		case <-ctx.Done():
-			return streamed, nil
-		}
-		if err == nil {
-			err = control.Flush()
-		}
+	begun, err := r.stream(h.server.Draining(), func(ctx context.Context, send func([]byte) error) error {
+		stream, err := reader.OpenLogs(ctx, info.Ref, opt)
 		if err != nil {
-			return streamed, nil
+			return err
 		}
+		defer stream.Close()
+		return entries(stream, send)
+	})
+	switch {
+	case err == io.EOF:
+		_, _ = io.WriteString(r.w, "event: end\ndata: {}\n\n")
+		return streamed, nil
+	case err != nil && (begun || err == errDraining):
+		// The client is not to take it for the end: another server goes on, behind the last event.
+		panic(http.ErrAbortHandler)
 	}
+	return streamed, err
 }
 
-// entries makes blocks of the entries of a log, and returns why there are no more.
-func entries(ctx context.Context, stream backend.LogStream, blocks chan<- []byte) error {
+// entries sends the entries of a log, and returns why there are no more.
+func entries(stream backend.LogStream, send func([]byte) error) error {
+	if err := send(nil); err != nil {
+		return err
+	}
 	for {
 		e, err := stream.Next()
 		if err != nil {
@@ -125,10 +90,8 @@ func entries(ctx context.Context, stream backend.LogStream, blocks chan<- []byte
 		if err != nil {
 			return err
 		}
-		select {
-		case blocks <- b:
-		case <-ctx.Done():
-			return ctx.Err()
+		if err := send(b); err != nil {
+			return err
 		}
 	}
 }
@@ -139,16 +102,5 @@ func block(e sandbox.LogEntry) ([]byte, error) {
 	if !utf8.Valid(e.Data) {
 		ev.Data = e.Data
 	}
-	var data bytes.Buffer
-	enc := json.NewEncoder(&data)
-	enc.SetEscapeHTML(false)
-	if err := enc.Encode(ev); err != nil {
-		return nil, err
-	}
-	var b bytes.Buffer
-	if e.Cursor != "" {
-		fmt.Fprintf(&b, "id: %s\n", e.Cursor)
-	}
-	fmt.Fprintf(&b, "event: log\ndata: %s\n\n", bytes.TrimSpace(data.Bytes()))
-	return b.Bytes(), nil
+	return sse(e.Cursor, "log", ev)
 }

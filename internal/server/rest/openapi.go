@@ -20,6 +20,7 @@ type described struct {
 	body    any // schema; nil is none
 	answer  any // schema; nil is none that is JSON
 	ours    bool
+	events  bool // it answers with server-sent events, too or only
 }
 
 func ref(name string) object { return object{"$ref": "#/components/schemas/" + name} }
@@ -76,6 +77,11 @@ func schemas() object {
 			"capacity_bytes": or(integer), "labels": texts, "created_at": stamp, "updated_at": stamp}),
 		"File": schema(object{"path": text, "kind": word("file", "directory"), "size": integer, "mode": integer, "uid": integer, "gid": integer, "readonly": boolean,
 			"accessed_at": or(stamp), "modified_at": or(stamp), "created_at": or(stamp)}),
+		"Interpreter": schema(object{"language": text, "session": text, "pid": integer, "cells": integer, "queued": integer, "busy": boolean}),
+		"CellOutput": object{"description": "Something that was written to a stream (data is base64, where it is no UTF-8), or a value that was shown, by MIME types: text, XML and scripts as strings, JSON as it is, all else as base64",
+			"oneOf": []any{schema(object{"stream": word("stdout", "stderr"), "text": text, "data?": text}), schema(object{"result": anything})}},
+		"CellResult": schema(object{"cell": integer, "fresh": boolean, "status": word("ok", "error", "exit", "timeout", "interrupted", "died"), "exit_code": integer,
+			"error": or(schema(object{"name": text, "value": text})), "state_lost": boolean, "dropped_bytes": integer, "outputs": list(ref("CellOutput"))}),
 		"Event": schema(object{"id": uuid, "org_id": uuid, "category": text, "event_type": text, "actor": schema(object{"kind": text}), "payload": anything, "timestamp": stamp}),
 	}
 }
@@ -92,14 +98,23 @@ func api() []described {
 			described{route: "PATCH " + at, summary: "Give it another name, which it has to be the same", body: schema(object{"name?": or(text), "slug?": or(text)}), answer: sandbox},
 			described{route: "POST " + at + "/start", summary: "Start it, and answer when it runs", query: wait, body: schema(object{"sole?": boolean, "quiet?": boolean}), answer: sandbox},
 			described{route: "POST " + at + "/stop", summary: "Stop it", body: schema(object{"force?": boolean, "timeout_ms?": integer, "wait?": boolean}), answer: sandbox},
-			described{route: "GET " + at + "/logs", summary: "Its log, as server-sent events", query: "sources follow since until tail cursor", header: "Last-Event-ID"},
+			described{route: "GET " + at + "/logs", summary: "Its log, as server-sent events", query: "sources follow since until tail cursor", header: "Last-Event-ID", events: true},
 			described{route: "GET " + at + "/agent", summary: "A WebSocket to its agent's relay"},
 			described{route: "POST " + at + "/drain", summary: "Let it end with its last session", answer: sandbox, ours: true},
 			described{route: "GET " + at + "/metrics", summary: "What it uses", answer: anything, ours: true},
 			described{route: "POST " + at + "/modify", summary: "Change what it has", body: anything, answer: anything, ours: true},
 			described{route: "GET " + at + "/network", summary: "What goes on in its network", answer: anything, ours: true},
 			described{route: "PUT " + at + "/network", summary: "Change its network's policy until it ends", body: anything, answer: sandbox, ours: true},
-			described{route: "PUT " + at + "/spec", summary: "Make something else of a stopped one, with its files", body: ref("Spec"), answer: sandbox, ours: true})
+			described{route: "PUT " + at + "/spec", summary: "Make something else of a stopped one, with its files", body: ref("Spec"), answer: sandbox, ours: true},
+			described{route: "GET " + at + "/interpreters", summary: "The sessions of its interpreters", answer: list(ref("Interpreter")), ours: true})
+		session := at + "/interpreters/{language}/{session}"
+		all = append(all,
+			described{route: "POST " + session + "/run", summary: "Run code in a session of python, node or bash, which begins with that, and answer when it has ended; or, " +
+				"to who accepts text/event-stream, with the events started, output, done and error as they happen", answer: ref("CellResult"), ours: true, events: true,
+				body: schema(object{"code": text, "timeout_ms?": integer, "echo?": word("last", "all", "none"), "max_output_bytes?": integer})},
+			described{route: "POST " + session + "/interrupt", summary: "Interrupt the code that runs", answer: ref("Message"), ours: true},
+			described{route: "POST " + session + "/restart", summary: "Kill the interpreter: what the session had is lost", answer: ref("Message"), ours: true},
+			described{route: "DELETE " + session, summary: "End the session", answer: ref("Message"), ours: true})
 	}
 	file, files := cloudapi.FilePathHeader, "/v1/volumes/{id}/files"
 	two := schema(object{"from": text, "to": text})
@@ -163,8 +178,15 @@ func Description() map[string]any {
 			op["requestBody"] = object{"content": object{"application/json": object{"schema": d.body}}}
 		}
 		good := object{"description": "Success"}
+		content := object{}
 		if d.answer != nil {
-			good["content"] = object{"application/json": object{"schema": d.answer}}
+			content["application/json"] = object{"schema": d.answer}
+		}
+		if d.events {
+			content["text/event-stream"] = object{"schema": text}
+		}
+		if len(content) > 0 {
+			good["content"] = content
 		}
 		op["responses"] = object{"200": good, "default": object{"description": "Failure", "content": object{"application/json": object{"schema": ref("Error")}}}}
 		if d.ours {

@@ -81,28 +81,20 @@ func namespaceOf(r *http.Request) (string, error) {
 }
 
 // fail writes an error.
-func fail(w http.ResponseWriter, r *http.Request, err error) {
-	var f *server.Failure
-	var big *http.MaxBytesError
-	switch {
-	case errors.As(err, &f):
-	case errors.As(err, &big):
-		f = server.FailureOf(big)
-	default:
-		status, body := cloudapi.Body(err)
-		server.WriteJSON(w, status, body)
-		return
+func fail(w http.ResponseWriter, _ *http.Request, err error) {
+	status, e := envelopeOf(err)
+	if f := failureOf(err); f != nil {
+		f.Headers(w.Header())
 	}
-	refuse(w, r, f)
+	server.WriteJSON(w, status, e)
 }
 
-// codes are those of what the server itself refuses.
-var codes = map[int]string{http.StatusUnauthorized: cloudapi.CodeKey, http.StatusForbidden: cloudapi.CodeDenied, http.StatusTooManyRequests: cloudapi.CodeBusy,
-	http.StatusRequestEntityTooLarge: cloudapi.CodeTooLarge, http.StatusBadRequest: cloudapi.CodeInvalid, http.StatusNotFound: "not_found",
-	http.StatusMethodNotAllowed: "method_not_allowed"}
-
-func refuse(w http.ResponseWriter, _ *http.Request, f *server.Failure) {
-	f.Headers(w.Header())
+// envelopeOf is the answer that is an error, and its status.
+func envelopeOf(err error) (int, cloudapi.Envelope) {
+	f := failureOf(err)
+	if f == nil {
+		return cloudapi.Body(err)
+	}
 	code, message := codes[f.Status], f.Message
 	if code == "" {
 		code = cloudapi.CodeInternal
@@ -114,8 +106,25 @@ func refuse(w http.ResponseWriter, _ *http.Request, f *server.Failure) {
 	if f.Hint != "" {
 		e.Error.Details = &cloudapi.Details{Hint: f.Hint}
 	}
-	server.WriteJSON(w, f.Status, e)
+	return f.Status, e
 }
+
+// failureOf is what an error is that has a status of its own, nil if it has none.
+func failureOf(err error) *server.Failure {
+	var f *server.Failure
+	var big *http.MaxBytesError
+	if !errors.As(err, &f) && errors.As(err, &big) {
+		f = server.FailureOf(big)
+	}
+	return f
+}
+
+// codes are those of what the server itself refuses.
+var codes = map[int]string{http.StatusUnauthorized: cloudapi.CodeKey, http.StatusForbidden: cloudapi.CodeDenied, http.StatusTooManyRequests: cloudapi.CodeBusy,
+	http.StatusRequestEntityTooLarge: cloudapi.CodeTooLarge, http.StatusBadRequest: cloudapi.CodeInvalid, http.StatusNotFound: "not_found",
+	http.StatusMethodNotAllowed: "method_not_allowed", http.StatusConflict: cloudapi.CodeState, http.StatusBadGateway: cloudapi.CodeFailed}
+
+func refuse(w http.ResponseWriter, r *http.Request, f *server.Failure) { fail(w, r, f) }
 
 // body reads a JSON object; an empty body is an empty one. Kind: InvalidArgument.
 func (r *request) body(into any) error {
@@ -180,6 +189,7 @@ func (h *Handler) Routes() []server.Route {
 		h.route("GET /v1/metrics", "metrics.all", h.allMetrics),
 		h.route("DELETE /v1/requests/{id}", "revoke", h.revoke),
 	}
+	routes = append(routes, h.interpreterRoutes()...)
 	routes = append(routes, server.Route{Pattern: "GET /v1/openapi.json", Public: true, Fail: refuse, Handler: http.HandlerFunc(describe)})
 	unknown := h.route("/v1/", "unknown", func(*request) (any, error) {
 		return nil, &server.Failure{Status: http.StatusNotFound, Message: "there is no such route"}
@@ -193,6 +203,7 @@ func (h *Handler) operation(r *request, word string, info sandbox.Info) (any, er
 		"GET ": h.get, "DELETE ": h.remove, "PATCH ": h.rename,
 		"POST start": h.start, "POST stop": h.stop, "GET logs": h.logs, "GET agent": h.agent,
 		"POST drain": h.drain, "GET metrics": h.metrics, "POST modify": h.modify, "GET network": h.network, "PUT network": h.setNetwork, "PUT spec": h.redefine,
+		"GET interpreters": h.interpreters,
 	}
 	f := ops[r.Method+" "+word]
 	if f == nil {
@@ -236,15 +247,20 @@ func (h *Handler) three(r *request) (any, error) {
 }
 
 func (h *Handler) named(r *request, name, op string) (any, error) {
-	ref := sandbox.Ref{Namespace: r.namespace, Name: sandbox.Name(name)}
-	if err := ref.Validate(); err != nil {
-		return nil, &sandbox.Error{Ref: ref, Kind: sandbox.NotFound, Message: "there is no sandbox of that name, which is none"}
-	}
-	info, err := h.backend.Get(r.Context(), ref)
+	info, err := h.byName(r, name)
 	if err != nil {
 		return nil, err
 	}
 	return h.operation(r, op, info)
+}
+
+// byName finds a sandbox by its name in the request's namespace.
+func (h *Handler) byName(r *request, name string) (sandbox.Info, error) {
+	ref := sandbox.Ref{Namespace: r.namespace, Name: sandbox.Name(name)}
+	if err := ref.Validate(); err != nil {
+		return sandbox.Info{}, &sandbox.Error{Ref: ref, Kind: sandbox.NotFound, Message: "there is no sandbox of that name, which is none"}
+	}
+	return h.backend.Get(r.Context(), ref)
 }
 
 // byID finds a sandbox by its ID among those that the caller may use.

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/microsandbox-go/microsandbox/internal/agentclient"
 	"github.com/microsandbox-go/microsandbox/internal/backend"
 	"github.com/microsandbox-go/microsandbox/internal/cloudapi"
 	"github.com/microsandbox-go/microsandbox/internal/server"
@@ -151,8 +152,15 @@ func TestKeys(t *testing.T) {
 		s.refused(404, "sandbox_not_found", "other", "POST", path+"/stop", "{}")
 		s.refused(404, "sandbox_not_found", "other", "GET", path+"/agent", "")
 		s.refused(404, "sandbox_not_found", "other", "GET", path+"/logs", "")
+		s.refused(404, "sandbox_not_found", "other", "GET", path+"/interpreters", "")
+		s.refused(404, "sandbox_not_found", "other", "POST", path+"/interpreters/python/x/run", `{"code":"1"}`)
+		s.refused(404, "sandbox_not_found", "other", "POST", path+"/interpreters/python/x/interrupt", "")
+		s.refused(404, "sandbox_not_found", "other", "POST", path+"/interpreters/python/x/restart", "")
+		s.refused(404, "sandbox_not_found", "other", "DELETE", path+"/interpreters/python/x", "")
 	}
 	s.refused(403, "access_denied", "other", "GET", "/v1/sandboxes/by-name/a", "", cloudapi.NamespaceHeader, "team")
+	s.refused(403, "access_denied", "other", "POST", "/v1/sandboxes/by-name/a/interpreters/python/x/run", `{"code":"1"}`, cloudapi.NamespaceHeader, "team")
+	s.refused(401, "invalid_api_key", "", "POST", "/v1/sandboxes/by-name/a/interpreters/python/x/run", `{"code":"1"}`)
 	if code, _ := s.ask(server.AllNamespaces, "GET", "/v1/sandboxes/by-name/a", "", cloudapi.NamespaceHeader, "team"); code != 200 {
 		t.Errorf("a key for all, which says whose: %d", code)
 	}
@@ -289,4 +297,48 @@ func FuzzPlace(f *testing.F) {
 			t.Errorf("%q became %q", s, p.String())
 		}
 	})
+}
+
+// TestCutter writes a text in pieces of every length: no character is torn, nothing is lost, and bytes that are no text come as bytes.
+func TestCutter(t *testing.T) {
+	const all = "aé€😀z\xff€\xe2\x82 \xf0\x9f"
+	for size := 1; size <= len(all); size++ {
+		var c cutter
+		var text string
+		var data []byte
+		say := func(_ string, v any) error {
+			o := v.(cloudapi.CellOutput)
+			if o.Data == nil {
+				o.Data = []byte(o.Text)
+			}
+			if o.Stream != "stdout" || o.Text != strings.ToValidUTF8(string(o.Data), "\uFFFD") {
+				t.Errorf("pieces of %d: %+v", size, o)
+			}
+			text += o.Text
+			data = append(data, o.Data...)
+			return nil
+		}
+		for at := 0; at < len(all); at += size {
+			if err := c.say(say, "stdout", []byte(all[at:min(at+size, len(all))]), false); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := c.say(say, "stdout", nil, true); err != nil {
+			t.Fatal(err)
+		}
+		if want := "aé€😀z\uFFFD€\uFFFD \uFFFD"; string(data) != all || text != want {
+			t.Errorf("pieces of %d: %q %q, want %q %q", size, data, text, all, want)
+		}
+	}
+}
+
+// TestBundle has values as a notebook has them.
+func TestBundle(t *testing.T) {
+	b := &agentclient.Bundle{Forms: []agentclient.Form{{MIME: "text/html", Data: []byte("<b>\xff")}, {MIME: "image/png", Data: []byte("\x89PNG")}, {MIME: "image/svg+xml", Data: []byte("<svg/>")},
+		{MIME: "application/json", Data: []byte(`{"a": 1}`)}, {MIME: "application/x+json", Data: []byte("{")}, {MIME: "application/pdf"}}}
+	data, err := json.Marshal(bundle(b))
+	want := `{"application/json":{"a":1},"application/pdf":"","application/x+json":"{","image/png":"iVBORw==","image/svg+xml":"\u003csvg/\u003e","text/html":"\u003cb\u003e\ufffd"}`
+	if have := strings.ReplaceAll(string(data), "\uFFFD", `\ufffd`); err != nil || have != want {
+		t.Errorf("%s, %v; want %s", have, err, want)
+	}
 }
