@@ -65,13 +65,13 @@ func TestSetPolicy(t *testing.T) {
 		}
 	}
 	mustRefuse(t, w.guest, "198.51.100.9:80")
-	if err := w.gw.SetPolicy(sandbox.NetworkPolicy{DefaultEgress: "maybe"}); err == nil {
+	if err := w.gw.SetPolicy(sandbox.NetworkPolicy{DefaultEgress: "maybe"}, false); err == nil {
 		t.Error("a policy that makes no sense is taken")
 	}
 	if err := exchange(cut); err != nil {
 		t.Errorf("after a policy that was not taken: %v", err)
 	}
-	if err := w.gw.SetPolicy(policyWith(t, "allow@198.51.100.8,allow@198.51.100.9")); err != nil {
+	if err := w.gw.SetPolicy(policyWith(t, "allow@198.51.100.8,allow@198.51.100.9"), false); err != nil {
 		t.Fatal(err)
 	}
 	if err := exchange(cut); err == nil || !strings.Contains(err.Error(), "reset") {
@@ -116,15 +116,15 @@ func TestPolicyChangesWhileConnectionsBegin(t *testing.T) {
 		})
 	}
 	for range 20 {
-		if err := w.gw.SetPolicy(shut); err != nil {
+		if err := w.gw.SetPolicy(shut, false); err != nil {
 			t.Error(err)
 		}
-		if err := w.gw.SetPolicy(open); err != nil {
+		if err := w.gw.SetPolicy(open, false); err != nil {
 			t.Error(err)
 		}
 	}
 	all.Wait()
-	if err := w.gw.SetPolicy(shut); err != nil {
+	if err := w.gw.SetPolicy(shut, false); err != nil {
 		t.Fatal(err)
 	}
 	for len(w.gw.Flows()) > 0 { // they end by themselves, or the test hangs
@@ -249,11 +249,11 @@ func TestStrictWithoutInspector(t *testing.T) {
 	g, _ := rawWorld(t, Config{Strict: true})
 	by := policy.Verdict{Allowed: true, ByName: true, Reason: "rule 0: allow@a.example"}
 	for _, p := range []policy.Proto{policy.TCP, policy.UDP, policy.ICMPv4} {
-		if v := g.refine(p, by); v.Allowed || !strings.Contains(v.Reason, "strict") {
+		if v := g.refine(g.terms.Load(), p, by); v.Allowed || !strings.Contains(v.Reason, "strict") {
 			t.Errorf("%v: %+v", p, v)
 		}
 	}
-	if v := g.refine(policy.UDP, policy.Verdict{Allowed: true}); !v.Allowed {
+	if v := g.refine(g.terms.Load(), policy.UDP, policy.Verdict{Allowed: true}); !v.Allowed {
 		t.Error("an address rule is refused")
 	}
 }
