@@ -21,6 +21,8 @@ type Modification struct {
 	Workdir                 *string
 	Secrets                 []Secret // by their variable; one that is there gets these hosts, and its value anew
 	SecretsRemove           []string
+	NetworkPolicy           *NetworkPolicy // as a whole
+	NetworkStrict           *bool
 }
 
 // ModifyPolicy says what happens with changes that a running sandbox cannot take.
@@ -168,6 +170,7 @@ func (m Modification) Apply(s Spec) (Spec, []Change) {
 		s.Network, more = m.applySecrets(s.Network)
 		changes = append(changes, more...)
 	}
+	m.applyPolicy(&s.Network, note)
 	if m.Workdir != nil {
 		before, after := s.Runtime.Workdir, *m.Workdir
 		s.Runtime.Workdir = after
@@ -178,6 +181,23 @@ func (m Modification) Apply(s Spec) (Spec, []Change) {
 		note("workdir", was, &after)
 	}
 	return s, changes
+}
+
+// applyPolicy gives the network another policy. One that was off has been given one, so it is on.
+func (m Modification) applyPolicy(n *Network, note func(field string, before, after *string)) {
+	if m.NetworkPolicy != nil {
+		before, after := n.PolicyOrDefault().String(), m.NetworkPolicy.String()
+		if before != after || !n.Enabled {
+			policy := *m.NetworkPolicy
+			n.Policy, n.Enabled = &policy, true
+		}
+		note("network.policy", &before, &after)
+	}
+	if m.NetworkStrict != nil {
+		before, after := strconv.FormatBool(n.Strict), strconv.FormatBool(*m.NetworkStrict)
+		n.Strict = *m.NetworkStrict
+		note("network.strict", &before, &after)
+	}
 }
 
 // applySecrets returns the network with other secrets. One that is named again is rotated: its value is read anew at the next start.

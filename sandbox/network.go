@@ -1,9 +1,11 @@
 package sandbox
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"strconv"
+	"strings"
 )
 
 // Actions, directions and address groups of network rules (contract msb-0.6 §1.4, §2.7).
@@ -40,6 +42,15 @@ func (p NetworkPolicy) MarshalJSON() ([]byte, error) {
 	return json.Marshal(plain(p))
 }
 
+// String is the policy in words: its defaults, then its rules in order.
+func (p NetworkPolicy) String() string {
+	words := []string{"egress " + cmp.Or(p.DefaultEgress, Deny), "ingress " + cmp.Or(p.DefaultIngress, Deny)}
+	for _, r := range p.Rules {
+		words = append(words, r.String())
+	}
+	return strings.Join(words, ", ")
+}
+
 // NetworkRule matches by direction ("" or "any" is both), destination, protocols (none is all) and ports (none is all).
 type NetworkRule struct {
 	Direction   string      `json:"direction,omitempty"`
@@ -47,6 +58,35 @@ type NetworkRule struct {
 	Protocols   []string    `json:"protocols,omitempty"` // tcp udp icmpv4 icmpv6
 	Ports       []PortRange `json:"ports,omitempty"`
 	Action      string      `json:"action"`
+}
+
+// String is the rule in the words of --net-rule, but for several protocols, which are joined by "+".
+func (r NetworkRule) String() string {
+	var b strings.Builder
+	b.WriteString(r.Action)
+	if r.Direction != Egress {
+		b.WriteString(":" + cmp.Or(r.Direction, "any"))
+	}
+	b.WriteByte('@')
+	switch d := r.Destination; {
+	case d.CIDR != "":
+		b.WriteString(d.CIDR)
+	case d.Domain != "":
+		b.WriteString(d.Domain)
+	case d.DomainSuffix != "":
+		b.WriteString("*." + strings.TrimPrefix(d.DomainSuffix, "."))
+	case d.Group != "":
+		b.WriteString(d.Group)
+	default:
+		b.WriteString("any")
+	}
+	if len(r.Protocols) > 0 {
+		b.WriteString(":" + strings.Join(r.Protocols, "+"))
+	}
+	for i, p := range r.Ports {
+		b.WriteString(":,"[min(i, 1):][:1] + p.String())
+	}
+	return b.String()
 }
 
 // PortRange is a range of ports, both ends included.
@@ -114,6 +154,20 @@ func PublicPolicy() NetworkPolicy {
 // DenyAllPolicy refuses everything in both directions (--no-net).
 func DenyAllPolicy() NetworkPolicy {
 	return NetworkPolicy{DefaultEgress: Deny, DefaultIngress: Deny}
+}
+
+// PolicyOrDefault is the policy that holds: where none is said, that of the profile public.
+func (n Network) PolicyOrDefault() NetworkPolicy {
+	if n.Policy == nil {
+		return PublicPolicy()
+	}
+	return *n.Policy
+}
+
+// Linked reports whether a sandbox with this network has a link to anything: none where its policy can let nothing through.
+func (n Network) Linked() bool {
+	p := n.PolicyOrDefault()
+	return n.Enabled && (p.DefaultEgress == Allow || p.DefaultIngress == Allow || len(p.Rules) > 0)
 }
 
 // UnmarshalJSON reads a network. One that is said to be off and has no policy is off; only what is not said is the default.

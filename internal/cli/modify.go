@@ -17,14 +17,18 @@ func (a *app) modifyCommand() *cobra.Command {
 		nextStart, restart bool
 		quiet              bool
 		format             string
+		policy             sandbox.NetworkFlags
+		strict             bool
 	)
 	c := a.command(&cobra.Command{Use: "modify", Aliases: []string{"mod"}, Short: "Change a sandbox",
 		Long: `Labels, variables and the working directory count for commands from now on; CPUs and memory change at once up to
---max-cpus and --max-memory, which like the root disk need a restart. Nothing is changed if one of the changes needs a
-restart, unless --restart or --next-start says what to do.`,
+--max-cpus and --max-memory, which like the root disk need a restart. The network policy is replaced as a whole and at once: what
+it denies is cut off, also connections that are open. Secrets change at once where TLS is looked into already. Nothing is changed
+if one of the changes needs a restart, unless --restart or --next-start says what to do.`,
 		Example: `msb modify work --env DEBUG=1 --label team=ml
 msb modify work --memory 2G --restart
 msb modify work --root-disk 20G --next-start
+msb modify work --net public --net-rule deny@example.com
 msb modify work --cpus 2 --dry-run --format json`},
 		positional{"<NAME>", "Sandbox to change"})
 	f := flagsOf(c, false)
@@ -53,6 +57,7 @@ msb modify work --cpus 2 --dry-run --format json`},
 	f.value("", "workdir", "PATH", "Working directory of commands", func(v string) error { m.Workdir = &v; return nil })
 	f.value("", "secret", "NAME@HOST[,HOST...]", "Add a secret of this environment, or give it another value or other hosts; repeatable", setAppend(&m.Secrets, sandbox.ParseSecret))
 	f.value("", "secret-rm", "NAME", "Remove a secret; repeatable", setAppend(&m.SecretsRemove, asIs))
+	declarePolicy(f, &policy, &strict)
 	f.toggle("", "dry-run", "Show what would change", &req.DryRun)
 	f.toggle("", "next-start", "Change it for the next start only", &nextStart)
 	f.toggle("", "restart", "Restart it if a change needs that", &restart)
@@ -70,6 +75,13 @@ msb modify work --cpus 2 --dry-run --format json`},
 			req.Policy = sandbox.ModifyNextStart
 		case restart:
 			req.Policy = sandbox.ModifyRestart
+		}
+		var err error
+		if m.NetworkPolicy, err = policy.Policy(); err != nil {
+			return err
+		}
+		if c.Flags().Changed("net-strict") {
+			m.NetworkStrict = &strict
 		}
 		ref, err := a.refOf(args[0])
 		if err != nil {

@@ -24,21 +24,26 @@ type rateFlags struct {
 	bandwidthBurst, opsBurst uint64
 }
 
-func (n *netFlags) declare(f *flags) {
-	f.toggle("", "no-net", "No network at all, but for what --net-rule allows", &n.policy.NoNet)
+// declarePolicy declares the flags that are the policy.
+func declarePolicy(f *flags, p *sandbox.NetworkFlags, strict *bool) {
+	f.toggle("", "no-net", "No network at all, but for what --net-rule allows", &p.NoNet)
 	f.value("", "net", "PROFILE", "What it may reach: public (default), private, host, all or none; repeatable", func(v string) error {
-		n.policy.Profiles = append(n.policy.Profiles, strings.Split(v, ",")...)
+		p.Profiles = append(p.Profiles, strings.Split(v, ",")...)
 		return nil
 	})
 	f.value("", "net-rule", "RULES", "Rule that comes first, e.g. deny@10.0.0.0/8 or allow@example.com:tcp:443; repeatable", func(v string) error {
 		_, err := sandbox.ParseNetworkRules(v)
-		n.policy.Rules = append(n.policy.Rules, v)
+		p.Rules = append(p.Rules, v)
 		return err
 	})
-	f.words("", "net-default", "ACTION", "allow or deny other traffic", &n.policy.Default, sandbox.Allow, sandbox.Deny)
-	f.words("", "net-default-egress", "ACTION", "The same, only out of the sandbox", &n.policy.DefaultEgress, sandbox.Allow, sandbox.Deny)
-	f.words("", "net-default-ingress", "ACTION", "The same, only into it", &n.policy.DefaultIngress, sandbox.Allow, sandbox.Deny)
-	f.toggle("", "net-strict", "Rules about names count only for traffic that shows its name", &n.strict)
+	f.words("", "net-default", "ACTION", "allow or deny other traffic", &p.Default, sandbox.Allow, sandbox.Deny)
+	f.words("", "net-default-egress", "ACTION", "The same, only out of the sandbox", &p.DefaultEgress, sandbox.Allow, sandbox.Deny)
+	f.words("", "net-default-ingress", "ACTION", "The same, only into it", &p.DefaultIngress, sandbox.Allow, sandbox.Deny)
+	f.toggle("", "net-strict", "Rules about names count only for traffic that shows its name", strict)
+}
+
+func (n *netFlags) declare(f *flags) {
+	declarePolicy(f, &n.policy, &n.strict)
 	f.value("p", "port", "[BIND:]HOST:GUEST[/udp]", "Publish a port of the guest on this machine (BIND is 127.0.0.1, HOST 0 any free one); repeatable", setAppend(&n.ports, sandbox.ParsePort))
 	f.toggle("", "no-dns-rebind-protection", "Let names lead to private addresses", &n.dns.NoRebindProtection)
 	f.value("", "dns-nameserver", "ADDR", "Nameserver to ask, IP or IP:PORT; repeatable", func(v string) error {

@@ -31,10 +31,7 @@ func sendBootstrap(conn io.Writer, cfg launch.Config, n rootfs.Network) error {
 	if spec.Init != nil {
 		m.HandoffInit = handoff(*spec.Init, spec.Runtime.Entrypoint)
 	}
-	for _, e := range spec.Env {
-		m.DefaultEnv = append(m.DefaultEnv, agentproto.EnvVar{Key: e.Key, Value: e.Value})
-	}
-	m.DefaultEnv = append(m.DefaultEnv, proxyEnv(spec, len(n.Trust) > 0)...)
+	m.DefaultEnv = defaultEnv(spec, cfg.Proxy)
 	for _, l := range spec.Rlimits {
 		m.Rlimits = append(m.Rlimits, agentproto.Rlimit{Resource: l.Resource, Soft: l.Soft, Hard: l.Hard})
 	}
@@ -60,6 +57,14 @@ func sendBootstrap(conn io.Writer, cfg launch.Config, n rootfs.Network) error {
 	w.frames = agentproto.Append(w.frames, 0, agentproto.TypeInitAck, nil)
 	_, err = conn.Write(w.frames)
 	return err
+}
+
+// defaultEnv are the variables of commands that say nothing else.
+func defaultEnv(spec sandbox.Spec, p *launch.Proxy) (env []agentproto.EnvVar) {
+	for _, e := range spec.Env {
+		env = append(env, agentproto.EnvVar{Key: e.Key, Value: e.Value})
+	}
+	return append(env, proxyEnv(spec, len(trusted(p)) > 0)...)
 }
 
 // blockRoot tells the agent to put the disk upon the image.

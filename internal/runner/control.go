@@ -20,7 +20,7 @@ import (
 const (
 	controlClients = 16
 	controlTime    = 5 * time.Second
-	controlLine    = 1 << 20 // bytes
+	controlLine    = 32 << 20 // bytes: all secrets, escaped
 )
 
 // openControl listens for requests to the runner itself. The sandbox runs without, too.
@@ -37,6 +37,10 @@ func (s *supervisor) openControl() {
 		return
 	}
 	s.control = l
+	s.terms = s.cfg.Info.Spec
+	if s.cfg.Proxy != nil {
+		s.values = s.cfg.Proxy.Secrets
+	}
 	s.tasks.Go(func() {
 		slots := make(chan struct{}, controlClients)
 		for {
@@ -98,7 +102,7 @@ func refusal(err error) launch.ControlResponse {
 func (s *supervisor) perform(req launch.ControlRequest, resp *launch.ControlResponse) error {
 	switch req.Op {
 	case launch.OpCapabilities:
-		resp.Capabilities = []string{launch.OpCapabilities, launch.OpDrain, launch.OpLimits, launch.OpDefaults, launch.OpNetwork, launch.OpPolicy}
+		resp.Capabilities = []string{launch.OpCapabilities, launch.OpDrain, launch.OpLimits, launch.OpDefaults, launch.OpNetwork, launch.OpPolicy, launch.OpSecrets}
 		return nil
 	case launch.OpDrain:
 		return s.drain()
@@ -114,7 +118,9 @@ func (s *supervisor) perform(req launch.ControlRequest, resp *launch.ControlResp
 		if req.Policy == nil {
 			return &sandbox.Error{Kind: sandbox.InvalidArgument, Message: "the request has no policy"}
 		}
-		return s.setPolicy(*req.Policy)
+		return s.setPolicy(*req.Policy, req.Strict)
+	case launch.OpSecrets:
+		return s.setSecrets(req.Secrets)
 	}
 	return &sandbox.Error{Kind: sandbox.Unsupported, Message: fmt.Sprintf("the sandbox's runner does not know %q", req.Op), Hint: "restart the sandbox to update its runner"}
 }
@@ -134,10 +140,15 @@ func (s *supervisor) redefine(d *launch.Defaults) error {
 	if d == nil {
 		return &sandbox.Error{Kind: sandbox.InvalidArgument, Message: "no defaults are given"}
 	}
-	m := &agentproto.Bootstrap{DefaultCwd: d.Workdir}
-	for _, e := range d.Env {
-		m.DefaultEnv = append(m.DefaultEnv, agentproto.EnvVar{Key: e.Key, Value: e.Value})
-	}
+	s.termsMu.Lock()
+	defer s.termsMu.Unlock()
+	s.terms.Env, s.terms.Runtime.Workdir = d.Env, d.Workdir
+	return s.tellDefaults()
+}
+
+// tellDefaults tells the agent what commands to come get. termsMu is held.
+func (s *supervisor) tellDefaults() error {
+	m := &agentproto.Bootstrap{DefaultCwd: s.terms.Runtime.Workdir, DefaultEnv: defaultEnv(s.terms, s.cfg.Proxy)}
 	return s.relay.toAgent(agentproto.Append(nil, 0, agentproto.TypeBootstrap, m))
 }
 

@@ -15,8 +15,8 @@ import (
 // startNetwork starts the gateway, unless the policy lets nothing through in either direction, and returns the sentry's
 // end of its link and what the guest is told.
 func (s *supervisor) startNetwork(n sandbox.Network) (*driver.Link, rootfs.Network, error) {
-	p := policyOf(n)
-	if !n.Enabled || p.DefaultEgress != sandbox.Allow && p.DefaultIngress != sandbox.Allow && len(p.Rules) == 0 {
+	p := n.PolicyOrDefault()
+	if !n.Linked() {
 		return nil, rootfs.Network{}, nil
 	}
 	undo := cleanup.Make()
@@ -65,16 +65,8 @@ func (s *supervisor) startNetwork(n sandbox.Network) (*driver.Link, rootfs.Netwo
 		return nil, rootfs.Network{}, err
 	}
 	undo.Release()
-	s.policy, s.ports = p, ports.Ports()
+	s.policy, s.strict, s.ports = p, n.Strict, ports.Ports()
 	return linkOf(pair.Sentry, ends), withTrust(toldOf(ends), s.cfg.Proxy), nil
-}
-
-// policyOf is the policy of a network; where it says none, that is the profile public.
-func policyOf(n sandbox.Network) sandbox.NetworkPolicy {
-	if n.Policy == nil {
-		return sandbox.PublicPolicy()
-	}
-	return *n.Policy
 }
 
 // endsOf is what the ends of the link are called. Links are not connected to each other: each may have the same slot.
@@ -95,18 +87,23 @@ func endsOf(i *sandbox.Interface) (netstack.Ends, error) {
 	return netstack.AddressesIn(pool4, pool6, 1)
 }
 
-// setPolicy changes the policy of the running sandbox. Kinds: InvalidConfig; Unsupported where it started without a network.
-func (s *supervisor) setPolicy(p sandbox.NetworkPolicy) error {
+// setPolicy changes the policy of the running sandbox, and whether it is strict, unless that is nil. Kinds: InvalidConfig;
+// Unsupported where it started without a network.
+func (s *supervisor) setPolicy(p sandbox.NetworkPolicy, strict *bool) error {
 	if s.gateway == nil {
 		return &sandbox.Error{Op: "modify", Kind: sandbox.Unsupported, Message: "the sandbox was started without a network, so it has none to open",
 			Hint: "start it anew with another policy"}
 	}
-	s.policyMu.Lock()
-	defer s.policyMu.Unlock()
-	if err := s.gateway.SetPolicy(p); err != nil {
+	s.termsMu.Lock()
+	defer s.termsMu.Unlock()
+	now := s.strict
+	if strict != nil {
+		now = *strict
+	}
+	if err := s.gateway.SetPolicy(p, now); err != nil {
 		return err
 	}
-	s.policy = p
+	s.policy, s.strict = p, now
 	return nil
 }
 
@@ -115,9 +112,9 @@ const maxFlowsTold = 1000
 
 // networkState is what goes on in the network now.
 func (s *supervisor) networkState() sandbox.NetworkState {
-	s.policyMu.Lock()
+	s.termsMu.Lock()
 	st := sandbox.NetworkState{Policy: s.policy, Ports: s.ports}
-	s.policyMu.Unlock()
+	s.termsMu.Unlock()
 	if s.gateway == nil {
 		st.Policy = sandbox.DenyAllPolicy()
 		return st

@@ -27,7 +27,8 @@ func (s *supervisor) startProxy(cfg *netstack.Config, n sandbox.Network) error {
 	if err != nil {
 		return err
 	}
-	s.log = slog.New(set.Handler(s.log.Handler()))
+	s.redactor.Add(set)
+	s.log = slog.New(s.redactor.Handler(s.log.Handler()))
 	cfg.Logger = s.log
 	p := proxy.Config{TLS: n.TLS, CACert: from.CACert, CAKey: from.CAKey, Secrets: set, Logger: s.log,
 		Terminate: func(why string) { s.end(sandbox.ReasonViolation, why) }}
@@ -53,6 +54,46 @@ func (s *supervisor) startProxy(cfg *netstack.Config, n sandbox.Network) error {
 		cfg.DNS.Dialer = &net.Dialer{} // names are asked for from here
 	}
 	return nil
+}
+
+// setSecrets changes the secrets of the running sandbox: values for requests that begin from now on, placeholders for commands.
+// Kinds: InvalidArgument; Unsupported where TLS is not looked into, since the guest would have to trust who does from its start.
+func (s *supervisor) setSecrets(c *launch.Secrets) error {
+	if c == nil {
+		return &sandbox.Error{Kind: sandbox.InvalidArgument, Message: "the request has no secrets"}
+	}
+	s.termsMu.Lock()
+	defer s.termsMu.Unlock()
+	n := &s.terms.Network
+	if s.proxy == nil || len(n.TLS.Ports()) == 0 {
+		return &sandbox.Error{Op: "modify", Kind: sandbox.Unsupported, Message: "the sandbox was started without interception of TLS, so it can be given no secrets", Hint: "restart it"}
+	}
+	had := map[string]string{}
+	if n.Secrets != nil {
+		for i, x := range n.Secrets.Secrets {
+			had[x.EnvVar] = s.values[i]
+		}
+	}
+	var values []string
+	if c.Spec != nil {
+		for _, x := range c.Spec.Secrets {
+			v, ok := c.Values[x.EnvVar]
+			if !ok {
+				if v, ok = had[x.EnvVar]; !ok {
+					return &sandbox.Error{Kind: sandbox.InvalidArgument, Message: "the secret " + x.EnvVar + " has no value"}
+				}
+			}
+			values = append(values, v)
+		}
+	}
+	set, err := secret.New(c.Spec, values)
+	if err != nil {
+		return &sandbox.Error{Kind: sandbox.InvalidArgument, Message: "change secrets", Err: err}
+	}
+	s.redactor.Add(set)
+	s.proxy.SetSecrets(set)
+	n.Secrets, s.values = c.Spec, values
+	return s.tellDefaults()
 }
 
 // Where the guest finds the authorities that it is to trust: those alone, and with all others of its image.

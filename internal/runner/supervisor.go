@@ -24,6 +24,7 @@ import (
 	"github.com/microsandbox-go/microsandbox/internal/execlog"
 	"github.com/microsandbox-go/microsandbox/internal/network/netstack"
 	"github.com/microsandbox-go/microsandbox/internal/network/proxy"
+	"github.com/microsandbox-go/microsandbox/internal/network/secret"
 	"github.com/microsandbox-go/microsandbox/internal/runner/launch"
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
@@ -65,9 +66,13 @@ type supervisor struct {
 	retires atomic.Pointer[sandbox.End] // the agent was asked to end, for this reason
 	tasks   sync.WaitGroup
 
-	recording sync.Mutex // one writer of RunningFile at a time
-	policyMu  sync.Mutex
+	recording sync.Mutex   // one writer of RunningFile at a time
+	termsMu   sync.Mutex   // of what control requests change
+	terms     sandbox.Spec // its environment, directory and secrets as they are now
+	values    []string     // of the secrets
 	policy    sandbox.NetworkPolicy
+	strict    bool
+	redactor  secret.Redactor
 
 	startedAt time.Time
 	bounding  sync.WaitGroup // settle, which must not meet processes that are being ended

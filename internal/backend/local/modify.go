@@ -3,6 +3,7 @@ package local
 import (
 	"cmp"
 	"context"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -31,10 +32,13 @@ func (b *Backend) Modify(ctx context.Context, ref sandbox.Ref, req backend.Modif
 	if err != nil || req.DryRun || len(plan.Conflicts) > 0 || len(plan.Changes) == 0 {
 		return plan, err
 	}
-	if len(req.Secrets) > 0 {
-		if _, err := b.proxy(next.Network); err != nil { // a value that is not there is told now
-			return plan, err
-		}
+	restart := policy == sandbox.ModifyRestart && slices.ContainsFunc(plan.Changes, func(c sandbox.Change) bool { return c.Disposition == sandbox.RequiresRestart })
+	values, err := newValues(req.Secrets) // a value that is not there is told now
+	if err == nil && restart {
+		_, err = b.proxy(next.Network) // the next start wants the others, too
+	}
+	if err != nil {
+		return plan, err
 	}
 	db, err := b.records()
 	if err != nil {
@@ -44,7 +48,8 @@ func (b *Backend) Modify(ctx context.Context, ref sandbox.Ref, req backend.Modif
 		spec, _ := req.Apply(r.Spec)
 		r.Spec = spec.WithDefaults()
 		if r.Active != nil && policy != sandbox.ModifyNextStart {
-			live, _ := onlyLive(req.Modification).Apply(*r.Active)
+			live, _ := onlyLive(req.Modification, plan).Apply(*r.Active)
+			live = live.WithDefaults()
 			r.Active = &live
 		}
 		return nil
@@ -52,9 +57,8 @@ func (b *Backend) Modify(ctx context.Context, ref sandbox.Ref, req backend.Modif
 		return plan, err
 	}
 	plan.Applied = true
-	restart := policy == sandbox.ModifyRestart && slices.ContainsFunc(plan.Changes, func(c sandbox.Change) bool { return c.Disposition == sandbox.RequiresRestart })
 	if !restart {
-		return plan, b.tell(ctx, row, next, &plan)
+		return plan, b.tell(ctx, row, next, values, &plan)
 	}
 	if err := b.Stop(ctx, ref, backend.StopOptions{}); err != nil && sandbox.KindOf(err) != sandbox.NotRunning {
 		return plan, err
@@ -76,11 +80,12 @@ func planOf(row state.Row, m sandbox.Modification, policy sandbox.ModifyPolicy) 
 	for _, c := range changes {
 		c.Disposition = sandbox.NextStart
 		if running && policy != sandbox.ModifyNextStart {
-			c.Disposition = dispositionOf(c.Field, row, next)
+			why := ""
+			if c.Disposition, why = dispositionOf(c.Field, row, next); why != "" {
+				c.Reason = &why
+			}
 		}
 		if c.Disposition == sandbox.RequiresRestart {
-			why := "the guest's kernel is given it when it starts"
-			c.Reason = &why
 			if policy == sandbox.ModifyNoRestart {
 				plan.Conflicts = append(plan.Conflicts, sandbox.PlanNote{Field: c.Field, Message: "it needs a restart"})
 			}
@@ -90,28 +95,65 @@ func planOf(row state.Row, m sandbox.Modification, policy sandbox.ModifyPolicy) 
 	return plan, next, nil
 }
 
-// dispositionOf says when a field of a running sandbox can change.
-func dispositionOf(field string, row state.Row, next sandbox.Spec) sandbox.Disposition {
+// dispositionOf says when a field of a running sandbox can change, and why not now.
+func dispositionOf(field string, row state.Row, next sandbox.Spec) (d sandbox.Disposition, why string) {
+	if row.Active == nil {
+		return sandbox.RequiresRestart, "it is not known what it was started with"
+	}
+	now := *row.Active
+	live, why := false, "the guest's kernel is given it when it starts"
 	switch {
 	case strings.HasPrefix(field, "env."), strings.HasPrefix(field, "labels."), field == "workdir":
-		return sandbox.Live // they are of what is run from now on
-	case field == "cpus" && row.Active != nil && next.Resources.CPUs <= row.Active.Resources.MaxCPUs,
-		field == "memory_mib" && row.Active != nil && next.Resources.MemoryMiB <= row.Active.Resources.MaxMemoryMiB:
-		return sandbox.Live
+		live = true // they are of what is run from now on
+	case field == "cpus":
+		live = next.Resources.CPUs <= now.Resources.MaxCPUs
+	case field == "memory_mib":
+		live = next.Resources.MemoryMiB <= now.Resources.MaxMemoryMiB
+	case strings.HasPrefix(field, "network."):
+		live, why = now.Network.Linked(), "it was started without a network, so it has none to open"
+	case strings.HasPrefix(field, "secrets."):
+		live, why = len(now.Network.TLS.Ports()) > 0 && reflect.DeepEqual(now.Network.TLS, next.Network.TLS), "its TLS is not looked into, for which the guest has to trust this machine from its start"
 	}
-	return sandbox.RequiresRestart
+	if live {
+		return sandbox.Live, ""
+	}
+	return sandbox.RequiresRestart, why
 }
 
 // onlyLive is the part of a modification that a running sandbox takes.
-func onlyLive(m sandbox.Modification) sandbox.Modification {
-	m.MaxCPUs, m.MaxMemoryMiB, m.RootDiskMiB, m.Secrets, m.SecretsRemove = nil, nil, nil, nil, nil
+func onlyLive(m sandbox.Modification, plan sandbox.Plan) sandbox.Modification {
+	m.MaxCPUs, m.MaxMemoryMiB, m.RootDiskMiB = nil, nil, nil
+	if !hasLive(plan, "secrets.") {
+		m.Secrets, m.SecretsRemove = nil, nil
+	}
+	if !hasLive(plan, "network.") {
+		m.NetworkPolicy, m.NetworkStrict = nil, nil
+	}
 	return m
 }
 
-// tell has a running sandbox take what changed.
-func (b *Backend) tell(ctx context.Context, row state.Row, next sandbox.Spec, plan *sandbox.Plan) error {
+// hasLive reports whether fields that begin so change now; of one kind either all or none do.
+func hasLive(plan sandbox.Plan, prefix string) bool {
+	return slices.ContainsFunc(plan.Changes, func(c sandbox.Change) bool {
+		return strings.HasPrefix(c.Field, prefix) && c.Disposition == sandbox.Live
+	})
+}
+
+// tell has a running sandbox take what changed. values are those of secrets that are new or rotated.
+func (b *Backend) tell(ctx context.Context, row state.Row, next sandbox.Spec, values map[string]string, plan *sandbox.Plan) error {
 	if row.Active == nil || plan.Policy == sandbox.ModifyNextStart {
 		return nil
+	}
+	if hasLive(*plan, "network.") { // first: it may be what the rest is about
+		p := next.Network.PolicyOrDefault()
+		if _, err := b.control(ctx, row.Ref, launch.ControlRequest{Op: launch.OpPolicy, Policy: &p, Strict: &next.Network.Strict}); err != nil {
+			return err
+		}
+	}
+	if hasLive(*plan, "secrets.") {
+		if _, err := b.control(ctx, row.Ref, launch.ControlRequest{Op: launch.OpSecrets, Secrets: &launch.Secrets{Spec: next.Network.Secrets, Values: values}}); err != nil {
+			return err
+		}
 	}
 	if !slices.Equal(row.Active.Env, next.Env) || row.Active.Runtime.Workdir != next.Runtime.Workdir {
 		req := launch.ControlRequest{Op: launch.OpDefaults, Defaults: &launch.Defaults{Env: next.Env, Workdir: next.Runtime.Workdir}}

@@ -67,6 +67,19 @@ func badFile(what string, err error) error {
 	return &sandbox.Error{Kind: sandbox.InvalidConfig, Message: what, Err: err}
 }
 
+// newValues are the values of secrets by their variables.
+func newValues(secrets []sandbox.Secret) (map[string]string, error) {
+	values := map[string]string{}
+	for _, s := range secrets {
+		v, err := secretValue(s)
+		if err != nil {
+			return nil, err
+		}
+		values[s.EnvVar] = v
+	}
+	return values, nil
+}
+
 // secretValue finds a value. Its errors name the variable, and nothing that is in it.
 func secretValue(s sandbox.Secret) (string, error) {
 	v := s.Value.Reveal()

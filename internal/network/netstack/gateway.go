@@ -82,7 +82,7 @@ type DNSConfig struct {
 // Gateway is a running gateway.
 type Gateway struct {
 	cfg      Config
-	policy   atomic.Pointer[policy.Policy]
+	terms    atomic.Pointer[terms]
 	log      *slog.Logger
 	names    *dns.Resolver
 	link     *link
@@ -180,11 +180,11 @@ func start(cfg Config) (*Gateway, error) {
 	}
 	g.limits = [2]limit{newLimit(cfg.Egress, time.Now()), newLimit(cfg.Ingress, time.Now())}
 	gateways := []netip.Addr{cfg.Ends.Gateway4, cfg.Ends.Gateway6}
-	compiled, err := g.compile(cfg.Policy)
+	held, err := g.compile(cfg.Policy, cfg.Strict)
 	if err != nil {
 		return g, err
 	}
-	g.policy.Store(compiled)
+	g.terms.Store(held)
 	g.ctx, g.cancel = context.WithCancel(context.Background())
 	g.names = dns.New(dns.Config{
 		Policy: livePolicy{g}, Gateway: gateways,
@@ -277,21 +277,27 @@ func (g *Gateway) dial(ctx context.Context, network string, to netip.AddrPort) (
 	return g.cfg.Dialer.DialContext(ctx, network, to.String())
 }
 
+// terms are what the sandbox's traffic is held to at a time.
+type terms struct {
+	*policy.Policy
+	strict bool // rules about domains count only for connections that the Inspector has
+}
+
 // check asks the policy about what the guest wants, and returns the names that it went by.
-func (g *Gateway) check(p policy.Proto, to netip.AddrPort) (policy.Verdict, []string) {
+func (g *Gateway) check(t *terms, p policy.Proto, to netip.AddrPort) (policy.Verdict, []string) {
 	names := g.names.Names(to.Addr())
-	v := g.policy.Load().Check(policy.Egress, p, to, names)
+	v := t.Check(policy.Egress, p, to, names)
 	if v.Allowed && p == policy.UDP && slices.Contains(g.cfg.BlockQUIC, to.Port()) {
 		return quicRefused, names
 	}
-	return g.refine(p, v), names
+	return g.refine(t, p, v), names
 }
 
 var quicRefused = policy.Verdict{Rule: policy.BuiltIn, Reason: "QUIC is refused where TLS is intercepted"}
 
 // refine makes of a verdict what it is where names must be shown.
-func (g *Gateway) refine(p policy.Proto, v policy.Verdict) policy.Verdict {
-	if v.Allowed && v.ByName && g.cfg.Strict && (p != policy.TCP || g.cfg.Inspector == nil) {
+func (g *Gateway) refine(t *terms, p policy.Proto, v policy.Verdict) policy.Verdict {
+	if v.Allowed && v.ByName && t.strict && (p != policy.TCP || g.cfg.Inspector == nil) {
 		v.Allowed = false
 		v.Reason += ", but strict: this traffic does not show its name"
 	}
@@ -300,7 +306,7 @@ func (g *Gateway) refine(p policy.Proto, v policy.Verdict) policy.Verdict {
 
 // allows asks the policy, and remembers a refusal.
 func (g *Gateway) allows(p policy.Proto, guestPort uint16, to netip.AddrPort) bool {
-	v, names := g.check(p, to)
+	v, names := g.check(g.terms.Load(), p, to)
 	if !v.Allowed {
 		g.deny(policy.Egress, p, to, guestPort, first(names), v)
 	}
@@ -317,7 +323,7 @@ func first(names []string) string {
 // isDNS reports whether the resolver is to answer for to. With rules about domains it answers for every server, or a
 // denied name could be had from another and an allowed one would not be known here.
 func (g *Gateway) isDNS(to netip.AddrPort) bool {
-	return to.Port() == 53 && (g.isGateway(to.Addr()) || g.policy.Load().UsesNames())
+	return to.Port() == 53 && (g.isGateway(to.Addr()) || g.terms.Load().UsesNames())
 }
 
 func (g *Gateway) isGateway(a netip.Addr) bool {

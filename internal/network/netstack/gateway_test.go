@@ -404,6 +404,35 @@ func TestRestore(t *testing.T) {
 }
 
 // TestDomainRules allows a name only: its address is reached after it was resolved here, by whatever server was asked.
+// answering is a nameserver that has one address for every name.
+func answering(address string) func([]byte) []byte {
+	return func(b []byte) []byte {
+		var q dns.Msg
+		_ = q.Unpack(b)
+		m := new(dns.Msg).SetReply(&q)
+		rr, _ := dns.NewRR(q.Question[0].Name + " 60 A " + address)
+		m.Answer = []dns.RR{rr}
+		out, _ := m.Pack()
+		return out
+	}
+}
+
+// ask asks a nameserver for the address of a name and returns its rcode.
+func ask(t *testing.T, w *world, server, name string) int {
+	t.Helper()
+	c := w.dialUDP(t, server)
+	b, _ := new(dns.Msg).SetQuestion(name, dns.TypeA).Pack()
+	_, _ = c.Write(b)
+	_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
+	buf := make([]byte, 4096)
+	n, err := c.Read(buf)
+	var m dns.Msg
+	if err != nil || m.Unpack(buf[:n]) != nil {
+		t.Fatalf("%s at %s: %v", name, server, err)
+	}
+	return m.Rcode
+}
+
 func TestDomainRules(t *testing.T) {
 	rules, err := sandbox.ParseNetworkRules("allow@www.example.com:tcp,allow@198.51.100.99:udp:53")
 	if err != nil {
@@ -411,35 +440,14 @@ func TestDomainRules(t *testing.T) {
 	}
 	w := newWorld(t, Config{Policy: sandbox.NetworkPolicy{Rules: rules}, DNS: DNSConfig{Nameservers: []netip.AddrPort{netip.MustParseAddrPort("198.51.100.53:53")}}})
 	w.net.listen(t, "198.51.100.7:80", echo)
-	w.net.listenUDP(t, "198.51.100.53:53", func(b []byte) []byte {
-		var q dns.Msg
-		_ = q.Unpack(b)
-		m := new(dns.Msg).SetReply(&q)
-		rr, _ := dns.NewRR(q.Question[0].Name + " 60 A 198.51.100.7")
-		m.Answer = []dns.RR{rr}
-		out, _ := m.Pack()
-		return out
-	})
-	ask := func(server, name string) int {
-		c := w.dialUDP(t, server)
-		b, _ := new(dns.Msg).SetQuestion(name, dns.TypeA).Pack()
-		_, _ = c.Write(b)
-		_ = c.SetReadDeadline(time.Now().Add(2 * time.Second))
-		buf := make([]byte, 4096)
-		n, err := c.Read(buf)
-		var m dns.Msg
-		if err != nil || m.Unpack(buf[:n]) != nil {
-			t.Fatalf("%s at %s: %v", name, server, err)
-		}
-		return m.Rcode
-	}
+	w.net.listenUDP(t, "198.51.100.53:53", answering("198.51.100.7"))
 	mustRefuse(t, w.guest, "198.51.100.7:80")
 	for _, server := range []string{"172.16.0.5:53", "198.51.100.99:53"} {
-		if rc := ask(server, "secret.tunnel.org."); rc != dns.RcodeNameError {
+		if rc := ask(t, w, server, "secret.tunnel.org."); rc != dns.RcodeNameError {
 			t.Errorf("%s: a name that no rule allows has rcode %d", server, rc)
 		}
 	}
-	if rc := ask("198.51.100.99:53", "www.example.com."); rc != dns.RcodeSuccess {
+	if rc := ask(t, w, "198.51.100.99:53", "www.example.com."); rc != dns.RcodeSuccess {
 		t.Errorf("the allowed name has rcode %d", rc)
 	}
 	w.mustDial(t, "198.51.100.7:80").Close()

@@ -37,7 +37,7 @@ func (g *Gateway) handleICMP(id stack.TransportEndpointID, pkt *stack.PacketBuff
 	key := flowKey{proto, id.LocalPort, netip.AddrPortFrom(to, 0)} // an echo's identifier is where ports are
 	f := g.flow(key)
 	if f == nil {
-		v, names := g.check(proto, key.to)
+		v, names := g.check(g.terms.Load(), proto, key.to)
 		if !v.Allowed {
 			g.deny(policy.Egress, proto, key.to, 0, first(names), v)
 			g.writeUnreachable(prohibited, g.gatewayFor(to), append(append([]byte(nil), pkt.NetworkHeader().Slice()...), h...))

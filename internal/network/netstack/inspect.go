@@ -53,7 +53,7 @@ func (g *Gateway) inspect(c *Conn) {
 }
 
 // Policy is today's policy, to ask it more than Check does.
-func (c *Conn) Policy() *policy.Policy { return c.g.policy.Load() }
+func (c *Conn) Policy() *policy.Policy { return c.g.terms.Load().Policy }
 
 // Check asks today's policy about the connection under other names, e.g. one that it showed itself.
 func (c *Conn) Check(names ...string) policy.Verdict {
@@ -61,7 +61,7 @@ func (c *Conn) Check(names ...string) policy.Verdict {
 	for i, n := range names {
 		canonical[i] = policy.CanonicalName(n)
 	}
-	return c.g.policy.Load().Check(policy.Egress, policy.TCP, c.To, canonical)
+	return c.g.terms.Load().Check(policy.Egress, policy.TCP, c.To, canonical)
 }
 
 // Deny tells of the connection as one that was refused, and aborts it.

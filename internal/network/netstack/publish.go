@@ -212,7 +212,7 @@ func (g *Gateway) checkInbound(proto policy.Proto, p sandbox.Port, from net.Addr
 		return policy.Verdict{Rule: policy.BuiltIn, Reason: "not an address"}, peer
 	}
 	peer = netip.AddrPortFrom(peer.Addr().Unmap().WithZone(""), peer.Port())
-	return g.policy.Load().Check(policy.Ingress, proto, netip.AddrPortFrom(peer.Addr(), p.GuestPort), nil), peer
+	return g.terms.Load().Check(policy.Ingress, proto, netip.AddrPortFrom(peer.Addr(), p.GuestPort), nil), peer
 }
 
 // guestAddrs are the guest's addresses in the order in which a published port tries them: first that of the kind that it

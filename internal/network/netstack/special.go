@@ -39,7 +39,7 @@ func (g *Gateway) refuseSpecial(proto tcpip.NetworkProtocolNumber, ip []byte) {
 			return
 		}
 	}
-	if v, names := g.check(p, to); !v.Allowed {
+	if v, names := g.check(g.terms.Load(), p, to); !v.Allowed {
 		g.deny(policy.Egress, p, to, from, first(names), v)
 	}
 	if src.IsValid() {

@@ -23,11 +23,14 @@ type entry struct {
 	peer      netip.AddrPort
 	names     []string // what the policy went by
 	began     time.Time
+	inspected bool // the Inspector has it, and
+	strict    bool // held it to showing its name
 
 	sent, received atomic.Uint64
 
 	mu      sync.Mutex
 	name    string
+	shown   string // the host that it said itself it speaks to
 	verdict policy.Verdict
 	abort   func() // nil until it began
 }
@@ -44,7 +47,7 @@ func (g *Gateway) newEntry(d policy.Direction, p policy.Proto, guestPort uint16,
 func (e *entry) setName(name string) {
 	name = printable(name)
 	e.mu.Lock()
-	e.name = name
+	e.name, e.shown = name, name
 	e.mu.Unlock()
 }
 
@@ -99,9 +102,29 @@ func (g *Gateway) ended(e *entry) {
 	g.tell(e.flow(sandbox.FlowClose))
 }
 
-// recheck asks today's policy about e, by the names of when it began.
+// recheck asks today's policy about e, by the names of when it began and the one that it showed since. What rules about names
+// may deny and nobody has looked into, or not as strictly as is asked for now, is denied: nobody can say what it is.
 func (g *Gateway) recheck(e *entry) policy.Verdict {
-	return g.refine(e.proto, g.policy.Load().Check(e.dir, e.proto, e.target(), e.names))
+	held := g.terms.Load()
+	v := g.refine(held, e.proto, held.Check(e.dir, e.proto, e.target(), e.names))
+	if !v.Allowed || e.dir != policy.Egress || e.proto != policy.TCP || g.cfg.Inspector == nil {
+		return v
+	}
+	e.mu.Lock()
+	shown := policy.CanonicalName(e.shown)
+	e.mu.Unlock()
+	if shown != "" {
+		v = held.CheckAuthority(e.proto, e.peer, shown, slices.Contains(e.names, shown))
+	}
+	switch deny, may := held.MayDenyName(e.proto, e.peer, v); {
+	case !v.Allowed:
+	case v.ByName && held.strict && !e.strict:
+		v.Allowed, v.Reason = false, v.Reason+", but strict: it began before that"
+	case may && !e.inspected:
+		v = deny
+		v.Reason += ", and nobody saw whom this connection speaks to"
+	}
+	return v
 }
 
 // target is what the policy is asked about: the far end, with the sandbox's own port if that is where it comes in.
@@ -198,14 +221,14 @@ func (g *Gateway) full(what string, most int) {
 	}
 }
 
-// SetPolicy puts p in the place of the policy, for what begins from now on and for what goes on: what p denies is cut off.
-// Names that were resolved stay known. Kind: InvalidConfig, and then nothing changes.
-func (g *Gateway) SetPolicy(p sandbox.NetworkPolicy) error {
-	compiled, err := g.compile(p)
+// SetPolicy puts p in the place of the policy and strict in that of Config.Strict, for what begins from now on and for what
+// goes on: what they deny is cut off. Names that were resolved stay known. Kind: InvalidConfig, and then nothing changes.
+func (g *Gateway) SetPolicy(p sandbox.NetworkPolicy, strict bool) error {
+	held, err := g.compile(p, strict)
 	if err != nil {
 		return err
 	}
-	g.policy.Store(compiled)
+	g.terms.Store(held)
 	g.names.Forget()
 	g.mu.Lock()
 	entries := make([]*entry, 0, len(g.live))
@@ -223,16 +246,19 @@ func (g *Gateway) SetPolicy(p sandbox.NetworkPolicy) error {
 	return nil
 }
 
-func (g *Gateway) compile(p sandbox.NetworkPolicy) (*policy.Policy, error) {
+func (g *Gateway) compile(p sandbox.NetworkPolicy, strict bool) (*terms, error) {
 	c, err := policy.New(p, append([]netip.Addr{g.cfg.Ends.Gateway4, g.cfg.Ends.Gateway6}, g.cfg.HostAddrs...)...)
-	if err == nil && g.cfg.InterceptDoT {
+	if err != nil {
+		return nil, err
+	}
+	if g.cfg.InterceptDoT {
 		c = c.WithDoT()
 	}
-	return c, err
+	return &terms{c, strict}, nil
 }
 
 // livePolicy is the gateway's policy as the resolver asks it.
 type livePolicy struct{ g *Gateway }
 
-func (p livePolicy) CheckName(name string) policy.Verdict { return p.g.policy.Load().CheckName(name) }
-func (p livePolicy) AllowsAnswer(a netip.Addr) bool       { return p.g.policy.Load().AllowsAnswer(a) }
+func (p livePolicy) CheckName(name string) policy.Verdict { return p.g.terms.Load().CheckName(name) }
+func (p livePolicy) AllowsAnswer(a netip.Addr) bool       { return p.g.terms.Load().AllowsAnswer(a) }

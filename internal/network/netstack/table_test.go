@@ -2,12 +2,15 @@ package netstack
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/netip"
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/miekg/dns"
 
 	"github.com/microsandbox-go/microsandbox/internal/network/policy"
 	"github.com/microsandbox-go/microsandbox/sandbox"
@@ -65,13 +68,13 @@ func TestSetPolicy(t *testing.T) {
 		}
 	}
 	mustRefuse(t, w.guest, "198.51.100.9:80")
-	if err := w.gw.SetPolicy(sandbox.NetworkPolicy{DefaultEgress: "maybe"}); err == nil {
+	if err := w.gw.SetPolicy(sandbox.NetworkPolicy{DefaultEgress: "maybe"}, false); err == nil {
 		t.Error("a policy that makes no sense is taken")
 	}
 	if err := exchange(cut); err != nil {
 		t.Errorf("after a policy that was not taken: %v", err)
 	}
-	if err := w.gw.SetPolicy(policyWith(t, "allow@198.51.100.8,allow@198.51.100.9")); err != nil {
+	if err := w.gw.SetPolicy(policyWith(t, "allow@198.51.100.8,allow@198.51.100.9"), false); err != nil {
 		t.Fatal(err)
 	}
 	if err := exchange(cut); err == nil || !strings.Contains(err.Error(), "reset") {
@@ -88,6 +91,104 @@ func TestSetPolicy(t *testing.T) {
 	defer log.mu.Unlock()
 	if e := strings.Join(log.events, "\n"); !strings.Contains(e, "denied by policy: 198.51.100.9:80 (tcp, default egress: deny)") || !strings.Contains(e, "denied by policy: 198.51.100.7:80") {
 		t.Errorf("events:\n%s", e)
+	}
+}
+
+// TestSetPolicyByName changes rules about names under connections: those that nobody has looked into, and those that showed
+// their name before that was asked for, are not left to go on unseen.
+func TestSetPolicyByName(t *testing.T) {
+	var log told
+	looks := false
+	w := newWorld(t, Config{Policy: policyWith(t, "allow@198.51.100.7"), OnFlow: log.flow, OnEvent: log.event,
+		Inspector: inspector{wants: func(*Conn) bool { return looks }, serve: func(_ context.Context, c *Conn, guest GuestConn) {
+			name := make([]byte, len("x.example"))
+			if _, err := io.ReadFull(guest, name); err == nil {
+				c.SetName(string(name))
+				c.Splice(name)
+			}
+		}}})
+	w.net.listen(t, "198.51.100.7:80", echo)
+	say := func(c net.Conn, name string) error {
+		if _, err := io.WriteString(c, name); err != nil {
+			return err
+		}
+		_, err := io.ReadFull(c, make([]byte, len(name)))
+		return err
+	}
+	const x, y = "x.example", "y.example"
+	open := func(name string) net.Conn {
+		c := w.mustDial(t, "198.51.100.7:80")
+		t.Cleanup(func() { c.Close() })
+		if err := say(c, name); err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	set := func(rules string, strict bool) {
+		if err := w.gw.SetPolicy(policyWith(t, rules), strict); err != nil {
+			t.Fatal(err)
+		}
+	}
+	goesOn := func(c net.Conn, name string, want bool) {
+		t.Helper()
+		if err := say(c, name); (err == nil) != want {
+			t.Errorf("after the change: %v, want it to go on: %v", err, want)
+		}
+	}
+	unseen := open(x)
+	looks = true
+	seenX, seenY := open(x), open(y)
+	set("allow@198.51.100.7,deny@"+x, false)
+	goesOn(unseen, x, true) // the denial comes after what allows it
+	goesOn(seenX, x, true)
+	set("deny@"+x+",allow@198.51.100.7", false)
+	goesOn(unseen, x, false)
+	goesOn(seenX, x, false)
+	goesOn(seenY, y, true)
+	// Strict is for what a name allows: an address rule is none.
+	set("allow@198.51.100.7", true)
+	goesOn(seenY, y, true)
+
+	log.mu.Lock()
+	defer log.mu.Unlock()
+	events := strings.Join(log.events, "\n")
+	for _, want := range []string{"rule 0: deny@x.example, and nobody saw whom this connection speaks to", "denied by policy: x.example (tcp 198.51.100.7:80, rule 0: deny@x.example)"} {
+		if !strings.Contains(events, want) {
+			t.Errorf("no event says %q:\n%s", want, events)
+		}
+	}
+}
+
+// TestSetStrict makes a policy strict under connections that a name allows: what began before did not have to show one.
+func TestSetStrict(t *testing.T) {
+	rules := policyWith(t, "allow@x.example")
+	w := newWorld(t, Config{Policy: rules, Inspector: inspector{wants: func(*Conn) bool { return true },
+		serve: func(_ context.Context, c *Conn, _ GuestConn) { c.Splice(nil) }},
+		DNS: DNSConfig{Nameservers: []netip.AddrPort{netip.MustParseAddrPort("198.51.100.53:53")}}})
+	w.net.listen(t, "198.51.100.7:80", echo)
+	w.net.listenUDP(t, "198.51.100.53:53", answering("198.51.100.7"))
+	if rc := ask(t, w, "172.16.0.5:53", "x.example."); rc != dns.RcodeSuccess {
+		t.Fatalf("rcode %d", rc)
+	}
+	exchange := func(c net.Conn) error {
+		if _, err := c.Write([]byte("x")); err != nil {
+			return err
+		}
+		_, err := c.Read(make([]byte, 1))
+		return err
+	}
+	before := w.mustDial(t, "198.51.100.7:80")
+	defer before.Close()
+	if err := errors.Join(exchange(before), w.gw.SetPolicy(rules, false), exchange(before), w.gw.SetPolicy(rules, true)); err != nil {
+		t.Fatal(err)
+	}
+	if err := exchange(before); err == nil {
+		t.Error("a connection from before goes on")
+	}
+	after := w.mustDial(t, "198.51.100.7:80")
+	defer after.Close()
+	if err := errors.Join(exchange(after), w.gw.SetPolicy(rules, true), exchange(after)); err != nil {
+		t.Errorf("one that began strict: %v", err)
 	}
 }
 
@@ -116,15 +217,15 @@ func TestPolicyChangesWhileConnectionsBegin(t *testing.T) {
 		})
 	}
 	for range 20 {
-		if err := w.gw.SetPolicy(shut); err != nil {
+		if err := w.gw.SetPolicy(shut, false); err != nil {
 			t.Error(err)
 		}
-		if err := w.gw.SetPolicy(open); err != nil {
+		if err := w.gw.SetPolicy(open, false); err != nil {
 			t.Error(err)
 		}
 	}
 	all.Wait()
-	if err := w.gw.SetPolicy(shut); err != nil {
+	if err := w.gw.SetPolicy(shut, false); err != nil {
 		t.Fatal(err)
 	}
 	for len(w.gw.Flows()) > 0 { // they end by themselves, or the test hangs
@@ -193,15 +294,18 @@ func TestRefusalsAreToldAtABoundedRate(t *testing.T) {
 	}
 }
 
-// inspector is one that takes every connection and does with it as its function does.
-type inspector func(ctx context.Context, c *Conn, guest GuestConn)
+// inspector does as its functions do.
+type inspector struct {
+	wants func(*Conn) bool
+	serve func(ctx context.Context, c *Conn, guest GuestConn)
+}
 
-func (i inspector) Wants(*Conn) bool                                    { return true }
-func (i inspector) Serve(ctx context.Context, c *Conn, guest GuestConn) { i(ctx, c, guest) }
+func (i inspector) Wants(c *Conn) bool                                  { return i.wants(c) }
+func (i inspector) Serve(ctx context.Context, c *Conn, guest GuestConn) { i.serve(ctx, c, guest) }
 
 func TestInspector(t *testing.T) {
 	names := make(chan []string, 1)
-	w := newWorld(t, Config{Strict: true, Inspector: inspector(func(ctx context.Context, c *Conn, guest GuestConn) {
+	w := newWorld(t, Config{Strict: true, Inspector: inspector{func(*Conn) bool { return true }, func(ctx context.Context, c *Conn, guest GuestConn) {
 		names <- c.Names
 		head := make([]byte, 5)
 		if _, err := io.ReadFull(guest, head); err != nil {
@@ -214,7 +318,7 @@ func TestInspector(t *testing.T) {
 		}
 		c.SetName("good.example")
 		c.Splice(head)
-	})})
+	}}})
 	w.net.listen(t, "198.51.100.7:80", echo)
 	c := w.mustDial(t, "198.51.100.7:80")
 	_, _ = c.Write([]byte("hello, world"))
@@ -249,11 +353,11 @@ func TestStrictWithoutInspector(t *testing.T) {
 	g, _ := rawWorld(t, Config{Strict: true})
 	by := policy.Verdict{Allowed: true, ByName: true, Reason: "rule 0: allow@a.example"}
 	for _, p := range []policy.Proto{policy.TCP, policy.UDP, policy.ICMPv4} {
-		if v := g.refine(p, by); v.Allowed || !strings.Contains(v.Reason, "strict") {
+		if v := g.refine(g.terms.Load(), p, by); v.Allowed || !strings.Contains(v.Reason, "strict") {
 			t.Errorf("%v: %+v", p, v)
 		}
 	}
-	if v := g.refine(policy.UDP, policy.Verdict{Allowed: true}); !v.Allowed {
+	if v := g.refine(g.terms.Load(), policy.UDP, policy.Verdict{Allowed: true}); !v.Allowed {
 		t.Error("an address rule is refused")
 	}
 }

@@ -59,14 +59,15 @@ func (g *Gateway) acceptTCP(req *tcp.ForwarderRequest) {
 		g.serveDNS(req)
 		return
 	}
-	v, names := g.check(policy.TCP, to)
+	held := g.terms.Load()
+	v, names := g.check(held, policy.TCP, to)
 	if !v.Allowed { // by a policy that was set since the SYN
 		req.Complete(true)
 		return
 	}
 	e := g.newEntry(policy.Egress, policy.TCP, req.ID().RemotePort, to, names, v)
-	c := g.toInspect(e, names, v)
-	if c == nil && g.cfg.Inspector != nil && (v.ByName && g.cfg.Strict || to.Port() == 853) {
+	c := g.toInspect(held, e, names, v)
+	if c == nil && g.cfg.Inspector != nil && (v.ByName && held.strict || to.Port() == 853) {
 		v.Allowed, v.Reason = false, v.Reason+", but nobody looks into it"
 		g.deny(policy.Egress, policy.TCP, to, e.guestPort, first(names), v)
 		req.Complete(true)
@@ -115,14 +116,15 @@ func (g *Gateway) acceptTCP(req *tcp.ForwarderRequest) {
 }
 
 // toInspect returns the connection as the inspector gets it, or nil if there is none who wants it.
-func (g *Gateway) toInspect(e *entry, names []string, v policy.Verdict) *Conn {
+func (g *Gateway) toInspect(held *terms, e *entry, names []string, v policy.Verdict) *Conn {
 	if g.cfg.Inspector == nil {
 		return nil
 	}
-	c := &Conn{To: e.peer, Names: names, Verdict: v, Strict: g.cfg.Strict, g: g, e: e}
+	c := &Conn{To: e.peer, Names: names, Verdict: v, Strict: held.strict, g: g, e: e}
 	if !g.cfg.Inspector.Wants(c) {
 		return nil
 	}
+	e.inspected, e.strict = true, held.strict
 	return c
 }
 

@@ -23,7 +23,7 @@ func (g *Gateway) handleUDP(id stack.TransportEndpointID, pkt *stack.PacketBuffe
 	key := flowKey{policy.UDP, id.RemotePort, farEnd(id)}
 	f := g.flow(key)
 	if f == nil {
-		v, names := g.check(policy.UDP, key.to)
+		v, names := g.check(g.terms.Load(), policy.UDP, key.to)
 		isDNS := g.isDNS(key.to)
 		if !v.Allowed {
 			name := first(names)

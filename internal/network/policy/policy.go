@@ -123,7 +123,7 @@ func New(p sandbox.NetworkPolicy, host ...netip.Addr) (*Policy, error) {
 		}
 		r.verdict.Rule = i
 		r.verdict.ByName = r.kind == domain || r.kind == suffix
-		r.verdict.Reason = fmt.Sprintf("rule %d: %s", i, describe(nr))
+		r.verdict.Reason = fmt.Sprintf("rule %d: %s", i, nr)
 		switch nr.Direction {
 		case sandbox.Egress:
 			c.rules[Egress] = append(c.rules[Egress], r)
@@ -240,33 +240,4 @@ func ParseCIDR(s string) (netip.Prefix, error) {
 		p = netip.PrefixFrom(a.Unmap(), p.Bits()-96)
 	}
 	return p.Masked(), nil
-}
-
-// describe is a rule in the words of the --net-rule grammar, for reasons.
-func describe(nr sandbox.NetworkRule) string {
-	var b strings.Builder
-	b.WriteString(nr.Action + "@")
-	switch d := nr.Destination; {
-	case d.CIDR != "":
-		b.WriteString(d.CIDR)
-	case d.Domain != "":
-		b.WriteString(d.Domain)
-	case d.DomainSuffix != "":
-		b.WriteString("*." + strings.TrimPrefix(d.DomainSuffix, "."))
-	case d.Group != "":
-		b.WriteString(d.Group)
-	default:
-		b.WriteString("any")
-	}
-	if len(nr.Protocols) > 0 {
-		b.WriteString(":" + strings.Join(nr.Protocols, "+"))
-	}
-	for i, p := range nr.Ports {
-		b.WriteByte(":,"[min(i, 1)])
-		fmt.Fprintf(&b, "%d", p.Start)
-		if p.End != p.Start {
-			fmt.Fprintf(&b, "-%d", p.End)
-		}
-	}
-	return b.String()
 }

@@ -103,7 +103,7 @@ func TestVerdictNamesItsRule(t *testing.T) {
 		sandbox.NetworkRule{Destination: sandbox.Destination{Group: "private"}, Action: "allow"},
 	))
 	v := p.Check(policy.Egress, policy.TCP, netip.MustParseAddrPort("10.1.2.3:81"), nil)
-	if v.Allowed || v.Rule != 0 || v.Reason != "rule 0: deny@10.1.0.0/16:tcp:80-81" {
+	if v.Allowed || v.Rule != 0 || v.Reason != "rule 0: deny:any@10.1.0.0/16:tcp:80-81" {
 		t.Errorf("%+v", v)
 	}
 	if v := p.Check(policy.Egress, policy.TCP, netip.MustParseAddrPort("10.1.2.3:82"), nil); !v.Allowed || v.Rule != 1 {

@@ -207,7 +207,7 @@ func (s *session) admit(r *http.Request) (*secret.Plan, policy.Verdict) {
 		a, err := netip.ParseAddr(target.Host)
 		target.Pinned = err == nil && a.Unmap() == s.conn.To.Addr()
 	}
-	return s.cfg.Secrets.For(target), v
+	return s.secrets.Load().For(target), v
 }
 
 // hostOf is the host of an authority as names are compared.

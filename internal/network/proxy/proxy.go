@@ -17,6 +17,7 @@ import (
 	"net/http"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/microsandbox-go/microsandbox/internal/network/netstack"
@@ -30,7 +31,7 @@ type Config struct {
 	CACert, CAKey []byte       // the authority that the guest trusts, in PEM
 	Upstream      []Authority  // trusted in servers, beside Roots
 	Roots         *x509.CertPool
-	Secrets       *secret.Set
+	Secrets       *secret.Set // until SetSecrets
 	// Terminate is called when a secret's violation is to end the sandbox. It must not wait.
 	Terminate func(why string)
 	Logger    *slog.Logger // default: discards
@@ -39,6 +40,7 @@ type Config struct {
 // Proxy looks into the connections of one sandbox.
 type Proxy struct {
 	cfg      Config
+	secrets  atomic.Pointer[secret.Set]
 	log      *slog.Logger
 	ports    []uint16
 	bypass   []sandbox.HostPattern
@@ -68,6 +70,7 @@ const (
 // New makes a proxy. Close ends it.
 func New(cfg Config) (*Proxy, error) {
 	p := &Proxy{cfg: cfg, log: cfg.Logger, ports: cfg.TLS.Ports()}
+	p.secrets.Store(cfg.Secrets)
 	if p.log == nil {
 		p.log = slog.New(slog.DiscardHandler)
 	}
@@ -139,13 +142,17 @@ func (p *Proxy) Close() error {
 	return err
 }
 
+// SetSecrets puts other secrets in the place of those that there are, for requests that begin from now on. It is for sandboxes
+// whose TLS is looked into.
+func (p *Proxy) SetSecrets(s *secret.Set) { p.secrets.Store(s) }
+
 // portDoT is where DNS over TLS is served (RFC 7858).
 const portDoT = 853
 
 // Wants is described at netstack.Inspector.
 func (p *Proxy) Wants(c *netstack.Conn) bool {
 	port := c.To.Port()
-	return slices.Contains(p.ports, port) || port == portDoT && len(p.ports) > 0 || !p.cfg.Secrets.Empty() || c.Strict || c.Policy().UsesNames()
+	return slices.Contains(p.ports, port) || port == portDoT && len(p.ports) > 0 || !p.secrets.Load().Empty() || c.Strict || c.Policy().UsesNames()
 }
 
 // Serve is described at netstack.Inspector.

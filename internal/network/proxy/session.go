@@ -43,7 +43,7 @@ func (s *session) serve(guest netstack.GuestConn) {
 		s.conn.Abort()
 	case f.kind == speaksTLS:
 		s.serveTLS(guest, f)
-	case f.kind == speaksHTTP && (s.conn.Strict || !s.cfg.Secrets.Empty() || s.conn.Policy().UsesNames()):
+	case f.kind == speaksHTTP && (s.conn.Strict || !s.secrets.Load().Empty() || s.conn.Policy().UsesNames()):
 		s.host, s.scheme = s.conn.Host, "http"
 		s.serveRequests(replayed(guest, f.head), f.head)
 	default:
@@ -60,7 +60,7 @@ func (s *session) serveOpaque(guest netstack.GuestConn, f flight) {
 			return
 		}
 	}
-	plan := s.cfg.Secrets.For(secret.Target{})
+	plan := s.secrets.Load().For(secret.Target{})
 	if f.kind == opaque && plan.Watches() {
 		s.pipe(replayed(guest, f.head), s.conn.Host, nil, plan)
 		return
@@ -134,7 +134,7 @@ func (s *session) serveInner(guest net.Conn, f flight) {
 		s.conn.Deny(s.name, v)
 		return
 	}
-	s.pipe(guest, s.host, f.early, s.cfg.Secrets.For(secret.Target{Host: s.name, Pinned: s.name != "" && s.pinned(s.name), Verified: s.verified}))
+	s.pipe(guest, s.host, f.early, s.secrets.Load().For(secret.Target{Host: s.name, Pinned: s.name != "" && s.pinned(s.name), Verified: s.verified}))
 }
 
 // called is what the server is called in certificates: its name, or its address where it has none.

@@ -447,7 +447,9 @@ func TestNothingShowsValues(t *testing.T) {
 	}
 	var b bytes.Buffer
 	set := newSet(t, nil)
-	log := slog.New(set.Handler(slog.NewTextHandler(&b, nil)))
+	var redactor Redactor
+	redactor.Add(set)
+	log := slog.New(redactor.Handler(slog.NewTextHandler(&b, nil)))
 	log.With("a", value).WithGroup("g").Info("m "+value, "err", fmt.Errorf("x: %w", errors.New(value)), "v", v, slog.Group("h", "k", value), "url", &url.URL{Path: value})
 	slog.New(slog.NewJSONHandler(&b, nil)).Info("m", "v", v, "s", s)
 	fmt.Fprintf(&b, "%v %+v %#v %s %q %x %v", v, s, s, v, v, string(js), []sandbox.Secret{s})

@@ -109,6 +109,8 @@ type ControlRequest struct {
 	Limits   *Limits                `json:"limits,omitempty"`   // of OpLimits
 	Defaults *Defaults              `json:"defaults,omitempty"` // of OpDefaults
 	Policy   *sandbox.NetworkPolicy `json:"policy,omitempty"`   // of OpPolicy
+	Strict   *bool                  `json:"strict,omitempty"`   // of OpPolicy; nil leaves it as it is
+	Secrets  *Secrets               `json:"secrets,omitempty"`  // of OpSecrets
 }
 
 // Defaults are what commands get that say nothing else.
@@ -131,6 +133,7 @@ const (
 	OpDrain        = "drain"        // begin no new session, and end with the last one
 	OpNetwork      = "network"      // what goes on in its network
 	OpPolicy       = "policy"       // put another network policy in the place of the one there is
+	OpSecrets      = "secrets"      // put other secrets in the place of those there are
 )
 
 // ControlResponse answers a [ControlRequest].

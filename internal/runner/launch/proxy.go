@@ -1,5 +1,7 @@
 package launch
 
+import "github.com/microsandbox-go/microsandbox/sandbox"
+
 // Proxy is what the look into connections needs of this machine's files and environment. It holds secrets: like all of a
 // Config it travels on a file descriptor, and is in no record.
 type Proxy struct {
@@ -21,3 +23,15 @@ func (Proxy) String() string { return "[secret]" }
 
 // GoString is for %#v.
 func (Proxy) GoString() string { return "[secret]" }
+
+// Secrets are what a sandbox is to have in the place of its secrets.
+type Secrets struct {
+	Spec   *sandbox.Secrets  `json:"spec"`
+	Values map[string]string `json:"values"` // by EnvVar; the others keep theirs
+}
+
+// String keeps what is in it out of messages.
+func (Secrets) String() string { return "[secret]" }
+
+// GoString is for %#v.
+func (Secrets) GoString() string { return "[secret]" }
