@@ -50,24 +50,19 @@ func (a *app) entries(file, format string, quiet bool) error {
 
 // projectStatus prints how a project's sandboxes are (msb status --file): on a terminal anew every two seconds until ctrl-C.
 func (a *app) projectStatus(ctx context.Context, file string, names []string, format string, once bool) error {
-	p, err := a.project(file)
+	o, err := a.open(ctx, file, UseManage)
 	if err != nil {
 		return err
 	}
-	if names, err = p.Select(names); err != nil {
-		return err
-	}
-	b, err := a.backend(UseManage)
-	if err != nil {
+	defer o.close()
+	if names, err = o.Select(names); err != nil {
 		return err
 	}
 	live := !once && format == "" && isTerminal(a.out)
-	s := a.catchSignals(ctx)
-	defer s.stop()
 	for up := 0; ; {
-		rows, err := a.statusRows(s.ctx, b, p, names)
+		rows, err := o.statusRows(names)
 		if err != nil {
-			return s.clean(err)
+			return o.s.clean(err)
 		}
 		if format == "json" {
 			return printJSON(a.out, rows)
@@ -89,20 +84,20 @@ func (a *app) projectStatus(ctx context.Context, file string, names []string, fo
 		}
 		select {
 		case <-time.After(2 * time.Second):
-		case <-s.ctx.Done():
-			return s.clean(context.Cause(s.ctx))
+		case <-o.s.ctx.Done():
+			return o.s.clean(context.Cause(o.s.ctx))
 		}
 	}
 }
 
-func (a *app) statusRows(ctx context.Context, b backend.Backend, p *project.Project, names []string) ([]map[string]any, error) {
-	infos, err := p.Infos(ctx, b)
+func (o *opened) statusRows(names []string) ([]map[string]any, error) {
+	infos, err := o.Infos(o.s.ctx, o.b)
 	if err != nil {
 		return nil, err
 	}
 	metrics := map[sandbox.Name]sandbox.Metrics{}
-	if m, ok := b.(backend.Meterer); ok {
-		all, err := m.AllMetrics(ctx, p.Namespace)
+	if m, ok := o.b.(backend.Meterer); ok {
+		all, err := m.AllMetrics(o.s.ctx, o.Namespace)
 		if err != nil && !errors.Is(err, sandbox.Unsupported) {
 			return nil, err
 		}
@@ -111,13 +106,13 @@ func (a *app) statusRows(ctx context.Context, b backend.Backend, p *project.Proj
 		}
 	}
 	return each(names, func(n string) map[string]any {
-		row := map[string]any{"name": n, "sandbox": string(p.Ref(n).Name), "status": "Absent", "ports": []string{}, "changed": false}
+		row := map[string]any{"name": n, "sandbox": string(o.Ref(n).Name), "status": "Absent", "ports": []string{}, "changed": false}
 		i, there := infos[n]
 		if !there {
 			return row
 		}
 		row["status"], row["ports"] = i.Status.Title(), portsOf(i)
-		if spec, err := p.Spec(n); err == nil {
+		if spec, err := o.Spec(n); err == nil {
 			row["changed"] = spec.Labels[project.HashLabel] != i.Spec.Labels[project.HashLabel]
 		}
 		if m, ok := metrics[i.Ref.Name]; ok && i.Status == sandbox.Running && m.State == sandbox.MetricsRunning {
