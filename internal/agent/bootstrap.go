@@ -65,7 +65,7 @@ func (a *Agent) ready(answer []byte) error {
 		ReadyTimeNS:  uint64(a.Boot + spent),
 		AgentVersion: a.Version,
 		Types: []agentproto.Type{agentproto.TypeFiles, agentproto.TypeAck, agentproto.TypeCancel,
-			agentproto.TypeKernelRun, agentproto.TypeKernelRequest},
+			agentproto.TypeFSPut, agentproto.TypeFSGet, agentproto.TypeKernelRun, agentproto.TypeKernelRequest},
 	})
 	return a.out.write(answer)
 }

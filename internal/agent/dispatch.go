@@ -57,6 +57,8 @@ func (a *Agent) handle(id uint32, m agentproto.Message, f *agentproto.Frame) (ke
 		return false, a.exec(id, m.Payload)
 	case agentproto.TypeFSRequest:
 		return false, a.fs(id, m.Payload)
+	case agentproto.TypeFSPut, agentproto.TypeFSGet:
+		return false, a.small(id, m.Type, m.Payload)
 	case agentproto.TypeTCPConnect:
 		return false, a.tcp(id, m.Payload)
 	case agentproto.TypeKernelRun:

@@ -49,6 +49,9 @@ func FuzzExecResize(f *testing.F)         { fuzzPayload[ExecResize](f) }
 func FuzzExecSignal(f *testing.F)         { fuzzPayload[ExecSignal](f) }
 func FuzzFSRequest(f *testing.F)          { fuzzPayload[FSRequest](f) }
 func FuzzFSResponse(f *testing.F)         { fuzzPayload[FSResponse](f) }
+func FuzzFSPut(f *testing.F)              { fuzzPayload[FSPut](f) }
+func FuzzFSGet(f *testing.F)              { fuzzPayload[FSGet](f) }
+func FuzzFSGot(f *testing.F)              { fuzzPayload[FSGot](f) }
 func FuzzTCPConnect(f *testing.F)         { fuzzPayload[TCPConnect](f) }
 func FuzzTCPFailed(f *testing.F)          { fuzzPayload[TCPFailed](f) }
 func FuzzReady(f *testing.F)              { fuzzPayload[Ready](f) }

@@ -52,6 +52,11 @@ const (
 	// TypeCancel says that the client has no more interest in a session. The agent drops it and does not answer.
 	TypeCancel Type = "x.msb.cancel"
 
+	// Files that fit into one frame; see FSPut and FSGet.
+	TypeFSPut Type = "x.msb.fs.put"
+	TypeFSGet Type = "x.msb.fs.get"
+	TypeFSGot Type = "x.msb.fs.got"
+
 	// Code interpreters that live in the guest; see KernelRun.
 	TypeKernelRun      Type = "x.msb.kernel.run"
 	TypeKernelStarted  Type = "x.msb.kernel.started"
@@ -110,6 +115,9 @@ var types = [...]TypeInfo{
 	{TypeError, 5, Terminal},
 	{TypeFiles, 7, 0},
 	{TypeCancel, 7, 0},
+	{TypeFSPut, 7, SessionStart},
+	{TypeFSGet, 7, SessionStart},
+	{TypeFSGot, 7, Terminal},
 	{TypeKernelRun, 7, SessionStart},
 	{TypeKernelStarted, 7, 0},
 	{TypeKernelStdout, 7, 0},

@@ -126,7 +126,7 @@ func (r *relay) begun(c *client, f *agentproto.Frame) bool {
 	switch m.Type {
 	case agentproto.TypeExecRequest:
 		kind = execSession
-	case agentproto.TypeFSRequest:
+	case agentproto.TypeFSRequest, agentproto.TypeFSPut, agentproto.TypeFSGet:
 		kind = fsSession
 	case agentproto.TypeTCPConnect:
 		kind = tcpSession

@@ -109,6 +109,21 @@ func (d guestSource) readlink(ctx context.Context, name string) (string, error) 
 
 func (d guestSource) open(ctx context.Context, name string) (content, error) {
 	p := d.where(name)
+	if d.c.HasSmall() {
+		info, data, f, err := d.c.GetFile(ctx, p)
+		if err != nil {
+			return nil, explain(p, err)
+		}
+		g := &guestContent{ctx: ctx, f: f, path: p, n: nodeOf(info), data: data}
+		if info.Kind != agentproto.KindFile {
+			g.close()
+			return nil, explain(p, &sandbox.Error{Kind: sandbox.Filesystem, Message: "it is no file any more"})
+		}
+		if int64(len(data)) > limitOf(g.n.size) {
+			return nil, tooLong(p, g.n.size)
+		}
+		return g, nil
+	}
 	f, err := d.c.OpenFile(ctx, p, agentproto.OpenOptions{Read: true})
 	if err != nil {
 		return nil, explain(p, err)
@@ -124,18 +139,29 @@ func (d guestSource) open(ctx context.Context, name string) (content, error) {
 	return &guestContent{ctx: ctx, f: f, path: p, n: nodeOf(info)}, nil
 }
 
-// guestContent is an open file of a guest.
+// guestContent is a file of a guest: an open one, or all that it has.
 type guestContent struct {
 	ctx  context.Context
-	f    *agentclient.File
+	f    *agentclient.File // nil if it came whole
 	path string
 	n    node
+	data []byte
 }
 
-func (g *guestContent) node() node { return g.n }
-func (g *guestContent) close()     { closeFile(g.ctx, g.f) }
+func (g *guestContent) node() node            { return g.n }
+func (g *guestContent) whole() ([]byte, bool) { return g.data, g.f == nil }
+
+func (g *guestContent) close() {
+	if g.f != nil {
+		closeFile(g.ctx, g.f)
+	}
+}
 
 func (g *guestContent) writeTo(w io.Writer) error {
+	if g.f == nil {
+		_, err := w.Write(g.data)
+		return err
+	}
 	var length *uint64
 	if g.n.size > 0 {
 		n := uint64(g.n.size)
@@ -244,10 +270,30 @@ func (d *guestSink) finish(ctx context.Context) error {
 
 func (*guestSink) takes(string, int) bool { return true } // where a link leads is the guest's own affair
 
+func (d *guestSink) put(ctx context.Context, name string, mode uint32, data []byte) (bool, error) {
+	if len(data) > agentproto.MaxSmall || !d.c.HasSmall() {
+		return false, nil
+	}
+	p := path.Join(d.path, name)
+	if err := validUTF8(p); err != nil {
+		return false, err
+	}
+	err := d.c.PutFile(ctx, &agentproto.FSPut{Path: p, Temp: path.Join(d.path, tempName(name)), Mode: mode, Data: data})
+	if sandbox.KindOf(err) == sandbox.Filesystem {
+		if known := d.replaceable(ctx, p); known != nil {
+			return false, known
+		}
+	}
+	return err == nil, explain(p, err)
+}
+
 func (d *guestSink) symlink(ctx context.Context, target, name string) error {
 	p := path.Join(d.path, name)
 	if err := validUTF8(p + target); err != nil {
 		return err
+	}
+	if d.fresh && d.c.Symlink(ctx, target, p) == nil {
+		return nil
 	}
 	if err := d.replaceable(ctx, p); err != nil {
 		return err

@@ -45,10 +45,15 @@ type Copier struct {
 	files, bytes atomic.Int64
 	entries      int
 	slots        chan struct{} // of files that are copied at the same time
+	streams      chan struct{} // of those of them that do not fit into one message
 }
 
-// atOnce is how many files are copied at the same time: each is a handful of questions to a guest, one after the other.
-const atOnce = 8
+// How many files are copied at the same time. A small one is one question to a guest; a large one is a handful of them, one after the
+// other, and may have a window's worth of data under way.
+const (
+	atOnce        = 32
+	streamsAtOnce = 8
+)
 
 // Progress is how many files there are and how many bytes were written so far. It may be asked for at any time.
 func (c *Copier) Progress() (files, bytes int64) { return c.files.Load(), c.bytes.Load() }
@@ -73,6 +78,8 @@ type sourceDir interface {
 
 // content is a file that is read. size is what it had when it was opened: what is added later is not copied.
 type content interface {
+	// whole is all of it, if it is small and known already; ok is false for others.
+	whole() (data []byte, ok bool)
 	writeTo(w io.Writer) error
 	node() node
 	close()
@@ -81,6 +88,8 @@ type content interface {
 // sinkDir is a directory that is written. After enter and whatever is done in it comes finish, or nothing, and close.
 type sinkDir interface {
 	enter(ctx context.Context, name string, mode uint32) (sinkDir, error)
+	// put makes a file that is small in one step. done is false where that takes what create does.
+	put(ctx context.Context, name string, mode uint32, data []byte) (done bool, err error)
 	create(ctx context.Context, name string, mode uint32) (sinkFile, error)
 	symlink(ctx context.Context, target, name string) error
 	// takes reports whether a link with that target may be made at depth directories below the destination.
@@ -129,7 +138,7 @@ func (c *Copier) Copy(ctx context.Context, src, dst End) error {
 	if top.kind == agentproto.KindFile {
 		return c.file(ctx, from, top.name, to, name)
 	}
-	c.slots = make(chan struct{}, atOnce)
+	c.slots, c.streams = make(chan struct{}, atOnce), make(chan struct{}, streamsAtOnce)
 	tree, err := from.enter(ctx, top.name)
 	if err != nil {
 		return err
@@ -252,6 +261,22 @@ func (c *Copier) file(ctx context.Context, from sourceDir, name string, to sinkD
 	}
 	defer data.close()
 	n := data.node()
+	if all, ok := data.whole(); ok {
+		if done, err := to.put(ctx, as, n.mode, all); done || err != nil {
+			if err == nil {
+				c.bytes.Add(int64(len(all)))
+				c.files.Add(1)
+			}
+			return err
+		}
+	} else if c.streams != nil {
+		select {
+		case c.streams <- struct{}{}:
+			defer func() { <-c.streams }()
+		case <-ctx.Done():
+			return cancelled(ctx)
+		}
+	}
 	out, err := to.create(ctx, as, n.mode)
 	if err != nil {
 		return err
@@ -263,7 +288,7 @@ func (c *Copier) file(ctx context.Context, from sourceDir, name string, to sinkD
 	if err != nil {
 		out.abort()
 		if errors.Is(err, errTooLong) {
-			return &sandbox.Error{Op: "copy", Kind: sandbox.Protocol, Message: fmt.Sprintf("%s has more than the %d bytes that it said it has", from.where(name), n.size)}
+			return tooLong(from.where(name), n.size)
 		}
 		return err
 	}
@@ -279,6 +304,10 @@ func limitOf(size int64) int64 {
 }
 
 var errTooLong = errors.New("too long")
+
+func tooLong(path string, size int64) error {
+	return &sandbox.Error{Op: "copy", Kind: sandbox.Protocol, Message: fmt.Sprintf("%s has more than the %d bytes that it said it has", path, size)}
+}
 
 // bounded counts what is written, and takes no more than there should be.
 type bounded struct {
