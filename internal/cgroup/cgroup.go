@@ -52,17 +52,17 @@ type Group struct {
 	memory string // version 1 directories, or ""
 	cpu    string
 	pids   string
+	bounds bool // memory
 	limits Limits
 	holds  atomic.Bool // processes were added
+	events events
 }
 
 // Holds reports whether there are processes in the group, for it to bound.
 func (g *Group) Holds() bool { return g != nil && g.holds.Load() }
 
 // Memory reports whether the group bounds memory.
-func (g *Group) Memory() bool {
-	return g != nil && (g.memory != "" || g.v2 != "" && has(g.v2, "memory.max"))
-}
+func (g *Group) Memory() bool { return g != nil && g.bounds }
 
 // CPU reports whether the group bounds CPU time.
 func (g *Group) CPU() bool { return g != nil && (g.cpu != "" || g.v2 != "" && has(g.v2, "cpu.max")) }
@@ -96,6 +96,7 @@ func New(name string, l Limits) (*Group, error) {
 		g.Remove()
 		return nil, nil
 	}
+	g.bounds = g.memory != "" || g.v2 != "" && has(g.v2, "memory.max")
 	if err := g.set(); err != nil {
 		g.Remove()
 		return nil, err
@@ -195,27 +196,13 @@ func (g *Group) Add(pids ...int) error {
 
 // OOMKills is how often the kernel killed a process of the group for want of memory.
 func (g *Group) OOMKills() int {
-	if g == nil {
-		return 0
-	}
-	file := ""
 	switch {
+	case g == nil:
+		return 0
 	case g.memory != "":
-		file = filepath.Join(g.memory, "memory.oom_control")
+		return g.events.oomKills(filepath.Join(g.memory, "memory.oom_control"))
 	case g.v2 != "":
-		file = filepath.Join(g.v2, "memory.events")
-	default:
-		return 0
-	}
-	b, err := os.ReadFile(file)
-	if err != nil {
-		return 0
-	}
-	for line := range strings.Lines(string(b)) {
-		if f := strings.Fields(line); len(f) == 2 && f[0] == "oom_kill" {
-			n, _ := strconv.Atoi(f[1])
-			return n
-		}
+		return g.events.oomKills(filepath.Join(g.v2, "memory.events"))
 	}
 	return 0
 }
@@ -225,6 +212,7 @@ func (g *Group) Remove() error {
 	if g == nil {
 		return nil
 	}
+	g.events.close()
 	var errs []error
 	for _, dir := range g.dirs() {
 		errs = append(errs, remove(dir))

@@ -49,6 +49,7 @@ func (s *supervisor) fail(err error) int {
 
 func (s *supervisor) release() {
 	close(s.gone)
+	s.alarm.close()
 	s.bounding.Wait()
 	if s.inst != nil {
 		if err := s.inst.Destroy(); err != nil {

@@ -9,7 +9,6 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -206,62 +205,6 @@ func (l *limits) cpuBy() string {
 		return "cgroup"
 	}
 	return "affinity"
-}
-
-// The watchdog looks again by the time in which a guest could fill what is left, within these bounds.
-const (
-	fillRate      = 4 << 30 // bytes per second that a guest can touch at most
-	watchInterval = 500 * time.Millisecond
-	watchMinimum  = 2 * time.Millisecond  // while the sandbox grows
-	watchCalm     = 50 * time.Millisecond // while it does not
-	calmGrowth    = 1 << 20               // bytes between two looks
-	groupInterval = time.Second           // where the kernel holds the limit
-	watchFailures = 3                     // looks in a row that may fail
-)
-
-// watch calls over once if the sandbox takes more memory than it may, and returns then or when done is closed.
-func (l *limits) watch(m driver.Meter, done <-chan struct{}, over func(why string)) {
-	t := time.NewTimer(0)
-	defer t.Stop()
-	var last uint64
-	failures := 0
-	for {
-		select {
-		case <-done:
-			return
-		case <-t.C:
-		}
-		if l.oom() {
-			over("")
-			return
-		}
-		used, err := m.Memory()
-		if err != nil {
-			if failures++; failures == watchFailures { // it is ending, or nothing holds its memory any more
-				over("its memory cannot be watched: ")
-				return
-			}
-			t.Reset(watchCalm)
-			continue
-		}
-		failures = 0
-		if used > l.memory.Load() {
-			over("")
-			return
-		}
-		if g := l.getGroup(); g.Memory() && g.Holds() {
-			// The kernel holds what was touched since the group has the processes; what was before counts here.
-			t.Reset(beat(groupInterval))
-			continue
-		}
-		pause := time.Duration(float64(l.memory.Load()-used) / fillRate * float64(time.Second))
-		least := watchMinimum
-		if used < last+calmGrowth {
-			least = watchCalm
-		}
-		last = used
-		t.Reset(min(max(pause, least), watchInterval))
-	}
 }
 
 // oom reports whether the kernel killed a process for want of memory within the group.

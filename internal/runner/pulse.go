@@ -11,60 +11,61 @@ import (
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
 
-// firstLook is when a sandbox is looked at first: one that ends before costs no sample. idleLook is how often it is looked at
-// for an idle timeout. busyCPU is how much CPU, of one CPU's time, is work and not the sentry's own housekeeping.
+// firstLook is when a sandbox is looked at first for all that it uses: one that ends before costs no sample. idleLook is how
+// often it is, at least. busyCPU is how much CPU, of one CPU's time, is work and not the sentry's own housekeeping.
 const (
 	firstLook = 100 * time.Millisecond
 	idleLook  = time.Second
 	busyCPU   = 0.05
 )
 
-// pulse looks at the sandbox from time to time, from outside: it writes samples for readers of metrics, and ends a sandbox
-// that nobody uses.
+// pulse looks at the sandbox from time to time, from outside: it holds it to its memory, writes samples for readers of metrics,
+// and ends a sandbox that nobody uses. All of it is one goroutine with one alarm: to wake an idle process costs more than a
+// look.
 func (s *supervisor) pulse() {
 	spec := s.cfg.Info.Spec
-	p := &pulse{s: s, sampling: !spec.Runtime.DisableMetrics, idle: spec.Lifecycle.IdleTimeout(),
+	p := &pulse{s: s, sampling: !spec.Runtime.DisableMetrics, idle: spec.Lifecycle.IdleTimeout(), looks: idleLook,
 		every: time.Duration(cmp.Or(spec.Runtime.MetricsIntervalMS, sandbox.DefaultMetricsIntervalMS)) * time.Millisecond}
+	p.meter, _ = s.inst.(driver.Meter)
 	p.gauge, _ = s.inst.(driver.Gauge)
 	p.disks, _ = s.inst.(driver.Disks)
 	p.sampling = p.sampling && p.gauge != nil
-	if !p.sampling && p.idle == 0 {
-		return
+	if p.sampling {
+		p.looks = min(p.every, idleLook)
 	}
 	defer p.close()
 	p.last = look{at: s.startedAt}
 	p.active = time.Now()
-	t := time.NewTimer(firstLook)
-	defer t.Stop()
-	for {
-		select {
-		case <-s.gone:
+	p.due = p.active.Add(firstLook)
+	for wait := time.Duration(0); ; {
+		if s.alarm.wait(wait) != nil { // it is closed
 			return
-		case <-t.C:
 		}
-		p.beat()
-		next := p.every
-		if p.idle > 0 {
-			next = min(next, idleLook)
+		var ok bool
+		if wait, ok = p.beat(); !ok {
+			return
 		}
-		t.Reset(beat(next))
 	}
 }
 
 // epoch is when this process began, or nearly.
 var epoch = time.Now()
 
-// beat is how long it is until the next multiple of an interval. All that look from time to time do so at the same times: to
-// wake an idle process costs more than a look.
+// beat is how long it is until the next multiple of an interval: all that is looked at from time to time is looked at
+// at the same times.
 func beat(interval time.Duration) time.Duration { return interval - time.Since(epoch)%interval }
 
 type pulse struct {
 	s        *supervisor
-	gauge    driver.Gauge
-	disks    driver.Disks
+	meter    driver.Meter // nil: nobody knows what the sandbox uses
+	gauge    driver.Gauge // as meter
+	disks    driver.Disks // as meter
 	sampling bool
-	every    time.Duration
-	idle     time.Duration
+	every    time.Duration // between samples
+	idle     time.Duration // after which a sandbox ends that nobody uses; 0: never
+	looks    time.Duration // between two looks at all
+	due      time.Time     // of the next one
+	dog      watchdog
 
 	out     *metering.Writer
 	failed  bool // out cannot be written
@@ -84,13 +85,70 @@ type look struct {
 	activity uint64
 }
 
-func (p *pulse) beat() {
-	now := look{at: time.Now(), activity: p.s.relay.work.activity.Load(), usage: p.last.usage}
-	if p.gauge != nil {
-		if u, err := p.gauge.Usage(); err == nil { // else it is ending
-			now.usage = u
+// beat looks once, and says how long not to look again, and whether to.
+func (p *pulse) beat() (wait time.Duration, ok bool) {
+	at := time.Now()
+	due := !at.Before(p.due)
+	used := p.dog.used
+	usage, err := p.look(at, due || p.dog.resting)
+	if p.s.limits.oom() {
+		p.over("")
+		return 0, false
+	}
+	switch limit := p.s.limits.memory.Load(); {
+	case p.meter == nil:
+		wait = p.looks
+	case err != nil:
+		if p.dog.failed() {
+			p.over("its memory cannot be watched: ")
+			return 0, false
+		}
+		wait = watchCalm
+	case p.dog.used > limit:
+		p.over("")
+		return 0, false
+	default:
+		wait = p.dog.next(limit, used)
+		if g := p.s.limits.getGroup(); g.Memory() && g.Holds() {
+			// The kernel holds what was touched since the group has the processes; what was before counts here.
+			wait = beat(groupInterval)
 		}
 	}
+	if due {
+		p.consider(at, usage)
+		p.due = time.Now().Add(beat(p.looks))
+	}
+	return min(wait, time.Until(p.due)), true
+}
+
+// look takes a look at the sandbox's memory, or at all that it uses.
+func (p *pulse) look(at time.Time, all bool) (driver.Usage, error) {
+	switch {
+	case all && p.gauge != nil:
+		u, err := p.gauge.Usage()
+		if err != nil {
+			return p.last.usage, err // it is ending
+		}
+		p.dog.sawAll(at, u)
+		return u, nil
+	case p.meter != nil:
+		used, err := p.meter.Memory()
+		if err == nil {
+			p.dog.saw(used)
+		}
+		return p.last.usage, err
+	}
+	return driver.Usage{}, nil
+}
+
+// over ends the sandbox for the memory that it takes.
+func (p *pulse) over(why string) {
+	p.s.end(sandbox.ReasonOOM, why+oomMessage(p.s.cfg.Info.Spec))
+}
+
+// consider does what is to be done with a look at all.
+func (p *pulse) consider(at time.Time, usage driver.Usage) {
+	now := look{at: at, activity: p.s.relay.work.activity.Load(), usage: usage}
 	if p.s.gateway != nil {
 		now.net = p.s.gateway.Stats()
 	}

@@ -64,6 +64,7 @@ type supervisor struct {
 	out     *execlog.Writer             // exec.log
 	asked   atomic.Bool                 // a client asked the agent to end
 	retires atomic.Pointer[sandbox.End] // the agent was asked to end, for this reason
+	alarm   *alarm                      // of pulse
 	tasks   sync.WaitGroup
 
 	recording sync.Mutex   // one writer of RunningFile at a time
@@ -277,16 +278,17 @@ func (s *supervisor) open(agent net.Conn, in *agentproto.Reader, ready []byte) e
 			}
 		}
 	})
-	if m, ok := s.inst.(driver.Meter); ok {
-		s.tasks.Go(func() {
-			s.limits.watch(m, s.gone, func(why string) { s.end(sandbox.ReasonOOM, why+oomMessage(s.cfg.Info.Spec)) })
-		})
+	alarm, err := newAlarm()
+	if err != nil {
+		return err
 	}
+	s.alarm = alarm
+	s.startedAt = time.Now().UTC()
+	s.tasks.Go(s.pulse)
 	s.bounding.Go(s.settle)
 	if d := s.cfg.Info.Spec.Lifecycle.MaxDuration(); d > 0 {
 		time.AfterFunc(d, func() { s.retire(sandbox.ReasonMaxDuration, fmt.Sprintf("it ran for its maximum of %s", d)) })
 	}
-	s.startedAt = time.Now().UTC()
 	if err := s.recordRunning(); err != nil {
 		return err
 	}
@@ -298,7 +300,6 @@ func (s *supervisor) open(agent net.Conn, in *agentproto.Reader, ready []byte) e
 		s.tasks.Go(s.runStartup)
 	}
 	s.openControl()
-	s.tasks.Go(s.pulse)
 	return nil
 }
 

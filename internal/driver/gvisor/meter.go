@@ -8,8 +8,6 @@ import (
 	"strings"
 	"sync"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/microsandbox-go/microsandbox/internal/driver"
 )
 
@@ -44,11 +42,11 @@ func openMemory(sentry int) *os.File {
 func (i *instance) Memory() (uint64, error) {
 	var total uint64
 	if i.memfile != nil {
-		var st unix.Stat_t
-		if err := unix.Fstat(int(i.memfile.Fd()), &st); err != nil {
+		n, err := allocated(i.memfile)
+		if err != nil {
 			return 0, fmt.Errorf("read the size of the guest's memory: %w", err)
 		}
-		total += uint64(st.Blocks) * 512
+		total += n
 	}
 	n, err := i.privateMemory()
 	return total + n, err
@@ -69,6 +67,7 @@ func (i *instance) privateMemory() (uint64, error) {
 type procFile struct {
 	mu     sync.Mutex
 	f      *os.File
+	fd     uintptr // f's
 	closed bool
 	buf    [512]byte
 }
@@ -83,10 +82,10 @@ func (p *procFile) readLocked(pid int, name string) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		p.f = f
+		p.f, p.fd = f, f.Fd()
 	}
-	n, err := unix.Pread(int(p.f.Fd()), p.buf[:], 0) // one call: os.File would look for the end
-	return p.buf[:max(n, 0)], err
+	n, err := look(p.fd, p.buf[:]) // one call: os.File would look for the end
+	return p.buf[:n], err
 }
 
 func (p *procFile) close() error {

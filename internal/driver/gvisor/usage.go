@@ -8,8 +8,6 @@ import (
 	"strconv"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/microsandbox-go/microsandbox/internal/driver"
 )
 
@@ -62,11 +60,9 @@ func (i *instance) Usage() (driver.Usage, error) {
 	u.CPU = max(u.CPU, g.most)
 	g.most = u.CPU
 	if i.memfile != nil {
-		var st unix.Stat_t
-		if err := unix.Fstat(int(i.memfile.Fd()), &st); err != nil {
+		if u.Guest, err = allocated(i.memfile); err != nil {
 			return u, fmt.Errorf("read the size of the guest's memory: %w", err)
 		}
-		u.Guest = uint64(st.Blocks) * 512
 	}
 	if u.Resident, err = i.privateMemory(); err != nil {
 		return u, err
@@ -80,11 +76,11 @@ func (i *instance) Usage() (driver.Usage, error) {
 // (clock_getcpuclockid(3)).
 func cpuTime(pid int) (uint64, error) {
 	const sched = 2 // CPUCLOCK_SCHED
-	var ts unix.Timespec
-	if err := unix.ClockGettime(int32(^pid)<<3|sched, &ts); err != nil {
+	ns, err := clock(int32(^pid)<<3 | sched)
+	if err != nil {
 		return 0, fmt.Errorf("read the CPU time of process %d: %w", pid, err)
 	}
-	return uint64(ts.Nano()), nil
+	return ns, nil
 }
 
 // clockTick is USER_HZ, the unit of times in /proc, in ns: 100 on every Linux that Go runs on.
