@@ -10,9 +10,12 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"runtime"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // bin is the directory of the binaries under test.
@@ -24,6 +27,9 @@ func init() { runtime.LockOSThread() }
 func TestMain(m *testing.M) {
 	if os.Getenv(stageVar) != "" {
 		os.Exit(stageMain())
+	}
+	if signal.Ignored(unix.SIGHUP) { // as nohup has it: what is started here is to get the default action
+		signal.Notify(make(chan os.Signal, 1), unix.SIGHUP)
 	}
 	os.Exit(run(m))
 }
