@@ -73,6 +73,14 @@ func TestCloud(t *testing.T) {
 	if err := sb.FS().WriteString(ctx, "/kept", "kept"); err != nil {
 		t.Error(err)
 	}
+	entries, err := sb.Logs(ctx, microsandbox.LogOptions{})
+	var logged strings.Builder
+	for _, e := range entries {
+		logged.WriteString(e.Text())
+	}
+	if err != nil || logged.String() != "b\nelsewhere\n" {
+		t.Errorf("the log is %q, %v", logged.String(), err)
+	}
 	py := sb.Interpreter("python").Session("far")
 	if r, err := py.Run(ctx, "import os\nx = os.environ['A'] * 3\nprint('here')\n[x]"); err != nil || r.Stdout() != "here\n" || string(r.Outputs[1].Value["application/json"]) != `["bbb"]` {
 		t.Errorf("%+v, %v", r, err)
@@ -89,14 +97,6 @@ func TestCloud(t *testing.T) {
 	}
 	if err := py.Close(ctx); err != nil {
 		t.Error(err)
-	}
-	entries, err := sb.Logs(ctx, microsandbox.LogOptions{})
-	var logged strings.Builder
-	for _, e := range entries {
-		logged.WriteString(e.Text())
-	}
-	if err != nil || logged.String() != "b\nelsewhere\n" {
-		t.Errorf("the log is %q, %v", logged.String(), err)
 	}
 	if err := sb.Close(); err != nil { // which sends nothing
 		t.Error(err)
