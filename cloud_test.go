@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/microsandbox-go/microsandbox"
 	"github.com/microsandbox-go/microsandbox/internal/backend/local"
@@ -79,6 +80,23 @@ func TestCloud(t *testing.T) {
 	}
 	if err != nil || logged.String() != "b\nelsewhere\n" {
 		t.Errorf("the log is %q, %v", logged.String(), err)
+	}
+	py := sb.Interpreter("python").Session("far")
+	if r, err := py.Run(ctx, "import os\nx = os.environ['A'] * 3\nprint('here')\n[x]"); err != nil || r.Stdout() != "here\n" || string(r.Outputs[1].Value["application/json"]) != `["bbb"]` {
+		t.Errorf("%+v, %v", r, err)
+	}
+	var heard []string
+	if r, err := py.Run(ctx, "print(x)", microsandbox.WithCellOutput(func(o microsandbox.CellOutput) { heard = append(heard, string(o.Text)) })); err != nil || r.Fresh || strings.Join(heard, "") != "bbb\n" {
+		t.Errorf("%+v, %q, %v", r, heard, err)
+	}
+	if r, err := py.Run(ctx, "while True: pass", microsandbox.WithCellTimeout(300*time.Millisecond)); err != nil || r.Status != microsandbox.CellTimeout || r.StateLost {
+		t.Errorf("%+v, %v", r, err)
+	}
+	if all, err := sb.Interpreters(ctx); err != nil || len(all) != 1 || all[0].Session != "far" || all[0].Cells != 3 {
+		t.Errorf("%+v, %v", all, err)
+	}
+	if err := py.Close(ctx); err != nil {
+		t.Error(err)
 	}
 	if err := sb.Close(); err != nil { // which sends nothing
 		t.Error(err)

@@ -15,7 +15,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 )
 
 var update = flag.Bool("update", false, "write what was answered into the golden conversations")
@@ -403,50 +402,6 @@ stopped: false null
 `
 		if string(out) != want {
 			t.Errorf("%s", diff(want, string(out)))
-		}
-	})
-}
-
-// TestServerSlowClients has clients that send a header or a body a byte at a time, or not at all: they are cut off.
-func TestServerSlowClients(t *testing.T) {
-	served(t, func(w *world) {
-		s := w.serve("--dev")
-		addr := strings.TrimPrefix(s.url, "http://")
-		for name, head := range map[string]string{
-			"header": "POST /api/v1/rpc HTTP/1.1\r\nHost: localhost\r\n",
-			"body":   "POST /api/v1/rpc HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{",
-		} {
-			t.Run(name, func(t *testing.T) {
-				t.Parallel()
-				c, err := net.Dial("tcp", addr)
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer c.Close()
-				stop := make(chan struct{})
-				defer close(stop)
-				go func() {
-					_, _ = c.Write([]byte(head))
-					for {
-						select {
-						case <-stop:
-							return
-						case <-time.After(500 * time.Millisecond):
-							if _, err := c.Write([]byte("x")); err != nil {
-								return
-							}
-						}
-					}
-				}()
-				_ = c.SetReadDeadline(time.Now().Add(patience))
-				answer, err := io.ReadAll(c)
-				if e, ok := err.(net.Error); ok && e.Timeout() {
-					t.Errorf("the connection is still there; it answered %q", answer)
-				}
-				if name == "body" && !strings.HasPrefix(string(answer), "HTTP/1.1 408 ") {
-					t.Errorf("it answered %q", answer)
-				}
-			})
 		}
 	})
 }

@@ -61,15 +61,46 @@ func TestServerConformance(t *testing.T) {
 	})
 }
 
-// conform runs scenarios against a server, all of whose checks have to be made and to succeed.
+// conform runs the official suite against a server. Of those scenarios that are named, or else of all that there are, each check has to be
+// made and to succeed without a warning.
 func conform(t *testing.T, dir, node, url string, scenarios ...string) {
 	t.Helper()
+	results := t.TempDir()
+	cmd := exec.Command(node, filepath.Join(dir, "node_modules", ".bin", "conformance"), "server", "--url", url+"/mcp", "--suite", "all", "-o", results)
+	out, err := cmd.CombinedOutput()
+	if !strings.Contains(string(out), "=== SUMMARY ===") {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	all, _ := filepath.Glob(filepath.Join(results, "*", "checks.json"))
+	if len(scenarios) == 0 {
+		if len(all) < 32 {
+			t.Errorf("of the suite's 32 scenarios %d were run", len(all))
+		}
+		scenarios = []string{""}
+	}
 	for _, scenario := range scenarios {
-		cmd := exec.Command(node, filepath.Join(dir, "node_modules", ".bin", "conformance"), "server", "--url", url+"/mcp", "--scenario", scenario)
-		cmd.Dir = t.TempDir()
-		out, err := cmd.CombinedOutput()
-		if err != nil || !strings.Contains(string(out), ", 0 failed, 0 warnings") || strings.Contains(string(out), "Passed: 0/") {
-			t.Errorf("%s: %v\n%s", scenario, err, clip(string(out)))
+		checks, _ := filepath.Glob(filepath.Join(results, "server-"+scenario+"*", "checks.json"))
+		if len(checks) == 0 {
+			t.Errorf("there is no scenario %q", scenario)
+		}
+		for _, path := range checks {
+			data, err := os.ReadFile(path)
+			var made []struct{ ID, Status, ErrorMessage string }
+			if err != nil || json.Unmarshal(data, &made) != nil {
+				t.Fatalf("%s: %v", path, err)
+			}
+			good := 0
+			for _, c := range made {
+				switch c.Status {
+				case "SUCCESS":
+					good++
+				case "FAILURE", "WARNING":
+					t.Errorf("%s: %s: %s %s", filepath.Base(filepath.Dir(path)), c.ID, c.Status, c.ErrorMessage)
+				}
+			}
+			if good == 0 {
+				t.Errorf("%s: no check succeeded: %s", filepath.Base(filepath.Dir(path)), data)
+			}
 		}
 	}
 }

@@ -37,7 +37,7 @@ func (s *Server) guard(route Route) http.Handler {
 			return
 		}
 		if r.Body != nil && r.Body != http.NoBody {
-			r.Body = &timedBody{ReadCloser: r.Body, control: http.NewResponseController(w), whole: most > 0}
+			r.Body = &timedBody{ReadCloser: r.Body, control: http.NewResponseController(w), timeout: s.cfg.Timeouts.Body, whole: most > 0}
 			if most > 0 {
 				r.Body = http.MaxBytesReader(w, r.Body, most)
 			}
@@ -47,10 +47,11 @@ func (s *Server) guard(route Route) http.Handler {
 }
 
 // timedBody bounds how long a body takes to come: the whole of it, or each part. When it has come the bound goes, for it would
-// end the request's context.
+// end the request's context. What does not come is a [Failure], 408.
 type timedBody struct {
 	io.ReadCloser
 	control *http.ResponseController
+	timeout time.Duration
 	whole   bool
 	begun   bool
 }
@@ -58,13 +59,40 @@ type timedBody struct {
 func (b *timedBody) Read(p []byte) (int, error) {
 	if !b.begun || !b.whole {
 		b.begun = true
-		_ = b.control.SetReadDeadline(time.Now().Add(bodyTimeout))
+		_ = b.control.SetReadDeadline(time.Now().Add(b.timeout))
 	}
 	n, err := b.ReadCloser.Read(p)
-	if err == io.EOF { // else what is left of it is still to be thrown away
+	switch {
+	case err == io.EOF: // else what is left of it is still to be thrown away
 		_ = b.control.SetReadDeadline(time.Time{})
+	case err != nil:
+		err = &Failure{Status: http.StatusRequestTimeout, Code: CodeInvalid, Message: "the request body did not come", Err: err}
 	}
 	return n, err
+}
+
+// watchedBody knows whether all of it was read.
+type watchedBody struct {
+	io.ReadCloser
+	over bool
+}
+
+func (b *watchedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	b.over = b.over || err != nil
+	return n, err
+}
+
+// drop sends the answer to a request and then throws away what nobody read of its long body. A client that sends all of it before it
+// reads would else find the connection reset, and not the answer. One that waits to be told to send it does not send it.
+func (s *Server) drop(rec *recorder, r *http.Request, body *watchedBody) {
+	if body.over || rec.status == http.StatusSwitchingProtocols || 0 <= r.ContentLength && r.ContentLength < minDropped || r.Header.Get("Expect") != "" {
+		return
+	}
+	if rec.control.Flush() == nil {
+		_ = rec.control.SetReadDeadline(time.Now().Add(s.cfg.Timeouts.Body))
+		_, _ = io.CopyN(io.Discard, body, maxDropped)
+	}
 }
 
 // hostAllowed looks at the name that a request is for. A page that makes a browser believe that its own name is this machine's

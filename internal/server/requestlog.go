@@ -89,7 +89,7 @@ func (s *Server) ObserveAudit(f func(Audit)) { s.audits = append(s.audits, f) }
 // served logs a request. Its query is left out: it may hold a signature.
 func (s *Server) served(t *trace, rec *recorder, r *http.Request) {
 	took := time.Since(t.began)
-	_ = rec.control.SetWriteDeadline(time.Now().Add(writeTimeout)) // for what is still in buffers
+	_ = rec.control.SetWriteDeadline(time.Now().Add(rec.timeout)) // for what is still in buffers
 	t.mu.Lock()
 	attrs, op := t.attrs, t.op
 	t.mu.Unlock()
@@ -142,6 +142,7 @@ func (s *Server) Audited(ctx context.Context, action string, ref sandbox.Ref, er
 type recorder struct {
 	http.ResponseWriter
 	control *http.ResponseController
+	timeout time.Duration
 	status  int
 	bytes   int64
 }
@@ -154,7 +155,7 @@ func (r *recorder) WriteHeader(status int) {
 	if r.status == 0 && status >= 200 || status == http.StatusSwitchingProtocols {
 		r.status = status
 	}
-	_ = r.control.SetWriteDeadline(time.Now().Add(writeTimeout))
+	_ = r.control.SetWriteDeadline(time.Now().Add(r.timeout))
 	r.ResponseWriter.WriteHeader(status)
 }
 
@@ -162,7 +163,7 @@ func (r *recorder) Write(p []byte) (int, error) {
 	if r.status == 0 {
 		r.status = http.StatusOK
 	}
-	_ = r.control.SetWriteDeadline(time.Now().Add(writeTimeout))
+	_ = r.control.SetWriteDeadline(time.Now().Add(r.timeout))
 	n, err := r.ResponseWriter.Write(p)
 	r.bytes += int64(n)
 	return n, err

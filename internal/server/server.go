@@ -50,6 +50,7 @@ type Config struct {
 	// VolumeRoots are the directories of this machine from which sandboxes may mount.
 	VolumeRoots []string
 	Limits      Limits
+	Timeouts    Timeouts
 	TLS         *tls.Config // nil: plain HTTP
 
 	Log   *slog.Logger // of requests and troubles; nil is silence
@@ -69,15 +70,26 @@ type Limits struct {
 	Connections int // 4096
 }
 
+// Timeouts bound what clients take their time for. Zero is the default.
+type Timeouts struct {
+	Header time.Duration // the header of a request; 10 s
+	Body   time.Duration // a whole bounded body, and each part of one without a bound; 30 s
+	Write  time.Duration // to take each part of an answer; 1 min
+	Idle   time.Duration // between requests; 2 min
+}
+
+func (t Timeouts) withDefaults() Timeouts {
+	return Timeouts{cmp.Or(t.Header, 10*time.Second), cmp.Or(t.Body, 30*time.Second), cmp.Or(t.Write, time.Minute), cmp.Or(t.Idle, 2*time.Minute)}
+}
+
 // The bounds of one request.
 const (
 	// MaxBody is the longest body of a route that says nothing else, in bytes (contract server-v0.2 §1.3).
-	MaxBody       = 2 << 20
-	maxHeader     = 64 << 10
-	headerTimeout = 10 * time.Second
-	bodyTimeout   = 30 * time.Second // for a whole bounded body; for each part of one without a bound
-	writeTimeout  = time.Minute      // for each part of an answer
-	idleTimeout   = 2 * time.Minute
+	MaxBody   = 2 << 20
+	maxHeader = 64 << 10
+	// minDropped and maxDropped bound the bodies that are thrown away when nobody wanted them, in bytes. Shorter ones net/http throws away.
+	minDropped = 256 << 10
+	maxDropped = 256 << 20
 	// ShutdownTimeout is how long requests may take to end once the server is told to.
 	ShutdownTimeout = 20 * time.Second
 )
@@ -107,6 +119,7 @@ type Server struct {
 
 // New returns a server without routes.
 func New(cfg Config) *Server {
+	cfg.Timeouts = cfg.Timeouts.withDefaults()
 	discard := slog.New(slog.NewTextHandler(io.Discard, nil))
 	s := &Server{cfg: cfg, mux: http.NewServeMux(), log: cmp.Or(cfg.Log, discard), audit: cmp.Or(cfg.Audit, discard), strict: true}
 	s.background, s.stop = context.WithCancel(context.Background())
@@ -192,7 +205,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	if most := cmp.Or(s.cfg.Limits.Connections, 4096); most > 0 {
 		l = netutil.LimitListener(l, most)
 	}
-	h := &http.Server{Handler: s, ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
+	h := &http.Server{Handler: s, ReadHeaderTimeout: s.cfg.Timeouts.Header, IdleTimeout: s.cfg.Timeouts.Idle, MaxHeaderBytes: maxHeader,
 		BaseContext: func(net.Listener) context.Context { return base },
 		ErrorLog:    slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
 	if s.cfg.TLS != nil {
@@ -246,12 +259,22 @@ func (s *Server) Go(ctx context.Context, f func(context.Context)) {
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	t := &trace{id: requestID(), began: time.Now()}
 	r = r.WithContext(context.WithValue(r.Context(), traceKey{}, t))
-	rec := &recorder{ResponseWriter: w, control: http.NewResponseController(w)}
+	rec := &recorder{ResponseWriter: w, control: http.NewResponseController(w), timeout: s.cfg.Timeouts.Write}
 	rec.Header().Set("X-Request-Id", t.id)
-	defer s.served(t, rec, r)
-	if r.ContentLength != 0 { // whoever reads it, and if only to throw it away
-		_ = rec.control.SetReadDeadline(t.began.Add(bodyTimeout))
+	if r.ContentLength == 0 {
+		s.answer(t, rec, r)
+		return
 	}
+	// Whoever reads it, and if only to throw it away:
+	_ = rec.control.SetReadDeadline(t.began.Add(s.cfg.Timeouts.Body))
+	body := &watchedBody{ReadCloser: r.Body}
+	r.Body = body
+	s.answer(t, rec, r)
+	s.drop(rec, r, body)
+}
+
+func (s *Server) answer(t *trace, rec *recorder, r *http.Request) {
+	defer s.served(t, rec, r)
 	h, pattern := s.mux.Handler(r)
 	t.route = pattern
 	switch {

@@ -59,7 +59,7 @@ func (v *Service) rpc(w http.ResponseWriter, r *http.Request) {
 	ctx := r.Context()
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
-		server.WriteFailure(w, r, server.FailureOf(bodyError(err)))
+		server.WriteFailure(w, r, server.FailureOf(err))
 		return
 	}
 	if caller := server.CallerOf(ctx); !caller.All() {
@@ -93,15 +93,6 @@ func (v *Service) rpc(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	server.WriteJSON(w, http.StatusOK, response{Version: "2.0", Result: result, ID: req.id})
-}
-
-// bodyError is why a body did not come.
-func bodyError(err error) error {
-	var big *http.MaxBytesError
-	if errors.As(err, &big) {
-		return err
-	}
-	return &server.Failure{Status: http.StatusRequestTimeout, Code: server.CodeInvalid, Message: "the request body did not come", Err: err}
 }
 
 func plain(w http.ResponseWriter, status int, text string) {

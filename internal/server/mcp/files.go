@@ -4,18 +4,13 @@ import (
 	"bytes"
 	"context"
 	"encoding/base64"
-	"encoding/json"
-	"errors"
 	"io"
 	"path"
 	"slices"
 	"strings"
 	"unicode/utf8"
 
-	"github.com/modelcontextprotocol/go-sdk/mcp"
-
 	"github.com/microsandbox-go/microsandbox/internal/agentclient"
-	"github.com/microsandbox-go/microsandbox/internal/backend"
 	"github.com/microsandbox-go/microsandbox/internal/server"
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
@@ -23,29 +18,16 @@ import (
 // maxRead is the largest file that is read for a model, in bytes.
 const maxRead = 1 << 20
 
-func (h *Handler) readFile(ctx context.Context, _ *mcp.CallToolRequest, args json.RawMessage) (any, []mcp.Content, error) {
-	var n names
-	if err := parse(args, &n); err != nil {
-		return nil, nil, err
-	}
-	ref, err := n.file(ctx)
-	if err != nil {
-		return nil, nil, err
-	}
-	client, release, err := h.cfg.Server.Agent(ctx, ref)
-	if err != nil {
-		return nil, nil, err
-	}
-	defer release()
+func readFile(ctx context.Context, client *agentclient.Client, p *fileParams) (any, error) {
 	var b bytes.Buffer
-	if _, err := client.ReadFile(ctx, n.Path, &bounded{&b, maxRead}); err != nil {
-		return nil, nil, err
+	if _, err := client.ReadFile(ctx, p.Path, &bounded{&b, maxRead}); err != nil {
+		return nil, err
 	}
-	out := map[string]any{"path": n.Path, "size": b.Len(), "encoding": "text", "content": b.String()}
+	out := map[string]any{"path": p.Path, "size": b.Len(), "encoding": "text", "content": b.String()}
 	if !utf8.Valid(b.Bytes()) {
 		out["encoding"], out["content"] = "base64", base64.StdEncoding.EncodeToString(b.Bytes())
 	}
-	return out, nil, nil
+	return out, nil
 }
 
 // bounded refuses more than so many bytes.
@@ -62,32 +44,28 @@ func (b *bounded) Write(p []byte) (int, error) {
 	return b.w.Write(p)
 }
 
-func (h *Handler) writeFile(ctx context.Context, _ *mcp.CallToolRequest, args json.RawMessage) (any, []mcp.Content, error) {
-	var p struct {
-		names
-		Content  string `json:"content"`
-		Encoding string `json:"encoding"`
-	}
-	if err := parse(args, &p); err != nil {
-		return nil, nil, err
-	}
-	ref, err := p.file(ctx)
-	if err != nil {
-		return nil, nil, err
-	}
+// writeParams say what a file is to have.
+type writeParams struct {
+	fileParams
+	Content  string `json:"content"`
+	Encoding string `json:"encoding"`
+}
+
+func (h *Handler) writeFile(ctx context.Context, ref sandbox.Ref, p *writeParams) (any, error) {
 	data := []byte(p.Content)
 	switch p.Encoding {
 	case "", "text":
 	case "base64":
+		var err error
 		if data, err = base64.StdEncoding.DecodeString(p.Content); err != nil {
-			return nil, nil, server.Invalid("Validation error: content: %v", err)
+			return nil, server.Invalid("Validation error: content: %v", err)
 		}
 	default:
-		return nil, nil, server.Invalid("Validation error: encoding: want text or base64")
+		return nil, server.Invalid("Validation error: encoding: want text or base64")
 	}
-	err = h.write(ctx, ref, p.Path, data)
+	err := h.write(ctx, ref, p.Path, data)
 	h.cfg.Server.Audited(ctx, "write", ref, err)
-	return map[string]any{"path": p.Path, "size": len(data)}, nil, err
+	return map[string]any{"path": p.Path, "size": len(data)}, err
 }
 
 func (h *Handler) write(ctx context.Context, ref sandbox.Ref, to string, data []byte) error {
@@ -121,23 +99,10 @@ func mkdirAll(ctx context.Context, client *agentclient.Client, dir string) error
 // maxEntries is how many files of a directory are listed.
 const maxEntries = 1000
 
-func (h *Handler) listFiles(ctx context.Context, _ *mcp.CallToolRequest, args json.RawMessage) (any, []mcp.Content, error) {
-	var n names
-	if err := parse(args, &n); err != nil {
-		return nil, nil, err
-	}
-	ref, err := n.file(ctx)
+func listFiles(ctx context.Context, client *agentclient.Client, p *fileParams) (any, error) {
+	all, err := client.List(ctx, p.Path)
 	if err != nil {
-		return nil, nil, err
-	}
-	client, release, err := h.cfg.Server.Agent(ctx, ref)
-	if err != nil {
-		return nil, nil, err
-	}
-	defer release()
-	all, err := client.List(ctx, n.Path)
-	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	type file struct {
 		Name string `json:"name"`
@@ -150,117 +115,5 @@ func (h *Handler) listFiles(ctx context.Context, _ *mcp.CallToolRequest, args js
 	}
 	slices.SortFunc(files, func(a, b file) int { return strings.Compare(a.Name, b.Name) })
 	total := len(files)
-	return map[string]any{"path": n.Path, "files": files[:min(total, maxEntries)], "total": total}, nil, nil
-}
-
-func (h *Handler) logs(ctx context.Context, _ *mcp.CallToolRequest, args json.RawMessage) (any, []mcp.Content, error) {
-	p := struct {
-		names
-		Tail int `json:"tail"`
-	}{Tail: 100}
-	if err := parse(args, &p); err != nil {
-		return nil, nil, err
-	}
-	ref, err := p.ref(ctx)
-	if err != nil {
-		return nil, nil, err
-	}
-	b, ok := h.cfg.Server.Backend().(backend.LogReader)
-	if !ok {
-		return nil, nil, &sandbox.Error{Op: "logs", Ref: ref, Kind: sandbox.Unsupported, Message: "there are no logs here"}
-	}
-	if p.Tail < 1 || p.Tail > 10000 {
-		return nil, nil, server.Invalid("Validation error: tail: want 1 to 10000")
-	}
-	stream, err := b.OpenLogs(ctx, ref, sandbox.LogOptions{Tail: p.Tail})
-	if err != nil {
-		return nil, nil, err
-	}
-	defer stream.Close()
-	type entry struct {
-		Time   string `json:"time"`
-		Stream string `json:"stream"`
-		Text   string `json:"text"`
-	}
-	entries, size := []entry{}, 0
-	for {
-		e, err := stream.Next()
-		if errors.Is(err, io.EOF) || size > maxRead {
-			return map[string]any{"entries": entries, "truncated": size > maxRead}, nil, nil
-		}
-		if err != nil {
-			return nil, nil, err
-		}
-		size += len(e.Data)
-		entries = append(entries, entry{e.Time.UTC().Format("2006-01-02T15:04:05.000Z"), string(e.Source), strings.ToValidUTF8(string(e.Data), "\uFFFD")})
-	}
-}
-
-func (h *Handler) list(ctx context.Context, _ *mcp.CallToolRequest, args json.RawMessage) (any, []mcp.Content, error) {
-	var n names
-	if err := parse(args, &n); err != nil {
-		return nil, nil, err
-	}
-	ns := sandbox.DefaultNamespace
-	if n.Namespace != nil {
-		ns = *n.Namespace
-	}
-	if err := server.CallerOf(ctx).Check(ns); err != nil {
-		return nil, nil, err
-	}
-	if ns == server.AllNamespaces {
-		ns = ""
-	}
-	infos, err := h.cfg.Server.Backend().List(ctx, ns)
-	if err != nil {
-		return nil, nil, err
-	}
-	type one struct {
-		Name      string `json:"name"`
-		Namespace string `json:"namespace"`
-		Image     string `json:"image"`
-		Status    string `json:"status"`
-	}
-	all := make([]one, 0, len(infos))
-	for _, i := range infos {
-		all = append(all, one{string(i.Ref.Name), i.Ref.Namespace, i.Spec.Image.String(), string(i.Status)})
-	}
-	return map[string]any{"sandboxes": all}, nil, nil
-}
-
-func (h *Handler) ports(ctx context.Context, _ *mcp.CallToolRequest, args json.RawMessage) (any, []mcp.Content, error) {
-	var p struct {
-		names
-		Port uint16 `json:"port"`
-	}
-	if err := parse(args, &p); err != nil {
-		return nil, nil, err
-	}
-	ref, err := p.ref(ctx)
-	if err != nil {
-		return nil, nil, err
-	}
-	info, err := h.cfg.Server.Backend().Get(ctx, ref)
-	if err != nil {
-		return nil, nil, err
-	}
-	type port struct {
-		Guest    uint16 `json:"port"`
-		Host     uint16 `json:"host_port"`
-		Address  string `json:"host_address"`
-		Protocol string `json:"protocol"`
-	}
-	published := []port{}
-	for _, o := range info.Ports {
-		published = append(published, port{o.GuestPort, o.HostPort, o.Bind(), o.Protocol})
-	}
-	out := map[string]any{"published": published}
-	if url, _ := ctx.Value(urlKey{}).(string); p.Port != 0 && h.cfg.Preview != nil && url != "" {
-		signed, err := h.cfg.Preview(ctx, ref.Namespace, string(ref.Name), p.Port)
-		if err != nil {
-			return nil, nil, err
-		}
-		out["url"] = url + signed
-	}
-	return out, nil, nil
+	return map[string]any{"path": p.Path, "files": files[:min(total, maxEntries)], "total": total}, nil
 }

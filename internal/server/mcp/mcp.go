@@ -32,6 +32,8 @@ type Config struct {
 	// Sessions keeps the state of clients in this process between requests, for tools that ask their client something. Ours do not;
 	// and without sessions a client notices nothing of a restart, and no key can use the session of another.
 	Sessions bool
+	// Events keeps what was sent in sessions, so that streams can be gone on with; nil: they cannot.
+	Events mcp.EventStore
 }
 
 // Handler is what answers.
@@ -51,7 +53,7 @@ func New(cfg Config) *Handler {
 	get := func(r *http.Request) *mcp.Server { return h.protocol(server.CallerOf(r.Context()), base(r)) }
 	options := func(json bool) *mcp.StreamableHTTPOptions {
 		// The names and the pages that ask were looked at before.
-		return &mcp.StreamableHTTPOptions{Stateless: !cfg.Sessions, JSONResponse: json, DisableLocalhostProtection: true, MaxRequestBodyBytes: maxBody, PropagateRequestCancellation: true}
+		return &mcp.StreamableHTTPOptions{Stateless: !cfg.Sessions, EventStore: cfg.Events, JSONResponse: json, DisableLocalhostProtection: true, MaxRequestBodyBytes: maxBody, PropagateRequestCancellation: true}
 	}
 	h.stream, h.plain = mcp.NewStreamableHTTPHandler(get, options(false)), mcp.NewStreamableHTTPHandler(get, options(true))
 	return h

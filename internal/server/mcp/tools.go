@@ -22,8 +22,11 @@ type tool struct {
 	failure                  string // what an error's message begins with
 	properties               []property
 	readOnly, idempotent     bool
-	call                     func(ctx context.Context, req *mcp.CallToolRequest, args json.RawMessage) (result any, more []mcp.Content, err error)
+	call                     call
 }
+
+// call does what a tool is for. The result becomes JSON, before the more that there is.
+type call func(ctx context.Context, req *mcp.CallToolRequest, args json.RawMessage) (result any, more []mcp.Content, err error)
 
 // property is one parameter.
 type property struct {
@@ -94,16 +97,16 @@ func (h *Handler) tools() []tool {
 			description: "Get which sandboxes run, and what CPU, memory and disk they use."},
 		{name: "sandbox_list", title: "List sandboxes", readOnly: true, properties: []property{{"namespace", "Namespace, or * for all", text, true}}, call: h.list,
 			description: "List the sandboxes of a namespace with their images and states."},
-		{name: "sandbox_read_file", title: "Read a file", readOnly: true, properties: []property{sandboxName, namespace, filePath}, call: h.readFile,
+		{name: "sandbox_read_file", title: "Read a file", readOnly: true, properties: []property{sandboxName, namespace, filePath}, call: in(h, readFile),
 			description: "Read a file of a running sandbox, of at most 1 MiB. What is not text comes as base64."},
 		{name: "sandbox_write_file", title: "Write a file", idempotent: true, properties: []property{sandboxName, namespace, filePath, {"content", "What the file is to have", text, true},
-			{"encoding", "base64 if content is that; text otherwise", map[string]any{"type": "string", "enum": []string{"text", "base64"}}, false}}, call: h.writeFile,
+			{"encoding", "base64 if content is that; text otherwise", map[string]any{"type": "string", "enum": []string{"text", "base64"}}, false}}, call: on(h.writeFile),
 			description: "Write a file of a running sandbox, in place of what was there. Directories on the way are made."},
-		{name: "sandbox_list_files", title: "List files", readOnly: true, properties: []property{sandboxName, namespace, filePath}, call: h.listFiles,
+		{name: "sandbox_list_files", title: "List files", readOnly: true, properties: []property{sandboxName, namespace, filePath}, call: in(h, listFiles),
 			description: "List the files in a directory of a running sandbox."},
-		{name: "sandbox_get_logs", title: "Get logs", readOnly: true, properties: []property{sandboxName, namespace, {"tail", "How many entries, counted from the last; 100 unless given", integer, false}}, call: h.logs,
+		{name: "sandbox_get_logs", title: "Get logs", readOnly: true, properties: []property{sandboxName, namespace, {"tail", "How many entries, counted from the last; 100 unless given", integer, false}}, call: on(h.logs),
 			description: "Get what programs in a sandbox printed, also when it does not run any more."},
-		{name: "sandbox_list_ports", title: "List ports", readOnly: true, properties: []property{sandboxName, namespace, {"port", "A port on which a program in the sandbox listens: get a URL for it", integer, false}}, call: h.ports,
+		{name: "sandbox_list_ports", title: "List ports", readOnly: true, properties: []property{sandboxName, namespace, {"port", "A port on which a program in the sandbox listens: get a URL for it", integer, false}}, call: on(h.ports),
 			description: "List the ports that a sandbox publishes; for any port of the sandbox get a URL that a browser can open for an hour."},
 	}
 }
@@ -228,11 +231,35 @@ func (h *Handler) code(ctx context.Context, _ *mcp.CallToolRequest, args json.Ra
 // maxShown is how much of what code shows one call returns besides its text, in bytes.
 const maxShown = 8 << 20
 
-// names are the parameters that most tools of ours have.
-type names struct {
+// params are the parameters that tools of ours have.
+type params struct {
 	Sandbox   string  `json:"sandbox"`
 	Namespace *string `json:"namespace"`
-	Path      string  `json:"path"`
+}
+
+func (p *params) namespace() string {
+	if p.Namespace == nil {
+		return sandbox.DefaultNamespace
+	}
+	return *p.Namespace
+}
+
+// ref is the sandbox that is meant, which the caller has to be allowed to use.
+func (p *params) ref(ctx context.Context) (sandbox.Ref, error) {
+	return jsonrpc.Ref(ctx, p.namespace(), p.Sandbox)
+}
+
+// fileParams are those of tools that are about a file.
+type fileParams struct {
+	params
+	Path string `json:"path"`
+}
+
+func (p *fileParams) ref(ctx context.Context) (sandbox.Ref, error) {
+	if !strings.HasPrefix(p.Path, "/") {
+		return sandbox.Ref{}, server.Invalid("Validation error: path: want an absolute path")
+	}
+	return p.params.ref(ctx)
 }
 
 func parse(args json.RawMessage, into any) error {
@@ -242,19 +269,38 @@ func parse(args json.RawMessage, into any) error {
 	return nil
 }
 
-func (n names) ref(ctx context.Context) (sandbox.Ref, error) {
-	ns := sandbox.DefaultNamespace
-	if n.Namespace != nil {
-		ns = *n.Namespace
-	}
-	return jsonrpc.Ref(ctx, ns, n.Sandbox)
+// named is a pointer to parameters that name a sandbox.
+type named[P any] interface {
+	*P
+	ref(context.Context) (sandbox.Ref, error)
 }
 
-func (n names) file(ctx context.Context) (sandbox.Ref, error) {
-	if !strings.HasPrefix(n.Path, "/") {
-		return sandbox.Ref{}, server.Invalid("Validation error: path: want an absolute path")
+// on makes a tool of what is done to a sandbox: it reads the parameters and finds the sandbox that they name.
+func on[P any, T named[P]](do func(ctx context.Context, ref sandbox.Ref, p T) (any, error)) call {
+	return func(ctx context.Context, _ *mcp.CallToolRequest, args json.RawMessage) (any, []mcp.Content, error) {
+		p := T(new(P))
+		if err := parse(args, p); err != nil {
+			return nil, nil, err
+		}
+		ref, err := p.ref(ctx)
+		if err != nil {
+			return nil, nil, err
+		}
+		result, err := do(ctx, ref, p)
+		return result, nil, err
 	}
-	return n.ref(ctx)
+}
+
+// in makes a tool of what is done in a running sandbox.
+func in[P any, T named[P]](h *Handler, do func(ctx context.Context, client *agentclient.Client, p T) (any, error)) call {
+	return on(func(ctx context.Context, ref sandbox.Ref, p T) (any, error) {
+		client, release, err := h.cfg.Server.Agent(ctx, ref)
+		if err != nil {
+			return nil, err
+		}
+		defer release()
+		return do(ctx, client, p)
+	})
 }
 
 var errTooLarge = errors.New("the file is larger than 1 MiB: read a part of it with sandbox_run_command, for example head -c")
