@@ -49,7 +49,12 @@ func (c *cloud) key() string {
 func newCloud(t *testing.T) *cloud {
 	c := &cloud{t: t, from: newLocal(t), addr: "127.0.0.1:0"}
 	c.start()
-	t.Cleanup(func() { c.stop() })
+	t.Cleanup(func() {
+		c.stop()
+		if err := c.from.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 	t.Cleanup(func() {
 		infos, err := c.from.List(context.Background(), sandbox.DefaultNamespace)
 		if err != nil {

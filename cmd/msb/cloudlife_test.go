@@ -25,7 +25,7 @@ import (
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
 
-// keyed is a cloud that asks for keys.
+// newKeyedCloud is a cloud that asks for keys.
 func newKeyedCloud(t *testing.T) *cloud {
 	c := newCloud(t)
 	c.stop()
@@ -161,13 +161,11 @@ func TestCloudKeepsValues(t *testing.T) {
 
 // sameHome is another backend of a cloud's state, as another process has it.
 func sameHome(t *testing.T, c *cloud) *local.Backend {
-	b := local.New(local.Config{Home: c.home(), Runner: os.Getenv(config.RunnerVar), Agent: os.Getenv(config.AgentVar)})
-	t.Cleanup(func() {
-		if err := b.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return b
+	t.Helper()
+	if err := c.from.Close(); err != nil {
+		t.Error(err)
+	}
+	return local.New(local.Config{Home: c.home(), Runner: os.Getenv(config.RunnerVar), Agent: os.Getenv(config.AgentVar)})
 }
 
 // TestCloudRenames gives a sandbox another name: all of it goes along.
@@ -277,14 +275,13 @@ func TestCloudUse(t *testing.T) {
 		t.Fatal(err)
 	}
 	type row struct {
-		ID                 string  `json:"sandbox_id"`
-		VCPU               float64 `json:"vcpu_seconds"`
-		Memory             float64 `json:"mem_mib_seconds"`
-		Disk               float64 `json:"disk_mib_seconds"`
-		CPU                float64 `json:"cpu_seconds"`
-		Name               string
-		Day                time.Time
-		present, forgotten bool
+		ID     string  `json:"sandbox_id"`
+		VCPU   float64 `json:"vcpu_seconds"`
+		Memory float64 `json:"mem_mib_seconds"`
+		Disk   float64 `json:"disk_mib_seconds"`
+		CPU    float64 `json:"cpu_seconds"`
+		Name   string
+		Day    time.Time
 	}
 	read := func() map[string]row {
 		t.Helper()
