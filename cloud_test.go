@@ -2,6 +2,7 @@ package microsandbox_test
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -125,6 +126,76 @@ func TestCloud(t *testing.T) {
 		t.Error(err)
 	}
 	if err := microsandbox.RemoveSandbox(ctx, "far"); err != nil {
+		t.Error(err)
+	}
+	_ = os.RemoveAll(os.Getenv("MSB_HOME"))
+}
+
+// TestCloudVolumeFiles keeps files in volumes of a cloud, one of which is its default.
+func TestCloudVolumeFiles(t *testing.T) {
+	cloud(t)
+	ctx := ctxOf(t)
+	_, err := microsandbox.GetDefaultVolume(ctx)
+	wantKind(t, err, microsandbox.ErrVolumeNotFound)
+	made, err := microsandbox.CreateVolume(ctx, "default", microsandbox.WithVolumeQuota(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, err := microsandbox.GetDefaultVolume(ctx)
+	if err != nil || h.Name() != "default" || !h.IsDefault() || h.Path() != "" {
+		t.Fatalf("%+v, %v", h, err)
+	}
+	fs := h.FS()
+	if err := fs.Mkdir(ctx, "a/b"); err != nil {
+		t.Error(err)
+	}
+	if err := fs.WriteString(ctx, "a/b/c", "content"); err != nil {
+		t.Error(err)
+	}
+	if text, err := made.FS().ReadString(ctx, "a/b/c"); text != "content" || err != nil {
+		t.Errorf("read %q, %v", text, err)
+	}
+	for path, want := range map[string]bool{"a/b/c": true, "a": true, "none": false} {
+		if there, err := fs.Exists(ctx, path); there != want || err != nil {
+			t.Errorf("%s: %v, %v", path, there, err)
+		}
+	}
+	_, err = fs.Read(ctx, "none")
+	wantKind(t, err, microsandbox.ErrPathNotFound)
+	for _, path := range []string{"../x", "/x", "a/../../x"} {
+		if err := fs.Write(ctx, path, nil); !errors.Is(err, microsandbox.ErrPathEscape) {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+	if err := fs.Write(ctx, "big", make([]byte, 2<<20)); err == nil {
+		t.Error("more was written than the volume may hold")
+	}
+	if err := fs.Remove(ctx, "a"); err == nil {
+		t.Error("a directory was removed that is not empty")
+	}
+	if err := fs.RemoveAll(ctx, "a"); err != nil {
+		t.Error(err)
+	}
+	if err := fs.RemoveAll(ctx, "a"); err != nil {
+		t.Errorf("what is gone: %v", err)
+	}
+	sb, err := microsandbox.CreateSandbox(ctx, "mounts", microsandbox.WithImage("host"), microsandbox.WithMemory(256), microsandbox.WithMounts(map[string]microsandbox.MountConfig{"/v": microsandbox.Mount.Named("default", microsandbox.MountOptions{})}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err := sb.Shell(ctx, "echo from inside >/v/f"); err != nil || out.ExitCode() != 0 {
+		t.Errorf("%+v, %v", out, err)
+	}
+	if text, err := fs.ReadString(ctx, "f"); text != "from inside\n" || err != nil {
+		t.Errorf("what a sandbox wrote is %q, %v", text, err)
+	}
+	if err := sb.Kill(ctx); err != nil {
+		t.Error(err)
+	}
+	if err := microsandbox.RemoveSandbox(ctx, "mounts"); err != nil {
+		t.Error(err)
+	}
+	if err := h.Remove(ctx); err != nil {
 		t.Error(err)
 	}
 	_ = os.RemoveAll(os.Getenv("MSB_HOME"))

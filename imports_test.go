@@ -22,7 +22,7 @@ var layers = []struct {
 	// mains
 	{"cmd/msb", []string{"internal/cli", "internal/compose", "internal/doctor"}},
 	{"cmd/msb-server", []string{"internal/cli", "internal/compose", "internal/doctor", "internal/server", "internal/server/jsonrpc", "internal/server/mcp", "internal/server/metrics", "internal/server/proxy", "internal/server/rest"}},
-	{"internal/compose", []string{"internal/backend", "internal/backend/local", "internal/backend/remote", "internal/cli", "internal/config"}},
+	{"internal/compose", []string{"internal/backend", "internal/backend/local", "internal/backend/remote", "internal/cli", "internal/config", "internal/server"}},
 	{"cmd/msb-runner", []string{"internal/runner", "internal/driver/gvisor", "internal/version"}},
 	{"cmd/msb-agent", []string{"internal/agent"}},
 	// edges

@@ -3,12 +3,7 @@ package microsandbox
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io/fs"
 	"maps"
-	"os"
-	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/microsandbox-go/microsandbox/internal/backend"
@@ -84,8 +79,8 @@ func (v *Volume) Name() string { return v.v.Name }
 // Path is the directory of the volume's files.
 func (v *Volume) Path() string { return v.v.Path }
 
-// FS is the volume's files, on this machine.
-func (v *Volume) FS() *VolumeFs { return &VolumeFs{v.v.Path} }
+// FS is the volume's files.
+func (v *Volume) FS() *VolumeFs { return &VolumeFs{v.v} }
 
 // Remove removes the volume and its files. Kind: ErrVolumeInUse.
 func (v *Volume) Remove(ctx context.Context) error { return RemoveVolume(ctx, v.v.Name) }
@@ -120,12 +115,21 @@ func GetVolume(ctx context.Context, name string) (*VolumeHandle, error) {
 	return &VolumeHandle{v}, nil
 }
 
-// GetDefaultVolume returns the default volume of a cloud. This machine has none.
+// GetDefaultVolume returns the default volume of a cloud. This machine has none. Kinds: ErrVolumeNotFound, ErrUnsupportedOperation.
 func GetDefaultVolume(ctx context.Context) (*VolumeHandle, error) {
-	if _, err := open(); err != nil {
+	e, err := open()
+	if err != nil {
 		return nil, wrap(err)
 	}
-	return nil, unsupported("Volume::get_default", "use a cloud backend")
+	b, ok := e.manage().(backend.DefaultVolumer)
+	if !ok {
+		return nil, unsupported("Volume::get_default", "use a cloud backend")
+	}
+	v, err := b.DefaultVolume(ctx, sandbox.DefaultNamespace)
+	if err != nil {
+		return nil, wrap(err)
+	}
+	return &VolumeHandle{v}, nil
 }
 
 // RemoveVolume removes a volume and its files. Kinds: ErrVolumeNotFound, ErrVolumeInUse.
@@ -144,7 +148,7 @@ type VolumeHandle struct{ v backend.Volume }
 func (h *VolumeHandle) Name() string { return h.v.Name }
 
 // IsDefault reports whether this is the default volume of a cloud.
-func (h *VolumeHandle) IsDefault() bool { return false }
+func (h *VolumeHandle) IsDefault() bool { return h.v.Default }
 
 // Path is the directory of the volume's files.
 func (h *VolumeHandle) Path() string { return h.v.Path }
@@ -179,91 +183,11 @@ func (h *VolumeHandle) Labels() map[string]string { return maps.Clone(h.v.Labels
 // CreatedAt is when the volume was made.
 func (h *VolumeHandle) CreatedAt() time.Time { return h.v.CreatedAt }
 
-// FS is the volume's files, on this machine.
-func (h *VolumeHandle) FS() *VolumeFs { return &VolumeFs{h.v.Path} }
+// FS is the volume's files.
+func (h *VolumeHandle) FS() *VolumeFs { return &VolumeFs{h.v} }
 
 // Remove removes the volume and its files. Kind: ErrVolumeInUse.
 func (h *VolumeHandle) Remove(ctx context.Context) error { return RemoveVolume(ctx, h.v.Name) }
 
 // ErrPathEscape is the error of a path that leads out of a volume.
 var ErrPathEscape = errors.New("microsandbox: path escapes volume root")
-
-// VolumeFs is the files of a volume, on this machine. Paths are relative to the volume; nothing, no symbolic link that a
-// sandbox made either, leads out of it.
-type VolumeFs struct{ root string }
-
-// Root is the directory of the volume's files.
-func (f *VolumeFs) Root() string { return f.root }
-
-// in calls do with the volume's directory, beneath which everything stays.
-func (f *VolumeFs) in(ctx context.Context, path string, do func(root *os.Root, path string) error) error {
-	if err := ctx.Err(); err != nil {
-		return wrap(err)
-	}
-	clean := filepath.Clean(path)
-	if filepath.IsAbs(path) || clean == ".." || strings.HasPrefix(clean, "../") {
-		return fmt.Errorf("%w: %.200q", ErrPathEscape, path)
-	}
-	root, err := os.OpenRoot(f.root)
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	err = do(root, clean)
-	if err != nil && strings.Contains(err.Error(), "path escapes from parent") { // os.Root has no error to compare with
-		return fmt.Errorf("%w: %.200q: %w", ErrPathEscape, path, err)
-	}
-	return err
-}
-
-// Read returns a file.
-func (f *VolumeFs) Read(ctx context.Context, path string) (data []byte, err error) {
-	err = f.in(ctx, path, func(root *os.Root, path string) error {
-		data, err = root.ReadFile(path)
-		return err
-	})
-	return data, err
-}
-
-// ReadString returns a file.
-func (f *VolumeFs) ReadString(ctx context.Context, path string) (string, error) {
-	data, err := f.Read(ctx, path)
-	return string(data), err
-}
-
-// Write makes a file hold data.
-func (f *VolumeFs) Write(ctx context.Context, path string, data []byte) error {
-	return f.in(ctx, path, func(root *os.Root, path string) error { return root.WriteFile(path, data, 0o644) })
-}
-
-// WriteString makes a file hold content.
-func (f *VolumeFs) WriteString(ctx context.Context, path, content string) error {
-	return f.Write(ctx, path, []byte(content))
-}
-
-// Mkdir makes a directory and those above it; one that is there is fine.
-func (f *VolumeFs) Mkdir(ctx context.Context, path string) error {
-	return f.in(ctx, path, func(root *os.Root, path string) error { return root.MkdirAll(path, 0o755) })
-}
-
-// Remove removes a file or an empty directory.
-func (f *VolumeFs) Remove(ctx context.Context, path string) error {
-	return f.in(ctx, path, func(root *os.Root, path string) error { return root.Remove(path) })
-}
-
-// RemoveAll removes what is there, with all that is in it.
-func (f *VolumeFs) RemoveAll(ctx context.Context, path string) error {
-	return f.in(ctx, path, func(root *os.Root, path string) error { return root.RemoveAll(path) })
-}
-
-// Exists reports whether something is there.
-func (f *VolumeFs) Exists(ctx context.Context, path string) (bool, error) {
-	err := f.in(ctx, path, func(root *os.Root, path string) error {
-		_, err := root.Stat(path)
-		return err
-	})
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	return err == nil, err
-}

@@ -28,7 +28,7 @@ func newLocal(t *testing.T) *local.Backend {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(home) })
-	leakcheck.Check(t, leakcheck.Home(home, "bin/*", "images/*", "run/.lock", "db/*", "sandboxes/default", "sandboxes/team", "volumes", "volumes/default"), leakcheck.Within(10*time.Second))
+	leakcheck.Check(t, leakcheck.Home(home, "tls", "bin/*", "images/*", "run/.lock", "db/*", "sandboxes/default", "sandboxes/team", "volumes", "volumes/default"), leakcheck.Within(10*time.Second))
 	b := local.New(local.Config{Home: home, Runner: os.Getenv(config.RunnerVar), Agent: os.Getenv(config.AgentVar)})
 	t.Cleanup(func() {
 		if err := b.Close(); err != nil {

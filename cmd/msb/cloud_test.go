@@ -29,12 +29,32 @@ type cloud struct {
 	from *local.Backend
 	addr string
 	stop func()
+
+	keys  *server.Keys // nil asks for none
+	token string
+}
+
+// key is one for all namespaces; "" where none is asked for.
+func (c *cloud) key() string {
+	c.t.Helper()
+	if c.keys != nil && c.token == "" {
+		var err error
+		if c.token, _, err = c.keys.Make(server.AllNamespaces, time.Hour); err != nil {
+			c.t.Fatal(err)
+		}
+	}
+	return c.token
 }
 
 func newCloud(t *testing.T) *cloud {
 	c := &cloud{t: t, from: newLocal(t), addr: "127.0.0.1:0"}
 	c.start()
-	t.Cleanup(func() { c.stop() })
+	t.Cleanup(func() {
+		c.stop()
+		if err := c.from.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 	t.Cleanup(func() {
 		infos, err := c.from.List(context.Background(), sandbox.DefaultNamespace)
 		if err != nil {
@@ -51,7 +71,7 @@ func newCloud(t *testing.T) *cloud {
 
 func (c *cloud) start() {
 	c.t.Helper()
-	s := server.New(server.Config{Backend: c.from})
+	s := server.New(server.Config{Backend: c.from, Keys: c.keys})
 	s.Mount(rest.New(s).Routes()...)
 	ctx, cancel := context.WithCancel(context.Background())
 	l, err := s.Listen(ctx, c.addr)
@@ -70,7 +90,7 @@ func (c *cloud) start() {
 }
 
 func (c *cloud) client() *remote.Backend {
-	b := remote.New(remote.Config{URL: "http://" + c.addr})
+	b := remote.New(remote.Config{URL: "http://" + c.addr, Key: c.key()})
 	c.t.Cleanup(func() { _ = b.Close() })
 	return b
 }

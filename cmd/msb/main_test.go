@@ -23,7 +23,7 @@ import (
 
 func TestMain(m *testing.M) {
 	doctor.Child()
-	testscript.Main(suite{m}, map[string]func(){"msb": func() { hookSteps(); main() }})
+	testscript.Main(suite{m}, map[string]func(){"msb": func() { hookSteps(); main() }, "renamer": renamer})
 }
 
 // suite is the tests, after which the binaries go that they were run with.

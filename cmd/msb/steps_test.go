@@ -20,6 +20,7 @@ import (
 	"github.com/microsandbox-go/microsandbox/internal/backend/local"
 	"github.com/microsandbox-go/microsandbox/internal/config"
 	"github.com/microsandbox-go/microsandbox/internal/leakcheck"
+	"github.com/microsandbox-go/microsandbox/sandbox"
 )
 
 // What an msb that is this test's binary does at the steps of a create, start, stop or remove (local.OnStep).
@@ -44,6 +45,17 @@ func hookSteps() {
 			_ = f.Close()
 		}
 	})
+}
+
+// renamer is a process that renames a sandbox.
+func renamer() {
+	hookSteps()
+	b := local.New(local.Config{Home: os.Getenv(config.HomeVar)})
+	_, err := b.Rename(context.Background(), sandbox.DefaultRef(os.Args[1]), sandbox.Name(os.Args[2]))
+	if err = errors.Join(err, b.Close()); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 }
 
 // stepper runs an msb that is this binary.

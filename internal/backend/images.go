@@ -77,63 +77,66 @@ const (
 
 // PullEvent is a step of a pull, a load, or of a root being made.
 type PullEvent struct {
-	Phase       PullPhase
-	Digest      string // of the layer's blob; of the manifest in PullResolved and PullDone
-	Layer       int    // counted from 0
-	Layers      int    // how many there are
-	Done, Total int64  // bytes; Total 0 is unknown
+	Phase  PullPhase `json:"phase"`
+	Digest string    `json:"digest,omitempty"` // of the layer's blob; of the manifest in PullResolved and PullDone
+	Layer  int       `json:"layer"`            // counted from 0
+	Layers int       `json:"layers"`           // how many there are
+	Done   int64     `json:"done"`             // bytes
+	Total  int64     `json:"total"`            // bytes; 0 is unknown
 }
 
 // Image is an image that is there.
 type Image struct {
-	Reference    string // whole: registry/repository:tag or @digest
-	Short        string // as a person writes it
-	Digest       string // of the manifest
-	OS           string
-	Architecture string
-	Layers       int
-	Size         int64     // of its layers as the registry has them, bytes
-	Disk         int64     // bytes that it takes on the disk, without its packed layers
-	CreatedAt    time.Time // when it came here
-	UsedAt       time.Time // give or take ten minutes
+	Reference    string    `json:"reference"` // whole: registry/repository:tag or @digest
+	Short        string    `json:"short"`     // as a person writes it
+	Digest       string    `json:"digest"`    // of the manifest
+	OS           string    `json:"os"`
+	Architecture string    `json:"architecture"`
+	Layers       int       `json:"layer_count"`
+	Size         int64     `json:"size_bytes"`   // of its layers as the registry has them
+	Disk         int64     `json:"disk_bytes"`   // that it takes on the disk, without its packed layers
+	CreatedAt    time.Time `json:"created_at"`   // when it came here
+	UsedAt       time.Time `json:"last_used_at"` // give or take ten minutes
 }
 
 // ImageDetail is all that is known of an image.
 type ImageDetail struct {
 	Image
-	Config    ImageConfig
-	LayerList []ImageLayer
+	Config    ImageConfig  `json:"config"`
+	LayerList []ImageLayer `json:"layers"`
 	// XattrFiles counts the files with extended attributes, mostly capabilities. They are kept for SaveImages; a sandbox
 	// does not see them.
-	XattrFiles int
-	BlobsKept  bool // its layers are there as they came; otherwise SaveImages makes one of them all
+	XattrFiles int  `json:"files_with_xattrs"`
+	BlobsKept  bool `json:"blobs_kept"` // its layers are there as they came; otherwise SaveImages makes one of them all
 }
 
 // ImageConfig is what an image says about the processes that run in it, in the words of OCI.
 type ImageConfig struct {
-	Digest           string
-	Env              []string
-	Cmd, Entrypoint  []string
-	WorkingDir, User string
-	Labels           map[string]string
-	StopSignal       string
+	Digest     string            `json:"digest"`
+	Env        []string          `json:"env"`
+	Cmd        []string          `json:"cmd"`
+	Entrypoint []string          `json:"entrypoint"`
+	WorkingDir string            `json:"working_dir"`
+	User       string            `json:"user"`
+	Labels     map[string]string `json:"labels"`
+	StopSignal string            `json:"stop_signal"`
 }
 
 // ImageLayer is one layer of an image, lowest first.
 type ImageLayer struct {
-	Digest    string // of the blob
-	DiffID    string // of the tar in it
-	MediaType string
-	Size      int64 // of the blob
-	ErofsSize int64 // of those of its files' data that show in the image
+	Digest    string `json:"blob_digest"` // of the blob
+	DiffID    string `json:"diff_id"`     // of the tar in it
+	MediaType string `json:"media_type"`
+	Size      int64  `json:"compressed_size_bytes"` // of the blob
+	ErofsSize int64  `json:"erofs_size_bytes"`      // of those of its files' data that show in the image
 }
 
 // ImagePrune says what was removed.
 type ImagePrune struct {
-	References int
-	Images     int
-	Layers     int // packed ones
-	Bytes      int64
+	References int   `json:"references"`
+	Images     int   `json:"images"`
+	Layers     int   `json:"layers"` // packed ones
+	Bytes      int64 `json:"bytes"`
 }
 
 // ArchiveFormat is a form of image archive (contract msb-0.6 §1.2).

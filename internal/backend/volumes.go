@@ -2,6 +2,7 @@ package backend
 
 import (
 	"context"
+	"io"
 	"time"
 
 	"github.com/microsandbox-go/microsandbox/sandbox"
@@ -20,11 +21,45 @@ type Volumes interface {
 	RemoveVolume(ctx context.Context, namespace, name string) error
 }
 
+// VolumeEditor is a backend whose volumes can be changed.
+type VolumeEditor interface {
+	// UpdateVolume changes a volume. Sandboxes that run keep the limit that they were started with. Kinds: VolumeNotFound,
+	// InvalidConfig, also for a limit below what is in it.
+	UpdateVolume(ctx context.Context, namespace, name string, change VolumeChange) (Volume, error)
+}
+
+// VolumeFiles is a backend that reads and writes the files of volumes where they are not on this machine. Paths are from the volume's
+// root. Kinds of all: VolumeNotFound, PathNotFound, Filesystem.
+type VolumeFiles interface {
+	// ReadVolume opens a file.
+	ReadVolume(ctx context.Context, v Volume, path string) (io.ReadCloser, error)
+	// WriteVolume makes a file of what r has; one that is there stays until all was read.
+	WriteVolume(ctx context.Context, v Volume, path string, r io.Reader) error
+	// MkdirVolume makes a directory and those above it; one that is there is fine.
+	MkdirVolume(ctx context.Context, v Volume, path string) error
+	// RemoveVolumeFile removes a file or an empty directory; with all, what is below, too.
+	RemoveVolumeFile(ctx context.Context, v Volume, path string, all bool) error
+	// ExistsVolume reports whether something is there.
+	ExistsVolume(ctx context.Context, v Volume, path string) (bool, error)
+}
+
+// DefaultVolumer is a backend that has a volume for who names none.
+type DefaultVolumer interface {
+	// DefaultVolume returns it. Kind: VolumeNotFound.
+	DefaultVolume(ctx context.Context, namespace string) (Volume, error)
+}
+
 // VolumeRequest says what volume to make.
 type VolumeRequest struct {
 	Namespace, Name string
 	QuotaMiB        int // 0: no limit
 	Labels          map[string]string
+}
+
+// VolumeChange says what of a volume is to be different; what is nil stays.
+type VolumeChange struct {
+	QuotaMiB *int              // 0: no limit
+	Labels   map[string]string // in place of all there are
 }
 
 // Volume is what is known of a volume.
@@ -37,4 +72,5 @@ type Volume struct {
 	UpdatedAt           time.Time
 	Path                string // of its files, where the backend is this machine
 	Users               []sandbox.Ref
+	Default             bool // it is the backend's own (DefaultVolumer)
 }

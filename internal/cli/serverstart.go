@@ -267,7 +267,8 @@ func (a *app) runServer(ctx context.Context, set settings, s *serverFlags) (err 
 		return &sandbox.Error{Op: "start server", Kind: sandbox.IO, Message: "open the log", Err: err}
 	}
 	defer log.Close()
-	audit, err := server.OpenLog(filepath.Join(filepath.Dir(path), "audit.log"), false)
+	cfg.AuditFile = filepath.Join(filepath.Dir(path), "audit.log")
+	audit, err := server.OpenLog(cfg.AuditFile, false)
 	if err != nil {
 		return &sandbox.Error{Op: "start server", Kind: sandbox.IO, Message: "open the audit log", Err: err}
 	}

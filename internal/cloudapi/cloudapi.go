@@ -101,12 +101,40 @@ type Volume struct {
 	Users     []sandbox.Ref     `json:"users,omitempty"` // ours
 }
 
+// The kinds of volumes: the one of the organisation, and all others.
+const (
+	VolumeHost    = "host"
+	VolumeManaged = "managed"
+)
+
 // CreateVolume is the body that makes a volume.
 type CreateVolume struct {
 	Name        string            `json:"name"`
 	Labels      map[string]string `json:"labels"`
 	CapacityGiB *int              `json:"capacity_gib,omitempty"`
 	CapacityMiB *int              `json:"capacity_mib,omitempty"` // ours
+}
+
+// UpdateVolume is the body that changes a volume. What is left out stays.
+type UpdateVolume struct {
+	CapacityGiB json.RawMessage   `json:"capacity_gib,omitempty"` // null is no limit
+	CapacityMiB *int              `json:"capacity_mib,omitempty"` // ours; 0 is no limit
+	Labels      map[string]string `json:"labels"`                 // in place of all there are; null leaves them
+}
+
+// Capacity is the limit that is asked for; nil is none, and 0 that there is to be no limit. Kind: InvalidConfig.
+func (u UpdateVolume) Capacity() (*int, error) {
+	var gib *int
+	switch text := string(u.CapacityGiB); {
+	case text == "":
+		return nil, nil
+	case text == "null":
+		return new(int), nil
+	}
+	if err := json.Unmarshal(u.CapacityGiB, &gib); err != nil || *gib < 1 || *gib > sandbox.MaxQuotaMiB/1024 {
+		return nil, &sandbox.Error{Kind: sandbox.InvalidConfig, Message: "capacity_gib is out of bounds"}
+	}
+	return gib, nil
 }
 
 // FileInfo is what a volume's file API says of a file.
@@ -163,6 +191,31 @@ type Extension struct {
 type StartBody struct {
 	Sole  bool `json:"sole,omitempty"`
 	Quiet bool `json:"quiet,omitempty"`
+}
+
+// ModifyBody is the body of a modification; it is ours.
+type ModifyBody struct {
+	sandbox.Modification
+	Policy sandbox.ModifyPolicy
+	DryRun bool
+	// Values are those of secrets, by their variables: a Secret does not write its own.
+	Values map[string]string `json:"values,omitempty"`
+}
+
+// PullBody is the body of a pull; it is ours.
+type PullBody struct {
+	Reference string    `json:"reference"`
+	Refresh   bool      `json:"refresh,omitempty"`  // ask the registry also where the image is there
+	Insecure  bool      `json:"insecure,omitempty"` // plain HTTP, or a certificate of anybody
+	Platform  string    `json:"platform,omitempty"`
+	CACerts   []string  `json:"ca_certs,omitempty"` // more certificate authorities, PEM
+	Auth      *PullAuth `json:"auth,omitempty"`     // instead of what the server knows
+}
+
+// PullAuth is what a registry knows a user by.
+type PullAuth struct {
+	Username string `json:"username"`
+	Password string `json:"password"`
 }
 
 // StopBody is the body of a stop; its fields are ours. With Wait the answer comes when the sandbox has ended.

@@ -27,6 +27,7 @@ const (
 	CodeBusy           = "rate_limited"
 	CodeTooLarge       = "payload_too_large"
 	CodeInUse          = "volume_in_use"
+	CodeImageInUse     = "image_in_use"
 	CodeUnsupported    = "unsupported"
 	CodeInternal       = "internal_error"
 )
@@ -43,6 +44,7 @@ var rows = map[sandbox.Kind]struct {
 	sandbox.AlreadyExists:      {http.StatusConflict, CodeExists},
 	sandbox.VolumeExists:       {http.StatusConflict, CodeExists},
 	sandbox.VolumeInUse:        {http.StatusConflict, CodeInUse},
+	sandbox.ImageInUse:         {http.StatusConflict, CodeImageInUse},
 	sandbox.StillRunning:       {http.StatusConflict, CodeState},
 	sandbox.NotRunning:         {http.StatusConflict, CodeState},
 	sandbox.Replaced:           {http.StatusConflict, CodeState},

@@ -8,6 +8,7 @@ import (
 	"github.com/microsandbox-go/microsandbox/internal/backend/remote"
 	"github.com/microsandbox-go/microsandbox/internal/cli"
 	"github.com/microsandbox-go/microsandbox/internal/config"
+	"github.com/microsandbox-go/microsandbox/internal/server"
 )
 
 // Open returns the backend that is selected.
@@ -20,7 +21,7 @@ func Open(set config.Settings, use cli.Use, warn func(string, ...string)) (backe
 		return remote.New(remote.Config{URL: at.URL, Key: string(at.Key)}), nil
 	}
 	cfg := local.Config{Home: set.Home, Settings: set.File, Warn: warn,
-		Find: func(name string) (string, error) { return config.FindBinary(name, set.Home) }}
+		Find: func(name string) (string, error) { return config.FindBinary(name, set.Home) }, ValuesKey: func() []byte { return valuesKey(set.Home) }}
 	if use == cli.UseCreate {
 		if cfg.Runner, err = config.FindBinary(config.Runner, set.Home); err != nil {
 			return nil, err
@@ -34,4 +35,13 @@ func Open(set config.Settings, use cli.Use, warn func(string, ...string)) (backe
 		b.Sweep() // who makes a sandbox does it by the way
 	}
 	return b, nil
+}
+
+// valuesKey is what the server of this state root keeps values of secrets under; nil where it has no key.
+func valuesKey(home string) []byte {
+	keys, err := server.OpenKeys(home, "")
+	if err != nil {
+		return nil
+	}
+	return keys.ValuesKey()
 }

@@ -22,7 +22,7 @@ func (s *supervisor) finish(e sandbox.End) {
 	}
 	s.lastWords(e)
 	s.release()
-	if err := s.words.Encode(launch.Word{End: &e}); err != nil {
+	if err := s.words.Encode(launch.Word{End: &e, CPUTime: time.Duration(s.cpuTime.Load())}); err != nil {
 		s.log.Debug("the creator has gone", "err", err)
 	}
 	if !s.cfg.Info.Spec.Lifecycle.Ephemeral {

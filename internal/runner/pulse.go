@@ -129,6 +129,7 @@ func (p *pulse) look(at time.Time, all bool) (driver.Usage, error) {
 		if err != nil {
 			return p.last.usage, err // it is ending
 		}
+		p.s.cpuTime.Store(int64(u.CPU))
 		p.dog.sawAll(at, u)
 		return u, nil
 	case p.meter != nil:

@@ -76,6 +76,7 @@ type supervisor struct {
 	redactor  secret.Redactor
 
 	startedAt time.Time
+	cpuTime   atomic.Int64   // of the guest at the last look, nanoseconds
 	bounding  sync.WaitGroup // settle, which must not meet processes that are being ended
 }
 

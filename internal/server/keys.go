@@ -247,6 +247,9 @@ func (k *Keys) Secret(purpose string) []byte {
 	return sum[:]
 }
 
+// ValuesKey is what values of secrets that were given inline are kept under.
+func (k *Keys) ValuesKey() []byte { return k.Secret("values of secrets") }
+
 // All returns what is recorded, newest first.
 func (k *Keys) All() ([]Key, error) {
 	if err := k.refresh(); err != nil {

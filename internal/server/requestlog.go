@@ -60,6 +60,12 @@ func requestID() string {
 	return hex.EncodeToString(b[:])
 }
 
+func auditID() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
+	return hex.EncodeToString(b[:])
+}
+
 // Served is a request that was answered, for those who count.
 type Served struct {
 	Route, Operation string
@@ -75,6 +81,7 @@ func (s *Server) ObserveActions(f func(action string, ok bool)) { s.actions = ap
 
 // Audit is a change that somebody made, or tried to.
 type Audit struct {
+	ID      string // 32 hex digits, its own
 	At      time.Time
 	Request string
 	Caller  Caller
@@ -123,8 +130,8 @@ func (s *Server) served(t *trace, rec *recorder, r *http.Request) {
 
 // Audited notes that somebody changed something, or tried to.
 func (s *Server) Audited(ctx context.Context, action string, ref sandbox.Ref, err error, attrs ...slog.Attr) {
-	c := CallerOf(ctx)
-	line := []slog.Attr{slog.String("request", RequestID(ctx)), slog.String("key", c.KeyID), slog.String("as", c.Namespace), slog.String("action", action),
+	c, at, id := CallerOf(ctx), time.Now().UTC(), auditID()
+	line := []slog.Attr{slog.String("event", id), slog.String("request", RequestID(ctx)), slog.String("key", c.KeyID), slog.String("as", c.Namespace), slog.String("action", action),
 		slog.String("namespace", ref.Namespace), slog.String("sandbox", string(ref.Name)), slog.Bool("ok", err == nil)}
 	if err != nil {
 		line = append(line, slog.String("kind", string(sandbox.KindOf(err))), slog.String("error", clip(err.Error())))
@@ -133,9 +140,13 @@ func (s *Server) Audited(ctx context.Context, action string, ref sandbox.Ref, er
 		f(action, err == nil)
 	}
 	for _, f := range s.audits {
-		f(Audit{time.Now().UTC(), RequestID(ctx), c, action, ref, err})
+		f(Audit{id, at, RequestID(ctx), c, action, ref, err})
 	}
-	s.audit.LogAttrs(ctx, slog.LevelInfo, "audit", append(line, attrs...)...)
+	record := slog.NewRecord(at, slog.LevelInfo, "audit", 0)
+	record.AddAttrs(append(line, attrs...)...)
+	if err := s.audit.Handler().Handle(ctx, record); err != nil {
+		s.log.Error("the audit log cannot be written", "err", err)
+	}
 }
 
 // recorder notes what was answered, and bounds how long each part may take to be taken.

@@ -1,10 +1,12 @@
 package server
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -92,4 +94,24 @@ func (l *Log) Close() error {
 	err := l.file.Close()
 	l.file = nil
 	return err
+}
+
+// ReadLog calls f with the lines of the log at path and of the older ones beside it, the newest line first, until f returns false. What
+// cannot be read is passed over; what is written meanwhile may be.
+func ReadLog(path string, f func(line []byte) bool) {
+	for i := range logFiles + 1 {
+		name := path
+		if i > 0 {
+			name = fmt.Sprintf("%s.%d", path, i)
+		}
+		data, err := os.ReadFile(name)
+		if err != nil {
+			continue
+		}
+		for _, line := range slices.Backward(bytes.Split(data, []byte("\n"))) {
+			if len(line) > 0 && !f(line) {
+				return
+			}
+		}
+	}
 }

@@ -55,6 +55,8 @@ type Config struct {
 
 	Log   *slog.Logger // of requests and troubles; nil is silence
 	Audit *slog.Logger // of what was changed, by whom; nil is silence
+	// AuditFile is the log that Audit writes to as JSON, to be read what was changed before (see ReadLog); "" is none.
+	AuditFile string
 }
 
 // Limits bound what a server takes on. Zero is the default; negative is no limit.
@@ -121,6 +123,12 @@ type Server struct {
 func New(cfg Config) *Server {
 	cfg.Timeouts = cfg.Timeouts.withDefaults()
 	discard := slog.New(slog.NewTextHandler(io.Discard, nil))
+	if k, ok := cfg.Backend.(backend.Keeper); ok && cfg.Keys != nil {
+		k.KeepValues(cfg.Keys.ValuesKey())
+	}
+	if a, ok := cfg.Backend.(backend.Accountant); ok {
+		a.Account()
+	}
 	s := &Server{cfg: cfg, mux: http.NewServeMux(), log: cmp.Or(cfg.Log, discard), audit: cmp.Or(cfg.Audit, discard), strict: true}
 	s.background, s.stop = context.WithCancel(context.Background())
 	s.draining = make(chan struct{})

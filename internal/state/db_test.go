@@ -78,10 +78,10 @@ func TestLifeOfARow(t *testing.T) {
 	}
 	code := 3
 	end := sandbox.End{Reason: sandbox.ReasonCompleted, Message: "m", ExitCode: &code, At: time.Now().UTC()}
-	if err := db.End(want.ID, sandbox.Stopped, end); err != nil {
+	if err := db.End(want.ID, sandbox.Stopped, end, Measured{}); err != nil {
 		t.Fatal(err)
 	}
-	if err := db.End(want.ID, sandbox.Stopped, sandbox.End{Reason: sandbox.ReasonLost, At: time.Now()}); err != nil {
+	if err := db.End(want.ID, sandbox.Stopped, sandbox.End{Reason: sandbox.ReasonLost, At: time.Now()}, Measured{}); err != nil {
 		t.Fatal("a second reader's end:", err)
 	}
 	got, err = db.Get(want.Ref)
@@ -124,7 +124,7 @@ func TestKeepRuns(t *testing.T) {
 		if _, err := db.Begin("id-one"); err != nil {
 			t.Fatal(err)
 		}
-		if err := db.End("id-one", sandbox.Stopped, sandbox.End{Reason: sandbox.ReasonShutdown, At: time.Now()}); err != nil {
+		if err := db.End("id-one", sandbox.Stopped, sandbox.End{Reason: sandbox.ReasonShutdown, At: time.Now()}, Measured{}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -287,7 +287,7 @@ func dump(t *testing.T) {
 		_, err = db.Begin("id-old")
 	}
 	if err == nil {
-		err = errors.Join(db.Running("id-old", launch.Running{PID: 1, StartedAt: now}), db.End("id-old", sandbox.Stopped, sandbox.End{Reason: sandbox.ReasonShutdown, At: now}))
+		err = errors.Join(db.Running("id-old", launch.Running{PID: 1, StartedAt: now}), db.End("id-old", sandbox.Stopped, sandbox.End{Reason: sandbox.ReasonShutdown, At: now}, Measured{}))
 	}
 	var b strings.Builder
 	if err == nil {

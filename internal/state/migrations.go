@@ -61,4 +61,19 @@ var migrations = [...]string{
 		holder     TEXT NOT NULL,
 		expires_at INTEGER NOT NULL
 	) WITHOUT ROWID;`,
+	`ALTER TABLE sandbox ADD COLUMN sealed TEXT;           -- values of its secrets, encrypted (package backend/local)
+	CREATE TABLE usage (                                  -- each run that ended; it outlives its sandbox
+		id         INTEGER PRIMARY KEY,
+		sandbox    TEXT NOT NULL,                     -- its UUID
+		namespace  TEXT NOT NULL,
+		name       TEXT NOT NULL,                     -- the last one it had
+		started_at INTEGER NOT NULL,                  -- when its agent answered
+		ended_at   INTEGER NOT NULL,
+		cpus       INTEGER NOT NULL,
+		memory_mib INTEGER NOT NULL,
+		disk_mib   INTEGER NOT NULL,                  -- what its disk may hold
+		cpu_ns     INTEGER NOT NULL                   -- that it computed
+	);
+	CREATE INDEX usage_namespace ON usage (namespace, ended_at);
+	CREATE INDEX usage_sandbox ON usage (sandbox);`,
 }

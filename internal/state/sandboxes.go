@@ -15,6 +15,7 @@ import (
 type Row struct {
 	sandbox.Info          // Active is nil while it does not run
 	Startup      []string // command that each run does by itself
+	Sealed       string   // values of its secrets, encrypted; "" is none
 }
 
 // Run is one run of a sandbox.
@@ -26,14 +27,14 @@ type Run struct {
 }
 
 const rowColumns = `seq, id, namespace, name, status, spec, coalesce(active, '') AS active, startup, booted,
-	coalesce(confinement, '') AS confinement, coalesce(ended, '') AS ended, created_at, updated_at`
+	coalesce(confinement, '') AS confinement, coalesce(ended, '') AS ended, coalesce(sealed, '') AS sealed, created_at, updated_at`
 
 func rowOf(s *sqlite.Stmt) (Row, error) {
 	r := Row{Info: sandbox.Info{
 		Ref: sandbox.Ref{Namespace: s.GetText("namespace"), Name: sandbox.Name(s.GetText("name"))}, ID: s.GetText("id"), Seq: s.GetInt64("seq"),
 		Status: sandbox.Status(s.GetText("status")), CreatedAt: timeOf(s, "created_at"), UpdatedAt: timeOf(s, "updated_at"),
 		Booted: s.GetInt64("booted") != 0,
-	}}
+	}, Sealed: s.GetText("sealed")}
 	for _, f := range []struct {
 		col  string
 		into any
@@ -64,8 +65,8 @@ func (db *DB) Insert(r Row) (int64, error) {
 		if startup == nil {
 			startup = []string{}
 		}
-		err = db.exec(`INSERT INTO sandbox (id, namespace, name, status, spec, startup, created_at, updated_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)`, nil,
-			r.ID, r.Ref.Namespace, string(r.Ref.Name), string(r.Status), toJSON(r.Spec), toJSON(startup), r.CreatedAt.UnixNano(), r.UpdatedAt.UnixNano())
+		err = db.exec(`INSERT INTO sandbox (id, namespace, name, status, spec, startup, sealed, created_at, updated_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, nullif(?7, ''), ?8, ?9)`, nil,
+			r.ID, r.Ref.Namespace, string(r.Ref.Name), string(r.Status), toJSON(r.Spec), toJSON(startup), r.Sealed, r.CreatedAt.UnixNano(), r.UpdatedAt.UnixNano())
 		if err != nil {
 			return err
 		}
@@ -228,14 +229,17 @@ func (db *DB) SetStatus(id string, to sandbox.Status) error {
 	return db.change(id, func(r *Row) error { r.Status = to; return nil })
 }
 
-// End records how a run ended; to is Stopped or Crashed.
-func (db *DB) End(id string, to sandbox.Status, end sandbox.End) error {
+// End records how a run ended, and what was measured of it; to is Stopped or Crashed.
+func (db *DB) End(id string, to sandbox.Status, end sandbox.End, m Measured) error {
 	return db.change(id, func(r *Row) error {
 		if r.Status == to { // another reader was first
 			return nil
 		}
 		r.Status, r.UpdatedAt = to, end.At
-		err := db.exec("UPDATE sandbox SET active = NULL, ended = ?2 WHERE seq = ?1", nil, r.Seq, toJSON(end))
+		err := db.useOf(*r, end, m)
+		if err == nil {
+			err = db.exec("UPDATE sandbox SET active = NULL, ended = ?2 WHERE seq = ?1", nil, r.Seq, toJSON(end))
+		}
 		if err == nil {
 			var code, signal any
 			if end.ExitCode != nil {
@@ -266,7 +270,7 @@ func (db *DB) Edit(id string, edit func(r *Row) error) (Row, error) {
 		if startup == nil {
 			startup = []string{}
 		}
-		err := db.exec("UPDATE sandbox SET spec = ?2, active = ?3, startup = ?4 WHERE seq = ?1", nil, r.Seq, toJSON(r.Spec), active, toJSON(startup))
+		err := db.exec("UPDATE sandbox SET spec = ?2, active = ?3, startup = ?4, sealed = nullif(?5, '') WHERE seq = ?1", nil, r.Seq, toJSON(r.Spec), active, toJSON(startup), r.Sealed)
 		if err == nil {
 			err = db.writeLabels(r.Seq, r.Spec.Labels)
 		}
@@ -274,6 +278,35 @@ func (db *DB) Edit(id string, edit func(r *Row) error) (Row, error) {
 		return err
 	})
 	return edited, err
+}
+
+// Rename gives a sandbox that does not run another name; move is called before, and nothing changes if it fails. Kinds: NotFound,
+// AlreadyExists, StillRunning.
+func (db *DB) Rename(id string, to sandbox.Name, move func() error) (Row, error) {
+	var renamed Row
+	err := db.change(id, func(r *Row) error {
+		taken := false
+		err := db.exec("SELECT 1 FROM sandbox WHERE namespace = ?1 AND name = ?2", func(*sqlite.Stmt) error { taken = true; return nil }, r.Ref.Namespace, string(to))
+		switch {
+		case err != nil:
+			return err
+		case taken:
+			return &sandbox.Error{Op: "rename", Ref: sandbox.Ref{Namespace: r.Ref.Namespace, Name: to}, Kind: sandbox.AlreadyExists}
+		case !r.Status.Terminal():
+			return &sandbox.Error{Op: "rename", Ref: r.Ref, Kind: sandbox.StillRunning}
+		}
+		if err := move(); err != nil {
+			return err
+		}
+		r.Ref.Name, r.Spec.Name = to, to
+		err = db.exec("UPDATE sandbox SET name = ?2, spec = ?3 WHERE seq = ?1", nil, r.Seq, string(to), toJSON(r.Spec))
+		if err == nil {
+			err = db.exec("UPDATE usage SET name = ?2 WHERE sandbox = ?1", nil, r.ID, string(to))
+		}
+		renamed = *r
+		return err
+	})
+	return renamed, err
 }
 
 // Delete forgets a sandbox and its runs.

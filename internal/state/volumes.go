@@ -86,6 +86,31 @@ func (db *DB) volumes(where string, args ...any) ([]Volume, error) {
 	return all, dbError("read", err)
 }
 
+// EditVolume changes the limit and the labels of a volume. Kind: VolumeNotFound.
+func (db *DB) EditVolume(namespace, name string, edit func(*Volume) error) error {
+	return db.do("write", func() error {
+		var v *Volume
+		err := db.exec("SELECT "+volumeColumns+" FROM volume WHERE namespace = ?1 AND name = ?2", func(s *sqlite.Stmt) error {
+			one, err := volumeOf(s)
+			v = &one
+			return err
+		}, namespace, name)
+		switch {
+		case err != nil:
+			return err
+		case v == nil:
+			return &sandbox.Error{Kind: sandbox.VolumeNotFound, Message: name, Hint: "see which there are with: msb volume ls"}
+		}
+		if err := edit(v); err != nil {
+			return err
+		}
+		if v.Labels == nil {
+			v.Labels = map[string]string{}
+		}
+		return db.exec("UPDATE volume SET quota_mib = ?2, labels = ?3, updated_at = ?4 WHERE seq = ?1", nil, v.Seq, v.QuotaMiB, toJSON(v.Labels), time.Now().UnixNano())
+	})
+}
+
 // UseVolumes records which volumes of its namespace a sandbox mounts. Kind: VolumeNotFound.
 func (db *DB) UseVolumes(sandboxID string, names []string) error {
 	return db.do("write", func() error {

@@ -65,6 +65,9 @@ func (b *Backend) Create(ctx context.Context, req backend.CreateRequest) (sandbo
 	if req.Startup {
 		row.Startup = startup(req.Spec, spec)
 	}
+	if row.Sealed, err = b.seal(row.ID, spec.Network); err != nil {
+		return sandbox.Info{}, err
+	}
 	dir, err := b.store.Claim(req.Ref, row.Info)
 	if err != nil {
 		return sandbox.Info{}, err

@@ -88,6 +88,9 @@ func (b *Backend) discardStray(db *state.DB, ref sandbox.Ref) error {
 	if _, err := db.Get(ref); sandbox.KindOf(err) != sandbox.NotFound {
 		return err
 	}
+	if err := b.settleDirectory(db, ref); err != nil {
+		return err
+	}
 	return b.discard(ref)
 }
 
@@ -212,7 +215,7 @@ func (b *Backend) settleIn(db *state.DB, ref sandbox.Ref) error {
 		status, end = sandbox.Stopped, *last.End
 	}
 	point("end: held")
-	return db.End(r.ID, status, end)
+	return db.End(r.ID, status, end, b.measured(r.Info))
 }
 
 // keptRuns is how many runs of a sandbox are remembered.
@@ -252,7 +255,7 @@ func (b *Backend) startKept(ctx context.Context, db *state.DB, dir *state.Dir, r
 	if end.Reason == sandbox.ReasonFailed {
 		_ = b.recordBootError(row.Info, err) // where it is not there, the record still says it
 	}
-	if endErr := db.End(id, sandbox.Stopped, end); endErr != nil && sandbox.KindOf(endErr) != sandbox.NotFound {
+	if endErr := db.End(id, sandbox.Stopped, end, state.Measured{}); endErr != nil && sandbox.KindOf(endErr) != sandbox.NotFound {
 		err = errors.Join(err, endErr)
 	}
 	return sandbox.Info{}, err
@@ -323,6 +326,9 @@ func (b *Backend) startAgain(ctx context.Context, row state.Row, opt backend.Sta
 		return sandbox.Info{}, err
 	}
 	if err := b.checkBinds(row.Spec.Mounts); err != nil {
+		return sandbox.Info{}, err
+	}
+	if err := b.unseal(row, &row.Spec.Network); err != nil {
 		return sandbox.Info{}, err
 	}
 	info := row.Info

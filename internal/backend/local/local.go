@@ -14,6 +14,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/microsandbox-go/microsandbox/internal/backend"
 	"github.com/microsandbox-go/microsandbox/internal/cgroup"
@@ -31,6 +32,9 @@ type Config struct {
 	Find func(name string) (string, error)
 
 	Settings config.File // what config.json says
+	// ValuesKey says what values of secrets that are given inline are kept under, 32 bytes, until KeepValues does; nil, and a nil key,
+	// keeps none.
+	ValuesKey func() []byte
 	// Warn is told what the user should know and what hinders nothing; nil is silence.
 	Warn func(message string, lines ...string)
 }
@@ -50,6 +54,9 @@ type Backend struct {
 	mine map[sandbox.Ref]*child // the runners that this process started and that still run
 	// ends are the last sandboxes that ended under this process's eyes, the oldest first: ephemeral ones leave no record.
 	ends []sandbox.Info
+
+	account atomic.Bool // runs of ephemeral sandboxes are recorded
+	values  atomic.Pointer[[]byte]
 }
 
 // New returns the backend of cfg.Home. It touches nothing.
@@ -153,6 +160,9 @@ const keptEnds = 256
 func (b *Backend) ended(c *child) {
 	if c.recorded.Load() {
 		_ = b.settle(c.info.Ref) // or the next reader does it
+	}
+	if c.info.Spec.Lifecycle.Ephemeral {
+		b.noteUse(c)
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()

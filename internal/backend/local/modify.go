@@ -34,8 +34,15 @@ func (b *Backend) Modify(ctx context.Context, ref sandbox.Ref, req backend.Modif
 	}
 	restart := policy == sandbox.ModifyRestart && slices.ContainsFunc(plan.Changes, func(c sandbox.Change) bool { return c.Disposition == sandbox.RequiresRestart })
 	values, err := newValues(req.Secrets) // a value that is not there is told now
-	if err == nil && restart {
-		_, err = b.proxy(next.Network) // the next start wants the others, too
+	sealed := row.Sealed
+	if err == nil && len(req.Secrets)+len(req.SecretsRemove) > 0 {
+		sealed, err = b.sealNext(row, next.Network, inline(req.Secrets), hasLive(plan, "secrets."))
+	}
+	if err == nil && restart { // the next start wants the others, too
+		n := next.Network
+		if err = b.unseal(row, &n); err == nil {
+			_, err = b.proxy(n)
+		}
 	}
 	if err != nil {
 		return plan, err
@@ -46,7 +53,7 @@ func (b *Backend) Modify(ctx context.Context, ref sandbox.Ref, req backend.Modif
 	}
 	if _, err := db.Edit(row.ID, func(r *state.Row) error {
 		spec, _ := req.Apply(r.Spec)
-		r.Spec = spec.WithDefaults()
+		r.Spec, r.Sealed = spec.WithDefaults(), sealed
 		if r.Active != nil && policy != sandbox.ModifyNextStart {
 			live, _ := onlyLive(req.Modification, plan).Apply(*r.Active)
 			live = live.WithDefaults()

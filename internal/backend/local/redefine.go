@@ -56,11 +56,16 @@ func (b *Backend) Redefine(ctx context.Context, req backend.CreateRequest) error
 		return err
 	}
 	defer dir.Remove()
+	_ = b.unseal(row, &spec.Network) // what is not given again stays as it was; the next start says what is gone
+	sealed, err := b.seal(row.ID, spec.Network)
+	if err != nil {
+		return err
+	}
 	_, err = db.Edit(row.ID, func(r *state.Row) error {
 		if !r.Status.Terminal() {
 			return &sandbox.Error{Op: "redefine", Ref: req.Ref, Kind: sandbox.StillRunning}
 		}
-		r.Spec, r.Startup = spec, nil
+		r.Spec, r.Startup, r.Sealed = spec, nil, sealed
 		if req.Startup {
 			r.Startup = startup(req.Spec, spec)
 		}

@@ -36,6 +36,8 @@ type child struct {
 	done  chan struct{} // closed when the runner is gone
 	mu    sync.Mutex
 	end   *sandbox.End
+	cpu   time.Duration // that it computed, once it has ended
+	began time.Time     // when its agent answered
 
 	recorded atomic.Bool   // its run is in the records, and so its end has to be
 	settled  chan struct{} // closed when its end is noted
@@ -166,7 +168,10 @@ func (c *child) listen(r *os.File) {
 		}
 		c.mu.Lock()
 		if w.End != nil {
-			c.end = w.End
+			c.end, c.cpu = w.End, w.CPUTime
+		}
+		if w.Running != nil {
+			c.began = w.Running.StartedAt
 		}
 		c.mu.Unlock()
 		if n == 0 {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -16,7 +17,10 @@ import (
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
 
-var _ backend.Volumes = (*Backend)(nil)
+var (
+	_ backend.Volumes      = (*Backend)(nil)
+	_ backend.VolumeEditor = (*Backend)(nil)
+)
 
 func (b *Backend) volumeDir(namespace, name string) string {
 	return filepath.Join(b.cfg.Home, "volumes", namespace, name)
@@ -51,6 +55,49 @@ func (b *Backend) CreateVolume(_ context.Context, req backend.VolumeRequest) (ba
 	return b.volume(v, false), b.makeVolumeDir(req.Namespace, req.Name)
 }
 
+// UpdateVolume changes the limit and the labels of a volume.
+func (b *Backend) UpdateVolume(_ context.Context, namespace, name string, change backend.VolumeChange) (backend.Volume, error) {
+	bad := func(format string, args ...any) error {
+		return &sandbox.Error{Op: "update volume", Kind: sandbox.InvalidConfig, Message: fmt.Sprintf(format, args...)}
+	}
+	for k, v := range change.Labels {
+		if err := sandbox.ValidateLabel(k, v); err != nil {
+			return backend.Volume{}, err
+		}
+	}
+	if q := change.QuotaMiB; q != nil && (*q < 0 || *q > sandbox.MaxQuotaMiB) {
+		return backend.Volume{}, bad("the quota is out of bounds")
+	}
+	db, err := b.recordsIfAny()
+	if err != nil {
+		return backend.Volume{}, err
+	}
+	if db == nil {
+		return backend.Volume{}, missingVolume(name)
+	}
+	var has int64
+	if q := change.QuotaMiB; q != nil && *q > 0 {
+		has = used(b.volumeDir(namespace, name))
+	}
+	err = db.EditVolume(namespace, name, func(v *state.Volume) error {
+		if q := change.QuotaMiB; q != nil {
+			if *q > 0 && int64(*q)<<20 < has {
+				return bad("the volume %s holds %d bytes, which is more than %d MiB", name, has, *q)
+			}
+			v.QuotaMiB = *q
+		}
+		if change.Labels != nil {
+			v.Labels = change.Labels
+		}
+		return nil
+	})
+	if err != nil {
+		return backend.Volume{}, err
+	}
+	v, err := db.GetVolume(namespace, name)
+	return b.volume(v, true), err
+}
+
 // makeVolumeDir makes the directory of a volume that has its record. One that is there stays: the record is written first.
 func (b *Backend) makeVolumeDir(namespace, name string) error {
 	if err := os.MkdirAll(b.volumeDir(namespace, name), 0o700); err != nil {
@@ -66,13 +113,17 @@ func (b *Backend) GetVolume(_ context.Context, namespace, name string) (backend.
 		return backend.Volume{}, err
 	}
 	if db == nil {
-		return backend.Volume{}, &sandbox.Error{Kind: sandbox.VolumeNotFound, Message: name, Hint: "make it with: msb volume create " + name}
+		return backend.Volume{}, missingVolume(name)
 	}
 	v, err := db.GetVolume(namespace, name)
 	if err != nil {
 		return backend.Volume{}, err
 	}
 	return b.volume(v, true), nil
+}
+
+func missingVolume(name string) error {
+	return &sandbox.Error{Kind: sandbox.VolumeNotFound, Message: name, Hint: "make it with: msb volume create " + name}
 }
 
 // ListVolumes returns the volumes of a namespace, newest first.

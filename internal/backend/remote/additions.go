@@ -3,9 +3,11 @@ package remote
 import (
 	"context"
 	"net/http"
+	"net/url"
 	"time"
 
 	"github.com/microsandbox-go/microsandbox/internal/backend"
+	"github.com/microsandbox-go/microsandbox/internal/cloudapi"
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
 
@@ -51,8 +53,31 @@ func (b *Backend) Drain(ctx context.Context, ref sandbox.Ref) error {
 
 // Modify changes a sandbox that is there.
 func (b *Backend) Modify(ctx context.Context, ref sandbox.Ref, req backend.ModifyRequest) (plan sandbox.Plan, err error) {
-	err = b.ask(ctx, "modify", http.MethodPost, byName(ref)+"/modify", ref, req, &plan)
+	body := cloudapi.ModifyBody{Modification: req.Modification, Policy: req.Policy, DryRun: req.DryRun, Values: map[string]string{}}
+	for _, s := range req.Secrets {
+		if v := s.Value.Reveal(); v != "" {
+			body.Values[s.EnvVar] = v
+		}
+	}
+	err = b.ask(ctx, "modify", http.MethodPost, byName(ref)+"/modify", ref, body, &plan)
 	return plan, err
+}
+
+// Rename gives a sandbox that does not run another name.
+func (b *Backend) Rename(ctx context.Context, ref sandbox.Ref, to sandbox.Name) (sandbox.Info, error) {
+	if err := check(ref); err != nil {
+		return sandbox.Info{}, err
+	}
+	now, err := b.Get(ctx, ref)
+	if err != nil {
+		return sandbox.Info{}, err
+	}
+	var s cloudapi.Sandbox
+	err = b.do(ctx, call{op: "rename", ref: ref, method: http.MethodPatch, path: "/sandboxes/" + url.PathEscape(now.ID), body: map[string]any{"name": to}}, &s)
+	if err != nil {
+		return sandbox.Info{}, err
+	}
+	return info(s, sandbox.Ref{Namespace: ref.Namespace, Name: to}), nil
 }
 
 // Network says what goes on in a sandbox's network.

@@ -35,7 +35,8 @@ type call struct {
 	path      string // below /v1, escaped
 	query     url.Values
 	header    map[string]string
-	body      any // nil is none
+	body      any       // nil is none
+	raw       io.Reader // bytes in its place
 	volume    bool
 	create    bool
 	timeout   time.Duration // 0 is callTimeout
@@ -76,7 +77,7 @@ func (b *Backend) send(ctx context.Context, c call) (*http.Response, error) {
 	if c.ref.Name != "" {
 		c.namespace = c.ref.Namespace
 	}
-	var body io.Reader
+	body := c.raw
 	if c.body != nil {
 		data, err := json.Marshal(c.body)
 		if err != nil {
@@ -93,7 +94,10 @@ func (b *Backend) send(ctx context.Context, c call) (*http.Response, error) {
 		return nil, &sandbox.Error{Op: c.op, Kind: sandbox.InvalidConfig, Message: "the cloud's address", Err: cause(err)}
 	}
 	r.Header = b.header(c.namespace)
-	if body != nil {
+	switch {
+	case c.raw != nil:
+		r.Header.Set("Content-Type", "application/octet-stream")
+	case body != nil:
 		r.Header.Set("Content-Type", "application/json")
 	}
 	for k, v := range c.header {

@@ -26,15 +26,20 @@ type Backend struct {
 }
 
 var (
-	_ backend.Backend   = (*Backend)(nil)
-	_ backend.Finder    = (*Backend)(nil)
-	_ backend.Volumes   = (*Backend)(nil)
-	_ backend.LogReader = (*Backend)(nil)
-	_ backend.Meterer   = (*Backend)(nil)
-	_ backend.Drainer   = (*Backend)(nil)
-	_ backend.Modifier  = (*Backend)(nil)
-	_ backend.Networker = (*Backend)(nil)
-	_ backend.Redefiner = (*Backend)(nil)
+	_ backend.Backend        = (*Backend)(nil)
+	_ backend.Finder         = (*Backend)(nil)
+	_ backend.Volumes        = (*Backend)(nil)
+	_ backend.LogReader      = (*Backend)(nil)
+	_ backend.Meterer        = (*Backend)(nil)
+	_ backend.Drainer        = (*Backend)(nil)
+	_ backend.Modifier       = (*Backend)(nil)
+	_ backend.Networker      = (*Backend)(nil)
+	_ backend.Redefiner      = (*Backend)(nil)
+	_ backend.Images         = (*Backend)(nil)
+	_ backend.Renamer        = (*Backend)(nil)
+	_ backend.VolumeEditor   = (*Backend)(nil)
+	_ backend.VolumeFiles    = (*Backend)(nil)
+	_ backend.DefaultVolumer = (*Backend)(nil)
 )
 
 // New returns the backend of a server. It asks it nothing yet.

@@ -13,7 +13,7 @@ import (
 const mib = 1 << 20
 
 func volume(v cloudapi.Volume, namespace string) backend.Volume {
-	out := backend.Volume{Namespace: namespace, Name: v.Name, ID: v.ID, Labels: v.Labels, CreatedAt: v.CreatedAt, UpdatedAt: v.UpdatedAt, Users: v.Users}
+	out := backend.Volume{Namespace: namespace, Name: v.Name, ID: v.ID, Labels: v.Labels, CreatedAt: v.CreatedAt, UpdatedAt: v.UpdatedAt, Users: v.Users, Default: v.Kind == cloudapi.VolumeHost}
 	if v.Capacity != nil {
 		out.QuotaMiB = int(*v.Capacity / mib)
 	}

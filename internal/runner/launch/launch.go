@@ -96,9 +96,10 @@ type Bind struct{ Source, Target string }
 // Word is what a runner writes to ReadyFD, as lines of JSON: first Running or Failure, at the end End. The creator may
 // stop listening after the first.
 type Word struct {
-	Running *Running     `json:"running,omitempty"`
-	Failure *Failure     `json:"failure,omitempty"`
-	End     *sandbox.End `json:"end,omitempty"`
+	Running *Running      `json:"running,omitempty"`
+	Failure *Failure      `json:"failure,omitempty"`
+	End     *sandbox.End  `json:"end,omitempty"`
+	CPUTime time.Duration `json:"cpu_time,omitempty"` // that the guest computed; with End
 }
 
 // ControlRequest is a line of JSON on ControlFile; a [ControlResponse] is the answer, and the connection is over.

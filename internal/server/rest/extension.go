@@ -51,11 +51,21 @@ func (h *Handler) modify(r *request, info sandbox.Info) (any, error) {
 	if !ok {
 		return nil, unsupported("modify")
 	}
-	var b backend.ModifyRequest
+	var b cloudapi.ModifyBody
 	if err := r.body(&b); err != nil {
 		return nil, err
 	}
-	plan, err := m.Modify(r.Context(), info.Ref, b)
+	for i := range b.Secrets {
+		s := &b.Secrets[i]
+		if v := b.Values[s.EnvVar]; v != "" {
+			s.Value = sandbox.SecretValue(v)
+		}
+	}
+	err := h.confineNetwork(r.Context(), sandbox.Network{Secrets: &sandbox.Secrets{Secrets: b.Secrets}})
+	var plan sandbox.Plan
+	if err == nil {
+		plan, err = m.Modify(r.Context(), info.Ref, backend.ModifyRequest{Modification: b.Modification, Policy: b.Policy, DryRun: b.DryRun})
+	}
 	if !b.DryRun {
 		h.server.Audited(r.Context(), "modify", info.Ref, err)
 	}

@@ -26,7 +26,7 @@ type Handler struct {
 
 // New returns the handler of a server.
 func New(s *server.Server) *Handler {
-	h := &Handler{server: s, backend: s.Backend(), events: newEvents(), calls: calls{all: map[string]*call{}}}
+	h := &Handler{server: s, backend: s.Backend(), events: &events{log: s.Config().AuditFile}, calls: calls{all: map[string]*call{}}}
 	s.ObserveAudit(h.events.add)
 	return h
 }
@@ -188,6 +188,11 @@ func (h *Handler) Routes() []server.Route {
 		h.route("GET /v1/capabilities", "capabilities", h.capabilities),
 		h.route("GET /v1/metrics", "metrics.all", h.allMetrics),
 		h.route("DELETE /v1/requests/{id}", "revoke", h.revoke),
+		h.route("GET /v1/images", "images.list", h.listImages),
+		h.route("DELETE /v1/images", "images.remove", h.removeImage),
+		h.route("GET /v1/images/inspect", "images.inspect", h.inspectImage),
+		h.route("POST /v1/images/pull", "images.pull", h.pullImage),
+		h.route("POST /v1/images/prune", "images.prune", h.pruneImages),
 	}
 	routes = append(routes, h.interpreterRoutes()...)
 	routes = append(routes, server.Route{Pattern: "GET /v1/openapi.json", Public: true, Fail: refuse, Handler: http.HandlerFunc(describe)})

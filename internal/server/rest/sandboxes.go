@@ -285,14 +285,33 @@ func (h *Handler) remove(r *request, info sandbox.Info) (any, error) {
 	return cloudapi.Message{Message: "Sandbox destroyed"}, nil
 }
 
+// rename gives a sandbox another name, which is its slug, too.
 func (h *Handler) rename(r *request, info sandbox.Info) (any, error) {
 	var b struct{ Name, Slug *string }
 	if err := r.body(&b); err != nil {
 		return nil, err
 	}
-	same := func(s *string) bool { return s == nil || *s == string(info.Ref.Name) }
-	if !same(b.Name) || !same(b.Slug) {
-		return nil, &sandbox.Error{Op: "rename", Ref: info.Ref, Kind: sandbox.Unsupported, Message: "name: a sandbox keeps the name that it was made with"}
+	to := string(info.Ref.Name)
+	if b.Name != nil {
+		to = *b.Name
 	}
-	return shown(info), nil
+	if b.Slug != nil && *b.Slug != to {
+		if b.Name != nil {
+			return nil, invalid("slug: it is the name here, and there is but one")
+		}
+		to = *b.Slug
+	}
+	if to == string(info.Ref.Name) {
+		return shown(info), nil
+	}
+	renamer, ok := h.backend.(backend.Renamer)
+	if !ok {
+		return nil, unsupported("renaming")
+	}
+	now, err := renamer.Rename(r.Context(), info.Ref, sandbox.Name(to))
+	h.server.Audited(r.Context(), "rename", info.Ref, err, slog.String("to", to))
+	if err != nil {
+		return nil, err
+	}
+	return shown(now), nil
 }

@@ -19,8 +19,11 @@ const mib = 1 << 20
 
 func shownVolume(v backend.Volume) cloudapi.Volume {
 	used := v.Used
-	out := cloudapi.Volume{ID: v.ID, Name: v.Name, Kind: "managed", Status: "active", Storage: "block", Used: &used, Labels: v.Labels,
+	out := cloudapi.Volume{ID: v.ID, Name: v.Name, Kind: cloudapi.VolumeManaged, Status: "active", Storage: "block", Used: &used, Labels: v.Labels,
 		CreatedAt: v.CreatedAt.UTC(), UpdatedAt: v.UpdatedAt.UTC(), Users: v.Users}
+	if v.Name == DefaultVolume {
+		out.Kind = cloudapi.VolumeHost
+	}
 	if out.Labels == nil {
 		out.Labels = map[string]string{}
 	}
@@ -102,9 +105,7 @@ func (h *Handler) defaultVolume(r *request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := shownVolume(v)
-	out.Kind = "host"
-	return out, nil
+	return shownVolume(v), nil
 }
 
 // volume finds a volume by its ID.
@@ -131,10 +132,7 @@ func (h *Handler) getVolume(r *request) (any, error) {
 }
 
 func (h *Handler) updateVolume(r *request) (any, error) {
-	var b struct {
-		CapacityGiB *int              `json:"capacity_gib"`
-		Labels      map[string]string `json:"labels"`
-	}
+	var b cloudapi.UpdateVolume
 	if err := r.body(&b); err != nil {
 		return nil, err
 	}
@@ -142,15 +140,26 @@ func (h *Handler) updateVolume(r *request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if b.CapacityGiB != nil && *b.CapacityGiB*1024 != v.QuotaMiB {
-		return nil, &sandbox.Error{Kind: sandbox.Unsupported, Message: "capacity_gib: a volume keeps the size that it was made with"}
+	editor, ok := h.backend.(backend.VolumeEditor)
+	if !ok {
+		return nil, unsupported("changing volumes")
 	}
-	for k, want := range b.Labels {
-		if v.Labels[k] != want {
-			return nil, &sandbox.Error{Kind: sandbox.Unsupported, Message: "labels: a volume keeps the labels that it was made with"}
-		}
+	change := backend.VolumeChange{Labels: b.Labels}
+	switch gib, err := b.Capacity(); {
+	case err != nil:
+		return nil, err
+	case b.CapacityMiB != nil:
+		change.QuotaMiB = b.CapacityMiB
+	case gib != nil:
+		mib := *gib * 1024
+		change.QuotaMiB = &mib
 	}
-	return shownVolume(v), nil
+	now, err := editor.UpdateVolume(r.Context(), r.namespace, v.Name, change)
+	h.audited(r, "volume.update", v.Name, err)
+	if err != nil {
+		return nil, err
+	}
+	return shownVolume(now), nil
 }
 
 func (h *Handler) removeVolume(r *request) (any, error) {
