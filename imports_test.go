@@ -45,6 +45,8 @@ var layers = []struct {
 	{"internal/backend/local", []string{"internal/agentproto", "internal/atomicfile", "internal/backend", "internal/cgroup", "internal/config", "internal/execlog", "internal/image", "internal/metering", "internal/network/ca", "internal/runner/launch", "internal/state", "sandbox"}},
 	{"internal/backend/remote", []string{"internal/backend", "internal/cloudapi", "internal/version", "sandbox"}},
 	// parts
+	{"internal/netload", nil},
+	{"internal/netload/netclient", []string{"internal/netload"}},
 	{"internal/state", []string{"internal/atomicfile", "internal/runner/launch", "sandbox"}},
 	{"internal/image", []string{"internal/atomicfile", "internal/image/erofs", "sandbox"}},
 	{"internal/image/erofs", []string{"internal/atomicfile"}},

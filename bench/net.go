@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -93,7 +92,7 @@ func median(v []float64) float64 {
 	return v[len(v)/2]
 }
 
-// build builds a command below bench, in whose folder this runs. gvtap has a module of its own.
+// build builds the command in dir, seen from bench, in whose folder this runs: of the module that dir is in.
 func build(dir, to string) error {
 	cmd := exec.Command("go", "build", "-o", to, ".")
 	cmd.Dir = dir
@@ -116,16 +115,14 @@ func sandboxes(o options) error {
 	if err := os.Mkdir(client, 0o755); err != nil {
 		return err
 	}
-	if err := build("netclient", filepath.Join(client, "netclient")); err != nil {
+	if err := build("../internal/netload/netclient", filepath.Join(client, "netclient")); err != nil {
 		return err
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, stop, err := serveNet(filepath.Join(client, "netclient"))
 	if err != nil {
 		return err
 	}
-	defer l.Close()
-	go serveNet(l)
-	port := strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
+	defer stop()
 
 	msb, err := filepath.Abs(o.msb)
 	if err != nil {
@@ -167,7 +164,7 @@ func sandboxes(o options) error {
 	kinds := []struct {
 		name, how     string
 		amount, flows int
-	}{{"down", "down", netBytes, 1}, {"up", "up", netBytes, 1}, {"8 x down", "down", netBytes, 8}, {"8 x up", "up", netBytes, 8}, {"connect", "connect", netConnects, 1}}
+	}{{"down", "down", netBytes, 1}, {"up", "up", netBytes, 1}, {"8 x down", "down", netBytes, 8}, {"8 x up", "up", netBytes, 8}, {"connect", "connect", netConnects, 1}, {"loopback", "loopback", netConnects, 1}}
 	got := map[string]map[string][]float64{}
 	for round := -1; round < o.rounds; round++ {
 		for i, c := range slices.Clone(cs) {
@@ -196,7 +193,7 @@ func sandboxes(o options) error {
 					continue
 				}
 				v := float64(k.amount) / ns * 1000 // MB/s
-				if k.how == "connect" {
+				if k.how == "connect" || k.how == "loopback" {
 					v = ns / 1000 // µs
 				}
 				got[c.name][k.name] = append(got[c.name][k.name], v)
@@ -298,33 +295,25 @@ func gatewayAddress() string {
 	return "127.0.0.1"
 }
 
-// serveNet is the far end of netclient.
-func serveNet(l net.Listener) {
-	for {
-		c, err := l.Accept()
-		if err != nil {
-			return
-		}
-		go func() {
-			defer c.Close()
-			how := make([]byte, 1)
-			if _, err := io.ReadFull(c, how); err != nil {
-				return
-			}
-			buf := make([]byte, 256<<10)
-			switch how[0] {
-			case 'd':
-				for {
-					if _, err := c.Write(buf); err != nil {
-						return
-					}
-				}
-			case 'u':
-				_, _ = io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{c}, buf)
-				_, _ = c.Write([]byte("."))
-			default:
-				_, _ = c.Write(how)
-			}
-		}()
+// serveNet starts the far end of netclient and returns its port.
+func serveNet(netclient string) (port string, stop func(), err error) {
+	cmd := exec.Command(netclient, "serve")
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
 	}
+	if err != nil {
+		return "", nil, err
+	}
+	stop = func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err == nil {
+		_, port, err = net.SplitHostPort(strings.TrimSpace(line))
+	}
+	if err != nil {
+		stop()
+		return "", nil, fmt.Errorf("start the server: %w", err)
+	}
+	return port, stop, nil
 }

@@ -139,7 +139,7 @@ func (s *Store) find(ref string) (string, refRecord, error) {
 	if err != nil {
 		return "", refRecord{}, s.wrap("find image", err)
 	}
-	r, bad := s.parse(ref)
+	r, bad := s.Parse(ref)
 	if bad == nil {
 		if path := s.refPath(r, s.cfg.Platform); refs[path].Digest != "" {
 			return path, refs[path], nil

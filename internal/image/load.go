@@ -63,7 +63,7 @@ func (s *Store) Load(ctx context.Context, r io.Reader, o LoadOptions) ([]Image, 
 
 func (s *Store) load(ctx context.Context, r io.Reader, o LoadOptions) ([]Image, error) {
 	if o.Tag != "" {
-		if _, err := s.parse(o.Tag); err != nil {
+		if _, err := s.Parse(o.Tag); err != nil {
 			return nil, err
 		}
 	}

@@ -38,7 +38,7 @@ type PullOptions struct {
 // Kinds of errors: InvalidArgument (a bad reference), ImageNotFound, ImagePullFailed, IO, Cancelled. After one nothing is
 // left but the layers that were complete, and the next pull goes on with these.
 func (s *Store) Pull(ctx context.Context, ref string, o PullOptions) (*Root, error) {
-	r, err := s.parse(ref)
+	r, err := s.Parse(ref)
 	if err != nil {
 		return nil, err
 	}

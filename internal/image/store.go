@@ -142,8 +142,8 @@ func (d Digest) hex() string {
 	return digits
 }
 
-// parse reads a reference as the user wrote it, and follows aliases.
-func (s *Store) parse(ref string) (Reference, error) {
+// Parse reads a reference as the user wrote it, and follows aliases.
+func (s *Store) Parse(ref string) (Reference, error) {
 	r, err := ParseReference(ref, s.cfg.DefaultRegistry)
 	if err != nil {
 		return r, err
@@ -192,7 +192,7 @@ func (s *Store) Root(digest string) (*Root, error) {
 func (s *Store) Resolve(ref string) (*Root, error) { return s.resolve(ref, s.cfg.Platform) }
 
 func (s *Store) resolve(ref, platform string) (*Root, error) {
-	r, err := s.parse(ref)
+	r, err := s.Parse(ref)
 	if err != nil {
 		return nil, err
 	}

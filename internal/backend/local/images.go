@@ -30,11 +30,11 @@ func (b *Backend) PullImage(ctx context.Context, ref string, opt backend.PullOpt
 	if err != nil {
 		return backend.Image{}, err
 	}
-	s.warnOfAuth(ref)
 	o := image.PullOptions{Policy: image.IfMissing, Platform: opt.Platform, Insecure: opt.Insecure, CACerts: opt.CACerts}
 	if opt.Refresh {
 		o.Policy = image.Always
 	}
+	s.warnOfAuth(ref, o.Policy)
 	if opt.Auth != nil {
 		o.Auth = &image.Auth{Username: opt.Auth.Username, Password: image.Secret(opt.Auth.Password)}
 	}

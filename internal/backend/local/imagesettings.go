@@ -51,11 +51,16 @@ func imageOptions(f config.File) image.Options {
 	return o
 }
 
-// warnOfAuth warns when the password for ref's registry is configured to be where it is not.
-func (s *images) warnOfAuth(ref string) {
-	r, err := image.ParseReference(ref, s.settings.Registries.Default)
-	if err != nil {
+// warnOfAuth warns when the password for the registry that ref is to be pulled from is configured to be where it is not.
+func (s *images) warnOfAuth(ref string, policy image.Policy) {
+	r, err := s.Parse(ref)
+	if err != nil || policy == image.Never {
 		return
+	}
+	if policy != image.Always {
+		if _, err := s.Resolve(ref); err == nil {
+			return // nobody is asked
+		}
 	}
 	if a := s.settings.Registries.Hosts[r.Registry].Auth; a != nil && os.Getenv(a.PasswordEnv) == "" {
 		s.warn(fmt.Sprintf("the password for %s is not in %s, where config.json has it", r.Registry, a.PasswordEnv), "it is asked as if there were none")

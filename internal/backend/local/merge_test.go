@@ -95,12 +95,15 @@ func TestImageOptions(t *testing.T) {
 	}
 
 	var warned []string
-	s := &images{settings: f, warn: func(m string, _ ...string) { warned = append(warned, m) }}
-	for _, ref := range []string{"a.example/x", "b.example/x", "x", "NOT:A:REF"} {
-		s.warnOfAuth(ref)
-	}
-	if len(warned) != 1 || !strings.Contains(warned[0], "b.example") || !strings.Contains(warned[0], "NO_PASSWORD") {
-		t.Errorf("warned %q", warned)
+	f.Images.Aliases = map[string]string{"ours/python": "b.example/python", "b.example/moved": "a.example/moved"}
+	s := &images{Store: image.Open(t.TempDir(), imageOptions(f)), settings: f, warn: func(m string, _ ...string) { warned = append(warned, m) }}
+	for ref, want := range map[string]int{"a.example/x": 0, "b.example/x": 1, "x": 0, "NOT:A:REF": 0, "ours/python:3": 1, "b.example/moved": 0} {
+		warned = nil
+		s.warnOfAuth(ref, image.Always)
+		s.warnOfAuth(ref, image.Never)
+		if len(warned) != want || want > 0 && (!strings.Contains(warned[0], "b.example") || !strings.Contains(warned[0], "NO_PASSWORD")) {
+			t.Errorf("%s: warned %q", ref, warned)
+		}
 	}
 }
 

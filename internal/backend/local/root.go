@@ -73,9 +73,7 @@ func (b *Backend) resolve(ctx context.Context, spec *sandbox.Spec, progress func
 		e := pullEvent(p)
 		progress(backend.Event{Step: "image", Pull: &e})
 	}
-	if opt.Policy != image.Never {
-		s.warnOfAuth(i.OCI.Reference)
-	}
+	s.warnOfAuth(i.OCI.Reference, opt.Policy)
 	img, err := s.Pull(ctx, i.OCI.Reference, opt)
 	if err != nil {
 		return nil, err

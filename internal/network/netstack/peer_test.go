@@ -3,12 +3,10 @@ package netstack
 import (
 	"encoding/json"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"os"
 	"os/exec"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -16,9 +14,9 @@ import (
 	"testing"
 	"time"
 
-	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
 	"gvisor.dev/gvisor/pkg/tcpip/link/fdbased"
 
+	"github.com/microsandbox-go/microsandbox/internal/netload"
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
 
@@ -132,44 +130,37 @@ func TestPeers(t *testing.T) {
 	}
 }
 
-// peerServer serves on loopback: after "d", all that is asked for; after "u", it takes all and says so; else an echo.
+// TestMemory holds a gateway in a process of its own to the memory that many connections may cost.
+func TestMemory(t *testing.T) {
+	at := peerServer(t)
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ends, _ := Addresses(1)
+	r := startRival(t, "netstack", ends.Gateway4.String(), ends, true, self)
+	defer r.stop()
+	to := net.JoinHostPort(r.host, strconv.Itoa(int(at)))
+	var m measured
+	m.hold(r, func() (netload.Conn, error) { return r.dial(to) })
+	t.Logf("%d connections held: %d KiB; 500 moving data: %d KiB at most", m.Held, m.Memory, m.Busy)
+	if m.Refused > 0 || m.Broken > 0 {
+		t.Errorf("%d connections were refused, %d broke", m.Refused, m.Broken)
+	}
+	if m.Memory == 0 || m.Memory > 150<<10 || m.Busy > 300<<10 {
+		t.Errorf("the gateway has %d KiB with %d connections and had %d KiB with 500 moving data; want 150 MiB and 300 MiB at most", m.Memory, m.Held, m.Busy)
+	}
+}
+
+// peerServer serves on loopback and returns its port.
 func peerServer(t *testing.T) uint16 {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	var all sync.WaitGroup
-	all.Go(func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			all.Go(func() {
-				defer c.Close()
-				how := make([]byte, 1)
-				if _, err := io.ReadFull(c, how); err != nil {
-					return
-				}
-				buf := make([]byte, 256<<10)
-				switch how[0] {
-				case 'd':
-					for {
-						if _, err := c.Write(buf); err != nil {
-							return
-						}
-					}
-				case 'u':
-					_, _ = io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{c}, buf)
-					_, _ = c.Write([]byte("."))
-				default:
-					_, _ = c.Write(how)
-					echo(c)
-				}
-			})
-		}
-	})
-	t.Cleanup(func() { l.Close(); all.Wait() })
+	var served sync.WaitGroup
+	served.Go(func() { netload.Serve(l) })
+	t.Cleanup(func() { l.Close(); served.Wait() })
 	return uint16(l.Addr().(*net.TCPAddr).Port)
 }
 
@@ -178,77 +169,49 @@ const peerBytes = 96 << 20 // of one transfer
 func (r *rival) measure(t *testing.T, port uint16) measured {
 	to := net.JoinHostPort(r.host, strconv.Itoa(int(port)))
 	m := measured{Name: r.name}
+	dial := func() (netload.Conn, error) { return r.dial(to) }
 	transfer := func(how byte, bytes int) {
-		c := r.mustDial(t, to)
-		defer c.Close()
-		buf := make([]byte, 256<<10)
-		_, _ = c.Write([]byte{how})
-		for moved := 0; moved < bytes; {
-			var n int
-			var err error
-			if how == 'u' {
-				n, err = c.Write(buf)
-			} else {
-				n, err = c.Read(buf)
-			}
-			if err != nil {
-				t.Errorf("%s: %v after %d bytes", r.name, err, moved)
-				return
-			}
-			moved += n
-		}
-		if how == 'u' {
-			_ = c.CloseWrite()
-			_, _ = io.ReadFull(c, buf[:1])
+		if err := netload.Transfer(dial, how, bytes); err != nil {
+			t.Errorf("%s: %v", r.name, err)
 		}
 	}
-	transfer('u', 1) // it has started
+	transfer(netload.Up, 1) // it has started
 	m.MemoryIdle = residentOf(r.cmd.Process.Pid)
 	rate := func(bytes int, do func()) float64 {
 		begin := time.Now()
 		do()
 		return float64(bytes) / 1e6 / time.Since(begin).Seconds()
 	}
-	m.Down = rate(peerBytes, func() { transfer('d', peerBytes) })
-	m.Up = rate(peerBytes, func() { transfer('u', peerBytes) })
+	m.Down = rate(peerBytes, func() { transfer(netload.Down, peerBytes) })
+	m.Up = rate(peerBytes, func() { transfer(netload.Up, peerBytes) })
 	m.Up8 = rate(peerBytes, func() {
 		var all sync.WaitGroup
 		for range 8 {
-			all.Go(func() { transfer('u', peerBytes/8) })
+			all.Go(func() { transfer(netload.Up, peerBytes/8) })
 		}
 		all.Wait()
 	})
-	var took []time.Duration
-	for range 200 {
-		begin := time.Now()
-		c := r.mustDial(t, to)
-		_, _ = c.Write([]byte("x"))
-		_, _ = io.ReadFull(c, make([]byte, 1))
-		took = append(took, time.Since(begin))
-		c.Close()
+	p50, err := netload.Connect(dial, 200)
+	if err != nil {
+		t.Errorf("%s: %v", r.name, err)
 	}
-	slices.Sort(took)
-	m.Connect = float64(took[len(took)/2].Nanoseconds()) / 1000
-	m.hold(r, to)
+	m.Connect = float64(p50.Nanoseconds()) / 1000
+	m.hold(r, dial)
 	return m
 }
 
 // hold opens 1,000 connections and looks at the gateway's memory.
-func (m *measured) hold(r *rival, to string) {
+func (m *measured) hold(r *rival, dial netload.Dial) {
 	const many = 1000
 	var mu sync.Mutex
-	var open []*gonet.TCPConn
+	var open []net.Conn
 	var all sync.WaitGroup
 	slots := make(chan struct{}, 100)
 	for range many {
 		slots <- struct{}{}
 		all.Go(func() {
 			defer func() { <-slots }()
-			c, err := r.dial(to)
-			if err == nil {
-				_, _ = c.Write([]byte("x"))
-				_, err = io.ReadFull(c, make([]byte, 1))
-			}
+			c, err := netload.Ping(dial)
 			mu.Lock()
 			defer mu.Unlock()
 			if err != nil {
@@ -263,26 +226,17 @@ func (m *measured) hold(r *rival, to string) {
 	for _, c := range open {
 		c.Close()
 	}
-	m.move(r, to)
+	m.move(r, dial)
 }
 
 // move sends data on 500 connections at once.
-func (m *measured) move(r *rival, to string) {
+func (m *measured) move(r *rival, dial netload.Dial) {
 	const many, each = 500, 256 << 10
 	var broken atomic.Int64
 	var all sync.WaitGroup
 	for range many {
 		all.Go(func() {
-			c, err := r.dial(to)
-			if err == nil {
-				defer c.Close()
-				_, _ = c.Write([]byte("u"))
-				if _, err = c.Write(make([]byte, each)); err == nil {
-					_ = c.CloseWrite()
-					_, err = io.ReadFull(c, make([]byte, 1))
-				}
-			}
-			if err != nil {
+			if netload.Transfer(dial, netload.Up, each) != nil {
 				broken.Add(1)
 			}
 		})
