@@ -37,6 +37,9 @@ type ConfRegistry struct {
 // PullPolicy is missing, always or never.
 type PullPolicy string
 
+// pullPolicies are the words in those of a spec.
+var pullPolicies = map[PullPolicy]string{"missing": sandbox.PullIfMissing, "always": sandbox.PullAlways, "never": sandbox.PullNever}
+
 func (v *PullPolicy) decodeNode(d *decoder, n *yaml.Node, at string) error {
 	return d.oneOf(n, at, (*string)(v), "missing", "always", "never")
 }

@@ -13,8 +13,7 @@ import (
 
 // Row is what is recorded of a kept sandbox. Its status is what was last written: whether it is still so, its lock knows.
 type Row struct {
-	sandbox.Info          // Active is nil while it does not run
-	Startup      []string // command that each run does by itself
+	sandbox.Info // Active is nil while it does not run
 }
 
 // Run is one run of a sandbox.
