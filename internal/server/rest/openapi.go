@@ -136,6 +136,7 @@ func api() []described {
 			"rows": list(schema(object{"volume_id": uuid, "day": stamp, "mib_seconds": number}))})},
 		described{route: "GET /v1/metrics", summary: "What the sandboxes use", answer: list(anything), ours: true},
 		described{route: "GET /v1/capabilities", summary: "Which additions of this server there are", answer: schema(object{"server": text, "version": text, "extension": integer}), ours: true},
+		described{route: "GET /v1/sandboxfile", summary: "The namespace's sandboxes as a Sandboxfile (YAML), without values of secrets", query: "name", ours: true},
 		described{route: "DELETE /v1/requests/{id}", summary: "Take a create or a start back that had the header " + cloudapi.RequestHeader, query: "undo", answer: ref("Message"), ours: true})
 }
 

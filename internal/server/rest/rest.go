@@ -201,6 +201,7 @@ func (h *Handler) Routes() []server.Route {
 		// Ours:
 		h.route("GET /v1/capabilities", "capabilities", h.capabilities),
 		h.route("GET /v1/metrics", "metrics.all", h.allMetrics),
+		h.route("GET /v1/sandboxfile", "export", h.export),
 		h.route("DELETE /v1/requests/{id}", "revoke", h.revoke),
 	}
 	routes = append(routes, server.Route{Pattern: "GET /v1/openapi.json", Public: true, Fail: refuse, Handler: http.HandlerFunc(describe)})
