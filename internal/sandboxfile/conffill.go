@@ -18,9 +18,6 @@ func (c *Conf) Fill(spec *sandbox.Spec) error {
 		}
 	}
 	fill(&spec.PullPolicy, pullPolicies[c.PullPolicy])
-	if c.Registry != nil {
-		return &sandbox.Error{Kind: sandbox.Unsupported, Message: "registry in a configuration file is not supported yet", Hint: "log in with: msb registry login HOST"}
-	}
 	if c.CPUs != nil {
 		if *c.CPUs == 0 {
 			return &sandbox.Error{Kind: sandbox.InvalidConfig, Message: "cpus is 0"}
