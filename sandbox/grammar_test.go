@@ -94,6 +94,38 @@ func TestParseTmpfs(t *testing.T) {
 	}
 }
 
+// TestTexts: mounts and ports can be said in the words that they are read from, or it is known that they cannot.
+func TestTexts(t *testing.T) {
+	for _, s := range []string{"/a", "/a:64M", "/a:1024M:ro,noexec", "/a:nosuid,nodev"} {
+		if m, err := ParseTmpfs(s); err != nil || text(m) != s {
+			t.Errorf("%s: %v, %q", s, err, text(m))
+		}
+	}
+	for _, s := range []string{"data:/d", "/h:/g:ro", "/h:/g:noexec,nosuid,nodev,follow-root-symlinks,stat-virt=relaxed,host-perms=mirror,quota=512M,uid=1,gid=0"} {
+		if m, err := ParseVolume(s); err != nil || text(m) != s {
+			t.Errorf("%s: %v, %q", s, err, text(m))
+		}
+	}
+	for _, m := range []Mount{{Type: MountBind, Host: "/a:b", Guest: "/c"}, {Type: MountNamed, Host: "a", Guest: "/b:ro"}, {Type: MountTmpfs, Guest: "/a:1G"}} {
+		if s, ok := m.Text(); ok {
+			t.Errorf("%+v is %q", m, s)
+		}
+	}
+	for _, s := range []string{"80:8080", "0:53/udp", "0.0.0.0:1:2", "[::1]:1:2/udp"} {
+		if p, err := ParsePort(s); err != nil || p.Text() != s {
+			t.Errorf("%s: %v, %q", s, err, p.Text())
+		}
+	}
+}
+
+func text(m Mount) string {
+	s, ok := m.Text()
+	if !ok {
+		return "nothing"
+	}
+	return s
+}
+
 func TestParseRlimit(t *testing.T) {
 	for in, want := range map[string]Rlimit{
 		"nofile=1024":      {"nofile", 1024, 1024},

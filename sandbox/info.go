@@ -9,6 +9,8 @@ type Info struct {
 	Seq    int64  `json:"seq,omitempty"` // order of creation; 0 of ephemeral ones
 	Status Status `json:"status"`
 	Spec   Spec   `json:"spec"` // what its next start gets
+	// Startup is the command that each run does by itself; nil is none.
+	Startup []string `json:"startup,omitempty"`
 	// Active is what it runs with where that is not Spec; see Effective.
 	Active    *Spec     `json:"active,omitempty"`
 	CreatedAt time.Time `json:"created_at"`

@@ -233,6 +233,60 @@ func cutTarget(s string) (target, rest string, err error) {
 	return inside + bits, rest, nil
 }
 
+// Text says a rule as ParseNetworkRules reads it; ok is false where that has no words for it.
+func (r NetworkRule) Text() (text string, ok bool) {
+	head, d := r.Action, r.Destination
+	switch r.Direction {
+	case Egress:
+	case "", "any":
+		head += ":any"
+	default:
+		head += ":" + r.Direction
+	}
+	target := "any"
+	switch {
+	case r.isDNS() && r.Direction == Egress:
+		return head + "@dns", true
+	case d.CIDR != "":
+		if target = d.CIDR; strings.Contains(target, ":") {
+			addr, bits, _ := strings.Cut(target, "/")
+			target = "[" + addr + "]/" + bits
+		}
+	case d.Domain != "":
+		target = "domain=" + d.Domain
+	case d.DomainSuffix != "":
+		target = "suffix=" + d.DomainSuffix
+	case d.Group != "":
+		for word, group := range targetGroups {
+			if group == d.Group {
+				target = word
+			}
+		}
+	}
+	proto := ""
+	if len(r.Protocols) > 0 {
+		proto = r.Protocols[0]
+	} else if len(r.Ports) > 0 {
+		proto = "any"
+	}
+	text = head + "@" + target
+	if proto != "" {
+		text += ":" + proto
+	}
+	for i, p := range r.Ports {
+		text += [...]string{":", ","}[min(i, 1)] + p.String()
+	}
+	read, err := ParseNetworkRules(text) // whatever it is that they have no words for
+	if r.Direction == "" {
+		r.Direction = "any"
+	}
+	return text, err == nil && len(read) == 1 && read[0].equal(r)
+}
+
+func (r NetworkRule) equal(o NetworkRule) bool {
+	return r.Direction == o.Direction && r.Destination == o.Destination && slices.Equal(r.Protocols, o.Protocols) && slices.Equal(r.Ports, o.Ports) && r.Action == o.Action
+}
+
 var targetGroups = map[string]string{
 	"public": GroupPublic, "private": GroupPrivate, "loopback": GroupLoopback, "link-local": GroupLinkLocal,
 	"meta": GroupMetadata, "multicast": GroupMulticast, "host": GroupHost,

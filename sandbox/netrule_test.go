@@ -38,6 +38,12 @@ func TestParseNetworkRules(t *testing.T) {
 		if got, _ := json.Marshal(rules); string(got) != want {
 			t.Errorf("%s:\n got %s\nwant %s", s, got, want)
 		}
+		for _, r := range rules {
+			text, ok := r.Text()
+			if again, err := sandbox.ParseNetworkRules(text); !ok || err != nil || !reflect.DeepEqual(again, []sandbox.NetworkRule{r}) {
+				t.Errorf("%s: as a text it is %q, %v: %+v, %v", s, text, ok, again, err)
+			}
+		}
 	}
 	for _, s := range []string{
 		"", "allow", "@any", "permit@any", "allow@", "allow:out@any", "allow@any:sctp", "allow@any:tcp:", "allow@any:", "allow@any:tcp:0", "allow@any:tcp:9-8",
@@ -48,6 +54,21 @@ func TestParseNetworkRules(t *testing.T) {
 		if rules, err := sandbox.ParseNetworkRules(s); !errors.Is(err, sandbox.InvalidArgument) {
 			t.Errorf("%q: %+v, %v", s, rules, err)
 		}
+	}
+}
+
+func TestNetworkRuleText(t *testing.T) {
+	for _, r := range []sandbox.NetworkRule{
+		{Direction: "egress", Action: "allow", Protocols: []string{"tcp", "udp"}},
+		{Direction: "egress", Action: "allow", Destination: sandbox.Destination{DomainSuffix: "com"}},
+		{Direction: "ingress", Action: "allow", Protocols: []string{"icmpv4"}},
+	} {
+		if text, ok := r.Text(); ok {
+			t.Errorf("%+v is %q", r, text)
+		}
+	}
+	if text, ok := (sandbox.NetworkRule{Action: "deny"}).Text(); text != "deny:any@any" || !ok {
+		t.Errorf("a rule of both directions is %q, %v", text, ok)
 	}
 }
 

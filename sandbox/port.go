@@ -42,6 +42,21 @@ func (p Port) String() string {
 	return fmt.Sprintf("%s:%d->%d/%s", bind, p.HostPort, p.GuestPort, p.Protocol)
 }
 
+// Text says a port as ParsePort reads it.
+func (p Port) Text() string {
+	s := fmt.Sprintf("%d:%d", p.HostPort, p.GuestPort)
+	switch {
+	case strings.Contains(p.HostBind, ":"):
+		s = "[" + p.HostBind + "]:" + s
+	case p.HostBind != "":
+		s = p.HostBind + ":" + s
+	}
+	if p.Protocol != "" && p.Protocol != PortTCP {
+		s += "/" + p.Protocol
+	}
+	return s
+}
+
 // ParsePort reads HOST:GUEST, BIND:HOST:GUEST or [V6]:HOST:GUEST, with /tcp (the default) or /udp behind.
 func ParsePort(s string) (Port, error) {
 	const want = "a port such as 8080:80, 0.0.0.0:53:53/udp or [::1]:8080:80"

@@ -1,6 +1,8 @@
 package sandbox
 
 import (
+	"fmt"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -38,6 +40,38 @@ func ParseVolume(s string) (Mount, error) {
 		return Mount{}, &Error{Kind: InvalidArgument, Message: "the volume options uid and gid belong together", Hint: "for example: uid=1000,gid=1000"}
 	}
 	return m, nil
+}
+
+// Text says a mount as ParseVolume or, of a tmpfs, ParseTmpfs reads it; ok is false where that has no words for it. Whether a volume has
+// to be there is none of it.
+func (m Mount) Text() (text string, ok bool) {
+	var opts []string
+	for _, o := range []struct {
+		word string
+		on   bool
+	}{{"ro", m.Options.ReadOnly}, {"noexec", m.Options.NoExec}, {"nosuid", m.Options.NoSUID}, {"nodev", m.Options.NoDev},
+		{"follow-root-symlinks", m.FollowRootSymlinks}, {"stat-virt=" + m.StatVirtualization, m.StatVirtualization != ""},
+		{"host-perms=" + m.HostPermissions, m.HostPermissions != ""}, {"quota=" + strconv.Itoa(m.QuotaMiB) + "M", m.QuotaMiB > 0}} {
+		if o.on {
+			opts = append(opts, o.word)
+		}
+	}
+	if m.Owner != nil {
+		opts = append(opts, fmt.Sprintf("uid=%d,gid=%d", m.Owner.UID, m.Owner.GID))
+	}
+	parse, fields := ParseVolume, []string{m.Host, m.Guest}
+	if m.Type == MountTmpfs {
+		if parse, fields = ParseTmpfs, []string{m.Guest}; m.SizeMiB > 0 {
+			fields = append(fields, strconv.Itoa(m.SizeMiB)+"M")
+		}
+	}
+	if len(opts) > 0 {
+		fields = append(fields, strings.Join(opts, ","))
+	}
+	text = strings.Join(fields, ":")
+	read, err := parse(text) // whatever it is that they have no words for
+	read.Create = m.Create
+	return text, err == nil && reflect.DeepEqual(read, m)
 }
 
 // Which of the options uid and gid was read.

@@ -53,10 +53,11 @@ type app struct {
 	tree     bool
 	version  bool
 	// namespace is whose sandboxes the command is about (-N); the tenant.
-	namespace string
-	set       *settings // once they were read
-	setErr    error
-	spin      *spinner // what moves on stderr now; nil is nothing
+	namespace  string
+	namespaced bool      // it was named
+	set        *settings // once they were read
+	setErr     error
+	spin       *spinner // what moves on stderr now; nil is nothing
 }
 
 // Main runs the command that args (without the program's name) spell and returns the exit code (contract msb-0.6 §1.1).

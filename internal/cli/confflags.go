@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"github.com/microsandbox-go/microsandbox/internal/backend"
 	"github.com/microsandbox-go/microsandbox/internal/sandboxfile"
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
@@ -46,16 +47,27 @@ func (c confFlags) read() (*sandboxfile.Conf, error) {
 	return &conf, nil
 }
 
-// fill puts what the files say where the flags say nothing.
-func (c confFlags) fill(spec *sandbox.Spec) error {
+// fill puts what the files say where the flags say nothing. It returns what the image's registry knows the user by, nil where they do
+// not say, and for another image than theirs.
+func (c confFlags) fill(spec *sandbox.Spec) (*backend.RegistryAuth, error) {
 	if len(c) == 0 {
-		return nil
+		return nil, nil
 	}
 	conf, err := c.read()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return conf.Fill(spec)
+	if err := conf.Fill(spec); err != nil {
+		return nil, err
+	}
+	if named := conf.Image.OCI; named != nil && spec.Image.String() != named.Reference { // another's password is none of its registry's business
+		return nil, nil
+	}
+	username, password, ok, err := conf.Login()
+	if !ok {
+		return nil, err
+	}
+	return &backend.RegistryAuth{Username: username, Password: backend.Secret(password)}, nil
 }
 
 // whole reports whether there is a file that may name the image.

@@ -39,6 +39,7 @@ msb create --name db -m 1G --root-disk 20G --label team=ml ./rootfs`},
 		if req.Spec, err = a.spec(&s, req.Ref.Name, first(args)); err != nil {
 			return err
 		}
+		req.Registry = s.registry
 		b, err := a.backend(UseCreate)
 		if err != nil {
 			return err

@@ -112,7 +112,7 @@ msb install -l`},
 		if err != nil {
 			return err
 		}
-		spec, err := a.installedSpec(given, ref, image)
+		spec, registry, err := a.installedSpec(given, ref, image)
 		if err != nil {
 			return err
 		}
@@ -145,7 +145,7 @@ msb install -l`},
 		if i := spec.Image.OCI; i != nil && i.Reference != sandbox.HostImage && !noPull {
 			if images, ok := b.(backend.Images); ok {
 				a.spinFor(quiet, "Pulling "+i.Reference)
-				if _, err := images.PullImage(s.ctx, i.Reference, backend.PullOptions{}); err != nil {
+				if _, err := images.PullImage(s.ctx, i.Reference, backend.PullOptions{Auth: registry}); err != nil {
 					return s.explain(err)
 				}
 			}
@@ -170,14 +170,15 @@ msb install -l`},
 }
 
 // installedSpec is what msb run makes of the flags; they are checked by that.
-func (a *app) installedSpec(given []string, ref sandbox.Ref, image string) (sandbox.Spec, error) {
+func (a *app) installedSpec(given []string, ref sandbox.Ref, image string) (sandbox.Spec, *backend.RegistryAuth, error) {
 	var s sandboxFlags
 	c := &cobra.Command{Use: "install"}
 	s.declare(flagsOf(c, false))
 	if err := c.ParseFlags(given); err != nil {
-		return sandbox.Spec{}, flagError(c, err)
+		return sandbox.Spec{}, nil, flagError(c, err)
 	}
-	return a.spec(&s, ref.Name, image)
+	spec, err := a.spec(&s, ref.Name, image)
+	return spec, s.registry, err
 }
 
 func (a *app) installedScript(name string, given []string, image string, command []string, temp bool) (string, error) {

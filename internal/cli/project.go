@@ -40,19 +40,13 @@ func (p *projectFlags) declareFile(f *flags, short string) {
 
 // project reads the Sandboxfile that the flags mean, and warns of what is in it and means nothing.
 func (a *app) project(file string) (*project.Project, error) {
-	p, err := project.Open(file, a.namespace)
+	p, err := a.openFile(file)
 	if err != nil {
 		return nil, err
 	}
-	set, err := a.settings()
-	if err != nil {
+	a.namespace = p.Namespace
+	if p.Defaults, err = a.projectDefaults(); err != nil {
 		return nil, err
-	}
-	p.Defaults = func(s *sandbox.Spec) {
-		set.File.Defaults.Apply(s)
-		if set.File.DeploymentProfile == sandbox.MultiTenant {
-			s.DeploymentProfile = sandbox.MultiTenant
-		}
 	}
 	for _, w := range p.File.Warnings {
 		a.warn(w)
@@ -60,9 +54,29 @@ func (a *app) project(file string) (*project.Project, error) {
 	return p, nil
 }
 
+// openFile reads a Sandboxfile. -N comes over the namespace that it names.
+func (a *app) openFile(file string) (*project.Project, error) {
+	namespace := ""
+	if a.namespaced {
+		namespace = a.namespace
+	}
+	return project.Open(file, namespace)
+}
+
+// projectDefaults are what the settings say about the sandboxes of projects.
+func (a *app) projectDefaults() (func(*sandbox.Spec), error) {
+	set, err := a.settings()
+	return func(s *sandbox.Spec) {
+		set.File.Defaults.Apply(s)
+		if set.File.DeploymentProfile == sandbox.MultiTenant {
+			s.DeploymentProfile = sandbox.MultiTenant
+		}
+	}, err
+}
+
 // here is the project of this directory if it has the sandbox NAME; nil otherwise, also where the file cannot be read.
 func (a *app) here(name string) *project.Project {
-	p, err := project.Open("", a.namespace)
+	p, err := a.openFile("")
 	if err != nil {
 		return nil
 	}

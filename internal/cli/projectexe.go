@@ -100,7 +100,9 @@ nothing but the configuration is used: neither its files nor what it depends on.
 		if disk := spec.Image.Disk(); disk.Kind == sandbox.RootDiskManaged {
 			spec.Image = spec.Image.WithDisk(sandbox.RootDisk{})
 		}
-		spec.Runtime.Entrypoint = nil
+		if len(s.Entrypoint)+len(s.Cmd) == 0 {
+			spec.Runtime.Entrypoint = nil
+		}
 		b, err := a.backend(UseCreate)
 		if err != nil {
 			return err

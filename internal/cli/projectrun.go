@@ -27,6 +27,9 @@ func commandFor(name, script, exec string, entry sandboxfile.Sandbox, args []str
 		}
 		return append(command, args...), nil
 	}
+	if len(entry.Entrypoint)+len(entry.Cmd) > 0 { // they are the sandbox's own
+		return nil, nil
+	}
 	command := entry.Startup()
 	if len(command) > 0 && len(args) > 0 {
 		if _, start := entry.Scripts[sandboxfile.StartScript]; !start && entry.Exec == "" {

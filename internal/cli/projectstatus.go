@@ -58,8 +58,9 @@ func (a *app) projectStatus(ctx context.Context, file string, names []string, fo
 	if names, err = o.Select(names); err != nil {
 		return err
 	}
-	live := !once && format == "" && isTerminal(a.out)
-	for up := 0; ; {
+	again := !once && format == "" && isTerminal(a.out)
+	view := live{a: a}
+	for {
 		rows, err := o.statusRows(names)
 		if err != nil {
 			return o.s.clean(err)
@@ -68,18 +69,17 @@ func (a *app) projectStatus(ctx context.Context, file string, names []string, fo
 			return printJSON(a.out, rows)
 		}
 		var text strings.Builder
-		if live {
+		if again {
 			fmt.Fprintf(&text, "Last updated: %s\n", time.Now().Format(time.DateTime))
 		}
-		if err := printTable(&text, []string{"SANDBOX", "STATUS", "CPU", "MEMORY", "PORTS"}, each(rows, statusOf)); err != nil {
+		if err := printTable(&text, []string{"SANDBOX", "STATUS", "CPU", "MEMORY", "DISK", "PORTS"}, each(rows, statusOf)); err != nil {
 			return err
 		}
-		out := text.String()
-		if live {
-			out = home(up) + "\x1b[J" + out
-			up = strings.Count(text.String(), "\n")
+		if !again {
+			_, err := a.out.WriteString(text.String())
+			return err
 		}
-		if _, err := a.out.WriteString(out); err != nil || !live {
+		if err := view.draw(text.String()); err != nil {
 			return err
 		}
 		select {
@@ -117,6 +117,9 @@ func (o *opened) statusRows(names []string) ([]map[string]any, error) {
 		}
 		if m, ok := metrics[i.Ref.Name]; ok && i.Status == sandbox.Running && m.State == sandbox.MetricsRunning {
 			row["cpu_percent"], row["memory_bytes"] = m.CPUPercent, m.MemoryBytes
+			if m.UpperUsedBytes != nil {
+				row["disk_bytes"] = *m.UpperUsedBytes
+			}
 		}
 		return row
 	}), nil
@@ -127,10 +130,13 @@ func statusOf(row map[string]any) []string {
 	if row["changed"].(bool) {
 		status += " (changed)"
 	}
-	cpu, memory := "", ""
+	cpu, memory, disk := "", "", ""
 	if v, ok := row["cpu_percent"]; ok {
 		cpu = fmt.Sprintf("%.1f%%", v)
 		memory = fmt.Sprintf("%d MiB", row["memory_bytes"].(uint64)>>20)
 	}
-	return []string{row["name"].(string), status, cpu, memory, strings.Join(row["ports"].([]string), ", ")}
+	if v, ok := row["disk_bytes"]; ok {
+		disk = fmt.Sprintf("%d MiB", v.(uint64)>>20)
+	}
+	return []string{row["name"].(string), status, cpu, memory, disk, strings.Join(row["ports"].([]string), ", ")}
 }

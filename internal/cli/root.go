@@ -71,7 +71,7 @@ msb exec work -- ps aux`,
 		f.toggleFunc("", l.name, "Log to stderr: "+l.what, func() { a.level = logLevel{true, l.level} })
 	}
 	f.value("N", "namespace", "NAME", "Whose sandboxes: names are unique within a namespace (default \"default\")", func(v string) error {
-		a.namespace = v
+		a.namespace, a.namespaced = v, true
 		return sandbox.Ref{Namespace: v, Name: "any"}.Validate()
 	})
 	f.toggle("", "tree", "Print this command and all below it with their flags", &a.tree)
@@ -137,6 +137,7 @@ func (a *app) commands() []entry {
 		{groupProjects, a.buildCommand, []string{"build"}},
 		{groupProjects, a.treeCommand, []string{"tree"}},
 		{groupProjects, a.cleanCommand, []string{"clean"}},
+		{groupProjects, a.exportCommand, []string{"export"}},
 		{groupProjects, a.exeCommand, []string{"exe", "x"}},
 		{groupImages, a.imageCommand, []string{"image"}},
 		{groupImages, a.pullCommand, []string{"pull"}},

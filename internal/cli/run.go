@@ -150,7 +150,7 @@ func (a *app) run(c *cobra.Command, r *runFlags, image, command []string) error 
 	}
 	s := a.catchSignals(c.Context())
 	defer s.stop()
-	req := backend.CreateRequest{Ref: ref, Spec: spec, Attached: !r.detach, Startup: r.detach, Replace: r.replace, Grace: r.grace(), Generated: generated}
+	req := backend.CreateRequest{Ref: ref, Spec: spec, Registry: r.registry, Attached: !r.detach, Startup: r.detach, Replace: r.replace, Grace: r.grace(), Generated: generated}
 	if !generated && !r.replace {
 		info, err := b.Get(s.ctx, ref)
 		switch {

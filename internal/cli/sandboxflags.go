@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/microsandbox-go/microsandbox/internal/backend"
 	"github.com/microsandbox-go/microsandbox/internal/config"
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
@@ -45,6 +46,7 @@ type sandboxFlags struct {
 	idleTimeout   time.Duration
 	root          rootFlags
 	conf          confFlags
+	registry      *backend.RegistryAuth // of the files, once spec was called
 	rootDisk      sandbox.RootDisk
 	ephemeral     bool // nobody will ask for it again
 	net           netFlags
@@ -226,7 +228,7 @@ func (s *sandboxFlags) spec(set config.File, name sandbox.Name, arg string) (san
 		return sandbox.Spec{}, err
 	}
 	spec.Lifecycle.MaxDurationSecs, spec.Lifecycle.IdleTimeoutSecs = wholeSeconds(s.maxDuration), wholeSeconds(s.idleTimeout)
-	if err := s.conf.fill(&spec); err != nil {
+	if s.registry, err = s.conf.fill(&spec); err != nil {
 		return sandbox.Spec{}, err
 	}
 	if spec.Image == (sandbox.Image{}) {

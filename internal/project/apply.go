@@ -13,6 +13,7 @@ import (
 
 	"github.com/microsandbox-go/microsandbox/internal/agentclient"
 	"github.com/microsandbox-go/microsandbox/internal/backend"
+	"github.com/microsandbox-go/microsandbox/internal/sandboxfile"
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
 
@@ -84,7 +85,7 @@ func (p *Project) Ready(ctx context.Context, b backend.Backend, name string, rep
 	if err := p.Run(ctx, b, plan, report); err != nil {
 		return sandbox.Info{}, err
 	}
-	create := backend.CreateRequest{Ref: s.ref, Spec: s.spec, Startup: true, Prepare: true, Grace: 10 * time.Second, Progress: func(e backend.Event) {
+	create := backend.CreateRequest{Ref: s.ref, Spec: s.spec, Startup: p.starts(name), Prepare: true, Grace: 10 * time.Second, Progress: func(e backend.Event) {
 		if e.Text != "" {
 			report(Event{Name: name, Text: e.Text})
 		}
@@ -194,13 +195,18 @@ func (p *Project) settle(ctx context.Context, b backend.Backend, s Step, say fun
 	}
 }
 
+// starts reports whether an entry's sandbox runs its command by itself.
+func (p *Project) starts(name string) bool {
+	return p.File.Sandboxes[name].AtStart != sandboxfile.StartsNothing
+}
+
 func (p *Project) do(ctx context.Context, b backend.Backend, s Step, say func(Event)) (verb string, err error) {
 	progress := func(e backend.Event) {
 		if e.Text != "" {
 			say(Event{Name: s.Name, Text: e.Text})
 		}
 	}
-	create := backend.CreateRequest{Ref: s.ref, Spec: s.spec, Startup: true, Progress: progress}
+	create := backend.CreateRequest{Ref: s.ref, Spec: s.spec, Startup: p.starts(s.Name), Progress: progress}
 	if err := cancelled(ctx); err != nil {
 		return "", err
 	}

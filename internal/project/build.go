@@ -240,7 +240,7 @@ func firstLine(s string) string {
 func (p *Project) buildSpec(name string, build sandboxfile.Build) (sandbox.Spec, error) {
 	entry := sandboxfile.Sandbox{Image: build.Image, Memory: build.Memory, CPUs: build.CPUs, Volumes: build.Volumes, Envs: build.Envs, Workdir: build.Workdir,
 		Shell: build.Shell, Network: build.Network}
-	spec, err := entry.Spec(p.Name+"-build-"+name, sandboxfile.Rules{Dir: p.dir(), Volumes: p.Name + "-"})
+	spec, err := entry.Spec(p.Name+"-build-"+name, p.rules())
 	if err != nil {
 		return spec, err
 	}

@@ -55,7 +55,7 @@ func Find(file string) (string, error) {
 	return path, nil
 }
 
-// Open reads the Sandboxfile that file means.
+// Open reads the Sandboxfile that file means. A namespace of "" is the file's, or the default one.
 func Open(file, namespace string) (*Project, error) {
 	path, err := Find(file)
 	if err != nil {
@@ -68,7 +68,10 @@ func Open(file, namespace string) (*Project, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Project{Path: path, Namespace: namespace, File: f, Name: f.Name}
+	if err := (sandbox.Ref{Namespace: cmp.Or(f.Namespace, sandbox.DefaultNamespace), Name: "any"}).Validate(); err != nil {
+		return nil, &sandbox.Error{Op: "read " + sandboxfile.Name, Kind: sandbox.InvalidConfig, Message: path + ": namespace: " + message(err)}
+	}
+	p := &Project{Path: path, Namespace: cmp.Or(namespace, f.Namespace, sandbox.DefaultNamespace), File: f, Name: f.Name}
 	if p.Name == "" {
 		p.Name = filepath.Base(filepath.Dir(path))
 		if base := filepath.Base(path); base != sandboxfile.Name {
@@ -98,7 +101,18 @@ func word(s string) string {
 
 // Ref is the sandbox of an entry.
 func (p *Project) Ref(name string) sandbox.Ref {
+	if p.File.Namespace != "" {
+		return sandbox.Ref{Namespace: p.Namespace, Name: sandbox.Name(name)}
+	}
 	return sandbox.Ref{Namespace: p.Namespace, Name: sandbox.Name(p.Name + "-" + name)}
+}
+
+// rules are those of the file.
+func (p *Project) rules() sandboxfile.Rules {
+	if p.File.Namespace != "" {
+		return sandboxfile.Rules{Dir: p.dir(), Plain: true}
+	}
+	return sandboxfile.Rules{Dir: p.dir(), Volumes: p.Name + "-"}
 }
 
 // dir is where relative paths begin.

@@ -1,6 +1,7 @@
 package project
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -23,11 +24,11 @@ func (p *Project) Spec(name string) (sandbox.Spec, error) {
 	if err := ref.Validate(); err != nil {
 		return sandbox.Spec{}, err
 	}
-	spec, err := entry.Spec(string(ref.Name), sandboxfile.Rules{Dir: p.dir(), Volumes: p.Name + "-"})
+	spec, err := entry.Spec(string(ref.Name), p.rules())
 	if err != nil {
 		return spec, err
 	}
-	spec.Runtime.Hostname = sandbox.Name(name).Hostname()
+	spec.Runtime.Hostname = cmp.Or(spec.Runtime.Hostname, sandbox.Name(name).Hostname())
 	built := ""
 	if build, ok := p.File.Builds[entry.Image]; ok && spec.Image.OCI != nil {
 		spec.Image.OCI.Reference = p.BuildRef(entry.Image)
@@ -38,14 +39,17 @@ func (p *Project) Spec(name string) (sandbox.Spec, error) {
 	}
 	p.reach(&spec, name, entry)
 	// What the entry says that it runs is what it is for: it ends with that. Otherwise it is there to be used.
-	spec.Lifecycle.OutlivesStartup = len(entry.Startup()) == 0
+	if spec.Lifecycle.OutlivesStartup = len(entry.Startup()) == 0; entry.AtStart == sandboxfile.StartEnds || entry.AtStart == sandboxfile.StartStays {
+		spec.Lifecycle.OutlivesStartup = entry.AtStart == sandboxfile.StartStays
+	}
 	if p.Defaults != nil {
 		p.Defaults(&spec)
 	}
 	text, err := json.Marshal(struct {
 		Spec  sandbox.Spec
 		Built string
-	}{spec, built})
+		Quiet bool `json:",omitempty"`
+	}{spec, built, entry.AtStart == sandboxfile.StartsNothing})
 	if err != nil {
 		return spec, err
 	}

@@ -49,7 +49,15 @@ type Conf struct {
 type ConfRlimit struct {
 	Resource string  `yaml:"resource"`
 	Soft     uint64  `yaml:"soft"`
-	Hard     *uint64 `yaml:"hard"`
+	Hard     *uint64 `yaml:"hard,omitempty"`
+}
+
+func (l ConfRlimit) rlimit() (sandbox.Rlimit, error) {
+	r := sandbox.Rlimit{Resource: strings.ToLower(l.Resource), Soft: l.Soft, Hard: l.Soft}
+	if l.Hard != nil {
+		r.Hard = *l.Hard
+	}
+	return r, r.Validate()
 }
 
 // ConfInit is a program to be PID 1.

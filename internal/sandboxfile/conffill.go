@@ -17,10 +17,7 @@ func (c *Conf) Fill(spec *sandbox.Spec) error {
 			return err
 		}
 	}
-	fill(&spec.PullPolicy, map[PullPolicy]string{"missing": sandbox.PullIfMissing, "always": sandbox.PullAlways, "never": sandbox.PullNever}[c.PullPolicy])
-	if c.Registry != nil {
-		return &sandbox.Error{Kind: sandbox.Unsupported, Message: "registry in a configuration file is not supported yet", Hint: "log in with: msb registry login HOST"}
-	}
+	fill(&spec.PullPolicy, pullPolicies[c.PullPolicy])
 	if c.CPUs != nil {
 		if *c.CPUs == 0 {
 			return &sandbox.Error{Kind: sandbox.InvalidConfig, Message: "cpus is 0"}
@@ -35,11 +32,8 @@ func (c *Conf) Fill(spec *sandbox.Spec) error {
 		spec.Lifecycle.IdleTimeoutSecs = seconds(c.IdleTimeout)
 	}
 	for _, l := range c.Rlimits {
-		one := sandbox.Rlimit{Resource: strings.ToLower(l.Resource), Soft: l.Soft, Hard: l.Soft}
-		if l.Hard != nil {
-			one.Hard = *l.Hard
-		}
-		if err := one.Validate(); err != nil {
+		one, err := l.rlimit()
+		if err != nil {
 			return err
 		}
 		if !slices.ContainsFunc(spec.Rlimits, func(have sandbox.Rlimit) bool { return have.Resource == one.Resource }) {

@@ -1,6 +1,7 @@
 package sandboxfile
 
 import (
+	"os"
 	"reflect"
 
 	"go.yaml.in/yaml/v3"
@@ -34,8 +35,26 @@ type ConfRegistry struct {
 	PasswordEnv string `yaml:"password_env"`
 }
 
+// Login is what the image's registry knows the user by; password_env names the variable with the password where msb runs.
+func (c *Conf) Login() (username, password string, ok bool, err error) {
+	r := c.Registry
+	if r == nil {
+		return "", "", false, nil
+	}
+	if r.Username == "" || r.PasswordEnv == "" {
+		return "", "", false, &sandbox.Error{Kind: sandbox.InvalidConfig, Message: "registry has not both of username and password_env", Hint: "without registry: msb registry login HOST"}
+	}
+	if password = os.Getenv(r.PasswordEnv); password == "" {
+		return "", "", false, &sandbox.Error{Kind: sandbox.InvalidConfig, Message: "registry.password_env: the environment has no variable " + clip(r.PasswordEnv), Hint: "set it to the registry's password, or: msb registry login HOST"}
+	}
+	return r.Username, password, true, nil
+}
+
 // PullPolicy is missing, always or never.
 type PullPolicy string
+
+// pullPolicies are the words in those of a spec.
+var pullPolicies = map[PullPolicy]string{"missing": sandbox.PullIfMissing, "always": sandbox.PullAlways, "never": sandbox.PullNever}
 
 func (v *PullPolicy) decodeNode(d *decoder, n *yaml.Node, at string) error {
 	return d.oneOf(n, at, (*string)(v), "missing", "always", "never")
@@ -92,9 +111,9 @@ func (c *Conf) image(spec *sandbox.Spec) error {
 	case i.Bind != "":
 		spec.Image.Bind = &sandbox.BindImage{Path: i.Bind}
 	case i.Snapshot != "":
-		return &sandbox.Error{Kind: sandbox.Unsupported, Message: "image.snapshot is not supported yet: start from a snapshot"}
+		return &sandbox.Error{Kind: sandbox.Unsupported, Message: "image.snapshot is not supported yet: there are no snapshots to start from", Hint: "name an image or a directory: image: REFERENCE"}
 	case i.Disk != nil:
-		return &sandbox.Error{Kind: sandbox.Unsupported, Message: "image.disk is not supported: it needs a virtual machine, and the microvm driver is not there yet"}
+		return &sandbox.Error{Kind: sandbox.Unsupported, Message: "image.disk is not supported: it needs a virtual machine, and the microvm driver is not there yet", Hint: "name an image or a directory: image: REFERENCE"}
 	}
 	return nil
 }

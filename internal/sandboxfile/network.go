@@ -1,6 +1,7 @@
 package sandboxfile
 
 import (
+	"cmp"
 	"fmt"
 	"reflect"
 	"slices"
@@ -19,6 +20,9 @@ type Network struct {
 	Policy         string   `yaml:"policy,omitempty"`          // none | public | open; default public, or none where Allow says something
 	Allow          []string `yaml:"allow,omitempty"`           // TARGET[:PROTO[:PORTS]] of a network rule
 	Deny           []string `yaml:"deny,omitempty"`            // the same; these come first
+	Rules          []string `yaml:"rules,omitempty"`           // ACTION[:DIRECTION]@TARGET[:PROTO[:PORTS]], in the place of policy, allow and deny: the first that matches wins
+	DefaultEgress  string   `yaml:"default_egress,omitempty"`  // where no rule matches: allow | deny (default)
+	DefaultIngress string   `yaml:"default_ingress,omitempty"` // allow (default) | deny
 	Ports          []string `yaml:"ports,omitempty"`           // [BIND:]HOST:GUEST[/udp], beside those of the sandbox
 	DNS            *DNS     `yaml:"dns,omitempty"`             //
 	TLS            *TLS     `yaml:"tls,omitempty"`             //
@@ -64,9 +68,12 @@ func (w *Network) decodeNode(d *decoder, n *yaml.Node, at string) error {
 	if err := d.object(n, reflect.ValueOf((*plain)(&said)).Elem(), at); err != nil {
 		return err
 	}
-	if said.Scope != "" && d.strict {
-		return d.fail(n, "%s has no key %q", orRoot(at), "scope")
+	for key, is := range map[string]bool{"scope": said.Scope != "", "rules": said.Rules != nil, "default_egress": said.DefaultEgress != "", "default_ingress": said.DefaultIngress != ""} {
+		if is && d.strict {
+			return d.fail(n, "%s has no key %q", orRoot(at), key)
+		}
 	}
+	w.Rules, w.DefaultEgress, w.DefaultIngress = said.Rules, said.DefaultEgress, said.DefaultIngress
 	if said.Policy != "" && !slices.Contains(networkWords, said.Policy) {
 		return d.fail(n, "%s: want none, public or open, not %s", join2(at, "policy"), clip(said.Policy))
 	}
@@ -96,13 +103,42 @@ func (w *Network) decodeNode(d *decoder, n *yaml.Node, at string) error {
 
 // said reports whether there is a word about the policy.
 func (w *Network) said() bool {
-	return w != nil && (w.Policy != "" || len(w.Allow) > 0 || len(w.Deny) > 0)
+	return w != nil && (w.Policy != "" || len(w.Allow) > 0 || len(w.Deny) > 0) || w.ruled()
+}
+
+// ruled reports whether the policy is said by rules.
+func (w *Network) ruled() bool {
+	return w != nil && (len(w.Rules) > 0 || w.DefaultEgress != "" || w.DefaultIngress != "")
+}
+
+// rules is the policy that is said by them.
+func (w *Network) rules() (*sandbox.NetworkPolicy, error) {
+	if w.Policy != "" || len(w.Allow) > 0 || len(w.Deny) > 0 {
+		return nil, fmt.Errorf("rules and their defaults do not go with policy, allow and deny")
+	}
+	p := sandbox.NetworkPolicy{DefaultEgress: cmp.Or(w.DefaultEgress, sandbox.Deny), DefaultIngress: cmp.Or(w.DefaultIngress, sandbox.Allow)}
+	for _, word := range []string{p.DefaultEgress, p.DefaultIngress} {
+		if word != sandbox.Allow && word != sandbox.Deny {
+			return nil, fmt.Errorf("the default of network rules is %q: want allow or deny", clip(word))
+		}
+	}
+	for _, text := range w.Rules {
+		rules, err := sandbox.ParseNetworkRules(text)
+		if err != nil {
+			return nil, err
+		}
+		p.Rules = append(p.Rules, rules...)
+	}
+	return &p, nil
 }
 
 // policy is what the words ask for; nil is the default.
 func (w *Network) policy() (*sandbox.NetworkPolicy, error) {
-	if !w.said() {
+	switch {
+	case !w.said():
 		return nil, nil
+	case w.ruled():
+		return w.rules()
 	}
 	var p sandbox.NetworkPolicy
 	for _, list := range []struct {

@@ -36,7 +36,10 @@ const maxFile = 1 << 20
 // File is what a Sandboxfile says.
 type File struct {
 	// Name is the project's; "" is that of its directory.
-	Name      string                        `yaml:"name,omitempty"`
+	Name string `yaml:"name,omitempty"`
+	// Namespace makes the file that of a whole namespace, as msb export writes it: its sandboxes and volumes have just the names that they
+	// have here.
+	Namespace string                        `yaml:"namespace,omitempty"`
 	Meta      *Meta                         `yaml:"meta,omitempty"`
 	Modules   map[string]map[string]*Module `yaml:"modules,omitempty"`
 	Builds    map[string]Build              `yaml:"builds,omitempty"`
@@ -146,6 +149,9 @@ type Sandbox struct {
 	Shell       string                `yaml:"shell,omitempty" json:"shell"`
 	Scripts     map[string]string     `yaml:"scripts,omitempty" json:"scripts"`
 	Command     []string              `yaml:"command,omitempty" json:"-"`
+	Entrypoint  []string              `yaml:"entrypoint,omitempty" json:"-"` // with Cmd, in the place of Command
+	Cmd         []string              `yaml:"cmd,omitempty" json:"-"`
+	AtStart     AtStart               `yaml:"startup,omitempty" json:"-"`
 	Exec        string                `yaml:"exec,omitempty" json:"exec"`
 	Imports     map[string]string     `yaml:"imports,omitempty" json:"-"`
 	Exports     map[string]string     `yaml:"exports,omitempty" json:"-"`
@@ -154,12 +160,33 @@ type Sandbox struct {
 	Secrets     map[string]Secret     `yaml:"secrets,omitempty" json:"-"`
 	Labels      map[string]string     `yaml:"labels,omitempty" json:"-"`
 	User        string                `yaml:"user,omitempty" json:"-"`
+	Hostname    string                `yaml:"hostname,omitempty" json:"-"`
+	Tmpfs       []string              `yaml:"tmpfs,omitempty" json:"-"`     // PATH[:SIZE][:OPTIONS]
+	RootDisk    string                `yaml:"root_disk,omitempty" json:"-"` // SIZE, or tmpfs[:SIZE]
+	Rlimits     []ConfRlimit          `yaml:"rlimits,omitempty" json:"-"`
+	PullPolicy  PullPolicy            `yaml:"pull_policy,omitempty" json:"-"`
+	Security    Security              `yaml:"security,omitempty" json:"-"`
 	MaxDuration Duration              `yaml:"max_duration,omitempty" json:"-"`
 	IdleTimeout Duration              `yaml:"idle_timeout,omitempty" json:"-"`
 	Healthcheck *Healthcheck          `yaml:"healthcheck,omitempty" json:"-"`
 	Restart     string                `yaml:"restart,omitempty" json:"-"` // no | on-failure
 
 	place func(field string) string // path:line:column of a field
+}
+
+// AtStart says what becomes of a sandbox's command when it starts.
+type AtStart string
+
+// The words of [AtStart]. Without one, what the entry says itself is run, and its end is the sandbox's; and what its image says is run,
+// and its end is not the sandbox's.
+const (
+	StartsNothing AtStart = "none"  // nothing is run
+	StartEnds     AtStart = "ends"  // the sandbox ends with its command
+	StartStays    AtStart = "stays" // it goes on without it
+)
+
+func (v *AtStart) decodeNode(d *decoder, n *yaml.Node, at string) error {
+	return d.oneOf(n, at, (*string)(v), string(StartsNothing), string(StartEnds), string(StartStays))
 }
 
 // Membership is a sandbox's part of a group.

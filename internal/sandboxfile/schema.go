@@ -77,6 +77,10 @@ func (*Command) schema() map[string]any {
 	return map[string]any{"oneOf": []any{text, map[string]any{"type": "array", "items": text}}}
 }
 
+func (*AtStart) schema() map[string]any {
+	return words(string(StartsNothing), string(StartEnds), string(StartStays))
+}
+
 func (*Duration) schema() map[string]any {
 	return map[string]any{"type": []string{"string", "integer"}, "pattern": "^[0-9]+(ms|s|m|h)?$"}
 }

@@ -34,6 +34,8 @@ type Rules struct {
 	Roots    []string
 	// Volumes comes before the names of volumes, so that those of several projects differ.
 	Volumes string
+	// Plain has a bare name be that of a volume, whatever is in Dir.
+	Plain bool
 }
 
 // Spec is what the entry asks for. Its command, which may also be left to the image, is what the sandbox runs by itself when it
@@ -83,6 +85,31 @@ func (s Sandbox) Spec(name string, rules Rules) (spec sandbox.Spec, err error) {
 		}
 		spec.Mounts = append(spec.Mounts, m)
 	}
+	for i, t := range s.Tmpfs {
+		field = fmt.Sprintf("tmpfs[%d]", i)
+		m, err := sandbox.ParseTmpfs(t)
+		if err != nil {
+			return bad("%w", err)
+		}
+		spec.Mounts = append(spec.Mounts, m)
+	}
+	field = "root_disk"
+	if s.RootDisk != "" {
+		disk, err := sandbox.ParseRootDisk(s.RootDisk)
+		if err != nil {
+			return bad("%w", err)
+		}
+		spec.Image = spec.Image.WithDisk(disk)
+	}
+	for i, l := range s.Rlimits {
+		field = fmt.Sprintf("rlimits[%d]", i)
+		one, err := l.rlimit()
+		if err != nil {
+			return bad("%w", err)
+		}
+		spec.Rlimits = append(spec.Rlimits, one)
+	}
+	spec.PullPolicy, spec.SecurityProfile, spec.Runtime.Hostname = pullPolicies[s.PullPolicy], string(s.Security), s.Hostname
 	for i, p := range s.Ports {
 		field = fmt.Sprintf("ports[%d]", i)
 		if strings.HasSuffix(p, portalPort) {
@@ -171,23 +198,48 @@ func (s Sandbox) Spec(name string, rules Rules) (spec sandbox.Spec, err error) {
 	if s.Restart != "" && s.Restart != RestartNo && s.Restart != RestartOnFailure {
 		return bad("restart is %q: want no or on-failure", clip(s.Restart))
 	}
-	spec.Lifecycle.OutlivesStartup = true
-	spec.Runtime.Entrypoint = s.Startup()
+	spec.Lifecycle.OutlivesStartup = s.AtStart != StartEnds
+	spec.Runtime.Entrypoint = s.own()
+	field = "cmd"
+	if len(s.Entrypoint)+len(s.Cmd) > 0 {
+		switch {
+		case len(spec.Runtime.Entrypoint) > 0:
+			return bad("entrypoint and cmd do not go with command, exec or the script start")
+		case s.Restart == RestartOnFailure:
+			return bad("restart: on-failure takes a command, in the place of entrypoint and cmd")
+		}
+		spec.Runtime.Entrypoint, spec.Runtime.Cmd = slices.Clone(s.Entrypoint), slices.Clone(s.Cmd)
+	}
 	if s.Restart == RestartOnFailure && len(spec.Runtime.Entrypoint) > 0 {
 		spec.Runtime.Scripts[restartScript] = "#!/bin/sh\n" + restartText
 		spec.Runtime.Entrypoint = append([]string{scriptsDir + restartScript}, spec.Runtime.Entrypoint...)
 	}
 	// Where scripts of old are, and the one that is the shell (contract server-v0.2 §3.3).
 	if _, own := spec.Runtime.Scripts[ShellScript]; !own {
-		spec.Runtime.Scripts[ShellScript] = "#!" + shell + "\nexec " + quote(shell) + " \"$@\"\n"
+		spec.Runtime.Scripts[ShellScript] = shellText(shell)
 	}
-	spec.Patches = append(spec.Patches, sandbox.Patch{Type: sandbox.PatchMkdir, Path: "/.sandbox", Replace: true},
-		sandbox.Patch{Type: sandbox.PatchSymlink, Link: "/.sandbox/scripts", Target: strings.TrimSuffix(scriptsDir, "/"), Replace: true})
+	spec.Patches = append(spec.Patches, oldScripts()...)
 	return spec, nil
 }
 
+// oldScripts have scripts also where they were of old.
+func oldScripts() []sandbox.Patch {
+	return []sandbox.Patch{{Type: sandbox.PatchMkdir, Path: "/.sandbox", Replace: true},
+		{Type: sandbox.PatchSymlink, Link: "/.sandbox/scripts", Target: strings.TrimSuffix(scriptsDir, "/"), Replace: true}}
+}
+
+func shellText(shell string) string { return "#!" + shell + "\nexec " + quote(shell) + " \"$@\"\n" }
+
 // Startup is what the entry says that the sandbox runs by itself; nil leaves it to the image (contract server-v0.2 §3.3).
 func (s Sandbox) Startup() []string {
+	if len(s.Entrypoint)+len(s.Cmd) > 0 {
+		return slices.Concat(s.Entrypoint, s.Cmd)
+	}
+	return s.own()
+}
+
+// own is Startup in the words of 0.2.
+func (s Sandbox) own() []string {
 	_, script := s.Scripts[StartScript]
 	switch {
 	case s.Exec != "":
@@ -296,7 +348,7 @@ func (r Rules) mount(pair string) (sandbox.Mount, error) {
 		rest += ":" + options
 	}
 	source := host
-	if two && !strings.ContainsAny(host, "/") && host != "." && host != ".." && (r.Confined || !r.has(host)) {
+	if two && !strings.ContainsAny(host, "/") && host != "." && host != ".." && (r.Confined || r.Plain || !r.has(host)) {
 		return sandbox.ParseVolume(r.Volumes + source + ":" + rest)
 	}
 	source, err := r.Path(host)

@@ -37,7 +37,7 @@ func open(t *testing.T, home string) *DB {
 func row(name string, labels map[string]string) Row {
 	now := time.Now().UTC()
 	return Row{Info: sandbox.Info{Ref: sandbox.DefaultRef(name), ID: "id-" + name, Status: sandbox.Created, CreatedAt: now, UpdatedAt: now,
-		Spec: sandbox.Spec{Name: sandbox.Name(name), Labels: labels, Network: sandbox.Network{Enabled: true}, Env: []sandbox.EnvVar{{Key: "A", Value: "b"}}}}, Startup: []string{"sleep", "9"}}
+		Spec: sandbox.Spec{Name: sandbox.Name(name), Labels: labels, Network: sandbox.Network{Enabled: true}, Env: []sandbox.EnvVar{{Key: "A", Value: "b"}}}, Startup: []string{"sleep", "9"}}}
 }
 
 func insert(t *testing.T, db *DB, r Row) {

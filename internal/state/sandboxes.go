@@ -13,9 +13,8 @@ import (
 
 // Row is what is recorded of a kept sandbox. Its status is what was last written: whether it is still so, its lock knows.
 type Row struct {
-	sandbox.Info          // Active is nil while it does not run
-	Startup      []string // command that each run does by itself
-	Sealed       string   // values of its secrets, encrypted; "" is none
+	sandbox.Info        // Active is nil while it does not run
+	Sealed       string // values of its secrets, encrypted; "" is none
 }
 
 // Run is one run of a sandbox.

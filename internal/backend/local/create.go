@@ -48,7 +48,7 @@ func (b *Backend) Create(ctx context.Context, req backend.CreateRequest) (sandbo
 	if err := b.vacate(ctx, req); err != nil {
 		return sandbox.Info{}, err
 	}
-	root, err := b.root(ctx, &spec, req.Progress)
+	root, err := b.root(ctx, &spec, req)
 	if err != nil {
 		return sandbox.Info{}, err
 	}

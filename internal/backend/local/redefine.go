@@ -32,7 +32,7 @@ func (b *Backend) Redefine(ctx context.Context, req backend.CreateRequest) error
 	if err := b.checkBinds(spec.Mounts); err != nil {
 		return err
 	}
-	root, err := b.root(ctx, &spec, req.Progress)
+	root, err := b.root(ctx, &spec, req)
 	if err != nil {
 		return err
 	}

@@ -28,10 +28,10 @@ func (r *root) launch() launch.Root {
 
 // root prepares what spec names as its image, gets it if the pull policy wants that, and merges its defaults into spec
 // (contract msb-0.6 §2.1).
-func (b *Backend) root(ctx context.Context, spec *sandbox.Spec, progress func(backend.Event)) (*root, error) {
+func (b *Backend) root(ctx context.Context, spec *sandbox.Spec, req backend.CreateRequest) (*root, error) {
 	const tries = 3 // an image may be removed between its resolution and its lease
 	for n := 1; ; n++ {
-		img, err := b.resolve(ctx, spec, progress)
+		img, err := b.resolve(ctx, spec, req)
 		if err != nil {
 			return nil, err
 		}
@@ -46,8 +46,8 @@ func (b *Backend) root(ctx context.Context, spec *sandbox.Spec, progress func(ba
 	}
 }
 
-func (b *Backend) resolve(ctx context.Context, spec *sandbox.Spec, progress func(backend.Event)) (*image.Root, error) {
-	i := spec.Image
+func (b *Backend) resolve(ctx context.Context, spec *sandbox.Spec, req backend.CreateRequest) (*image.Root, error) {
+	i, progress := spec.Image, req.Progress
 	if progress == nil {
 		progress = func(backend.Event) {}
 	}
@@ -73,7 +73,11 @@ func (b *Backend) resolve(ctx context.Context, spec *sandbox.Spec, progress func
 		e := pullEvent(p)
 		progress(backend.Event{Step: "image", Pull: &e})
 	}
-	s.warnOfAuth(i.OCI.Reference, opt.Policy)
+	if a := req.Registry; a != nil {
+		opt.Auth = &image.Auth{Username: a.Username, Password: image.Secret(a.Password)}
+	} else {
+		s.warnOfAuth(i.OCI.Reference, opt.Policy)
+	}
 	img, err := s.Pull(ctx, i.OCI.Reference, opt)
 	if err != nil {
 		return nil, err

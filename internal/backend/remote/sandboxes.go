@@ -157,10 +157,13 @@ func (b *Backend) body(ctx context.Context, req backend.CreateRequest) (cloudapi
 		return cloudapi.CreateBody{}, nil, err
 	}
 	body, lost := cloudapi.BodyOf(spec, true)
+	if a := req.Registry; a != nil {
+		body.Registry = &cloudapi.Registry{Mode: "inline", Username: a.Username, Password: string(a.Password)}
+	}
 	if v < cloudapi.ExtensionVersion {
 		return body, lost, nil
 	}
-	body = cloudapi.CreateBody{Name: body.Name, Image: body.Image, Extension: &cloudapi.Extension{Spec: &spec, Startup: req.Startup, Replace: req.Replace,
+	body = cloudapi.CreateBody{Name: body.Name, Image: body.Image, Registry: body.Registry, Extension: &cloudapi.Extension{Spec: &spec, Startup: req.Startup, Replace: req.Replace,
 		GraceMS: req.Grace.Milliseconds(), Generated: req.Generated, Values: map[string]string{}}}
 	if s := spec.Network.Secrets; s != nil {
 		for _, x := range s.Secrets {

@@ -131,6 +131,8 @@ func (v *Service) dir(namespace string) string {
 type wanted struct {
 	ref  sandbox.Ref
 	spec *sandbox.Spec // nil: as it was made
+	// quiet sandboxes run nothing by themselves.
+	quiet bool
 }
 
 // maxDepth is how far dependencies may go (contract server-v0.2 §3.1).
@@ -183,7 +185,7 @@ func (v *Service) plan(ctx context.Context, ref sandbox.Ref, config *sandboxfile
 			}
 		}
 	}
-	return append(all, wanted{ref, &spec}), nil
+	return append(all, wanted{ref, &spec, entry.AtStart == sandboxfile.StartsNothing}), nil
 }
 
 // spec is what an entry asks for here.
@@ -289,7 +291,7 @@ func (v *Service) bring(ctx context.Context, w wanted, info sandbox.Info, there 
 		return err
 	}
 	defer done()
-	create := backend.CreateRequest{Ref: w.ref, Spec: spec, Startup: true, Progress: progress}
+	create := backend.CreateRequest{Ref: w.ref, Spec: spec, Startup: !w.quiet, Progress: progress}
 	if !there {
 		_, err := v.backend.Create(ctx, create)
 		return err

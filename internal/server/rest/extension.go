@@ -3,6 +3,7 @@ package rest
 import (
 	"github.com/microsandbox-go/microsandbox/internal/backend"
 	"github.com/microsandbox-go/microsandbox/internal/cloudapi"
+	"github.com/microsandbox-go/microsandbox/internal/project"
 	"github.com/microsandbox-go/microsandbox/internal/version"
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
@@ -14,6 +15,17 @@ func (h *Handler) capabilities(*request) (any, error) {
 
 func unsupported(what string) error {
 	return &sandbox.Error{Kind: sandbox.Unsupported, Message: what + " is not supported by this server"}
+}
+
+// export answers with the namespace's sandboxes as a Sandboxfile (ADR 24); what that cannot say is in its comment.
+func (h *Handler) export(r *request) (any, error) {
+	out, err := project.Export(r.Context(), h.backend, r.namespace, project.ExportOptions{Names: r.URL.Query()["name"]})
+	if err != nil {
+		return nil, err
+	}
+	r.w.Header().Set("Content-Type", "application/yaml")
+	_, _ = r.w.Write(out.Text) // who asked may have gone
+	return streamed, nil
 }
 
 func (h *Handler) drain(r *request, info sandbox.Info) (any, error) {

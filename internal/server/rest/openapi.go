@@ -162,6 +162,7 @@ func api() []described {
 		described{route: "POST /v1/images/pull", summary: "Get an image; the answer is lines of JSON: {progress}, and at the end {image} or {error}", ours: true,
 			body: schema(object{"reference": text, "refresh?": boolean, "insecure?": boolean, "platform?": text, "ca_certs?": list(text), "auth?": or(schema(object{"username": text, "password": text}))})},
 		described{route: "POST /v1/images/prune", summary: "Remove the images that no sandbox uses; with a key for all namespaces", answer: schema(object{"references": integer, "images": integer, "layers": integer, "bytes": integer}), ours: true},
+		described{route: "GET /v1/sandboxfile", summary: "The namespace's sandboxes as a Sandboxfile (YAML), without values of secrets", query: "name", ours: true},
 		described{route: "DELETE /v1/requests/{id}", summary: "Take a create or a start back that had the header " + cloudapi.RequestHeader, query: "undo", answer: ref("Message"), ours: true})
 }
 

@@ -187,6 +187,7 @@ func (h *Handler) Routes() []server.Route {
 		// Ours:
 		h.route("GET /v1/capabilities", "capabilities", h.capabilities),
 		h.route("GET /v1/metrics", "metrics.all", h.allMetrics),
+		h.route("GET /v1/sandboxfile", "export", h.export),
 		h.route("DELETE /v1/requests/{id}", "revoke", h.revoke),
 		h.route("GET /v1/images", "images.list", h.listImages),
 		h.route("DELETE /v1/images", "images.remove", h.removeImage),

@@ -228,8 +228,9 @@ func TestSecretsStay(t *testing.T) {
 	}
 	_, list := s.ask("team", "GET", "/v1/sandboxes", "")
 	_, events := s.ask("team", "GET", "/v1/events", "")
-	if strings.Contains(answer+list+events, "hush") {
-		t.Errorf("%s %s %s", answer, list, events)
+	code, file := s.ask("team", "GET", "/v1/sandboxfile", "")
+	if strings.Contains(answer+list+events+file, "hush") || code != 200 || !strings.Contains(file, "secrets:\n      A:\n        allow:\n          - x.com") {
+		t.Errorf("%s %s %s %d %s", answer, list, events, code, file)
 	}
 }
 
