@@ -86,6 +86,7 @@ var layers = []struct {
 	// tests' helpers
 	{"internal/leakcheck", nil},
 	{"internal/testimage", nil},
+	{"internal/agentclient/agenttest", []string{"internal/agentclient", "internal/agentproto"}},
 }
 
 // links says what a binary must not link, however indirectly.

@@ -1,7 +1,6 @@
 package agentclient_test
 
 import (
-	"context"
 	"errors"
 	"net"
 	"os"
@@ -16,6 +15,7 @@ import (
 
 	"github.com/microsandbox-go/microsandbox/internal/agent"
 	"github.com/microsandbox-go/microsandbox/internal/agentclient"
+	"github.com/microsandbox-go/microsandbox/internal/agentclient/agenttest"
 	"github.com/microsandbox-go/microsandbox/internal/agentproto"
 )
 
@@ -105,78 +105,12 @@ func asProcess(t *testing.T, conn net.Conn) func() error {
 	return cmd.Wait
 }
 
-// socketPair returns the two ends of a stream socket.
-func socketPair(t *testing.T) (host, guest net.Conn) {
-	t.Helper()
-	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var ends [2]net.Conn
-	for i, fd := range fds {
-		f := os.NewFile(uintptr(fd), "socketpair")
-		if ends[i], err = net.FileConn(f); err != nil {
-			t.Fatal(err)
-		}
-		_ = f.Close()
-	}
-	return ends[0], ends[1]
-}
-
 func startGuest(t *testing.T, start func(*testing.T, net.Conn) func() error, b agentproto.Bootstrap) *guest {
 	t.Helper()
-	host, inner := socketPair(t)
+	host, inner := agenttest.SocketPair(t)
 	g := &guest{Agent: host, wait: start(t, inner)}
-	hello := agentproto.Append(nil, 0, agentproto.TypeBootstrap, &b)
-	hello = agentproto.Append(hello, 0, agentproto.TypeInitAck, nil)
-	if _, err := host.Write(hello); err != nil {
-		t.Fatal(err)
-	}
-	g.Client = relay(t, host)
+	g.Client = agenttest.Connect(t, host, agenttest.Bootstrap(t, host, b))
 	return g
-}
-
-// relay reads the agent's greeting and gives it, and then the connection itself, to a client.
-func relay(t *testing.T, host net.Conn) *agentclient.Client {
-	t.Helper()
-	frames := agentproto.NewReader(host)
-	var ready []byte
-	for _, want := range []agentproto.Type{agentproto.TypeInitResolved, agentproto.TypeReady} {
-		f, err := frames.Next()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got := agentproto.TypeOf(f.Body()); got != want {
-			t.Fatalf("have %q, want %q: %q", got, want, f.Body())
-		}
-		ready = append([]byte(nil), f.Raw()...)
-		f.Release()
-	}
-	if frames.Buffered() {
-		t.Fatal("the agent said more than it should")
-	}
-	start, end := agentproto.IDRange(0)
-	greeting := append(agentproto.AppendWords(nil, start, end), ready...)
-	c, err := agentclient.Connect(context.Background(), &greeted{Conn: host, first: greeting})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return c
-}
-
-// greeted is a connection on which something comes first.
-type greeted struct {
-	net.Conn
-	first []byte
-}
-
-func (g *greeted) Read(p []byte) (int, error) {
-	if len(g.first) == 0 {
-		return g.Conn.Read(p)
-	}
-	n := copy(p, g.first)
-	g.first = g.first[n:]
-	return n, nil
 }
 
 // stop ends the connection and waits for the agent.

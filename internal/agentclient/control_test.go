@@ -22,6 +22,7 @@ import (
 
 	"github.com/microsandbox-go/microsandbox/internal/agent"
 	"github.com/microsandbox-go/microsandbox/internal/agentclient"
+	"github.com/microsandbox-go/microsandbox/internal/agentclient/agenttest"
 	"github.com/microsandbox-go/microsandbox/internal/agentproto"
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
@@ -112,22 +113,13 @@ type raw struct{ frames *agentproto.Reader }
 // rawGuest brings an agent up and returns the connection to it.
 func rawGuest(t *testing.T, b agentproto.Bootstrap) (*raw, net.Conn) {
 	t.Helper()
-	host, inner := socketPair(t)
+	host, inner := agenttest.SocketPair(t)
 	a := &agent.Agent{Conn: inner}
 	done := make(chan error, 1)
 	go func() { done <- a.Run() }()
 	t.Cleanup(func() { _ = host.Close(); <-done })
-	g := &raw{agentproto.NewReader(host)}
-	hello := agentproto.Append(nil, 0, agentproto.TypeBootstrap, &b)
-	if _, err := host.Write(agentproto.Append(hello, 0, agentproto.TypeInitAck, nil)); err != nil {
-		t.Fatal(err)
-	}
-	for _, want := range []agentproto.Type{agentproto.TypeInitResolved, agentproto.TypeReady} {
-		if m := g.next(t); m.Type != want {
-			t.Fatalf("have %s", m.Type)
-		}
-	}
-	return g, host
+	agenttest.Bootstrap(t, host, b)
+	return &raw{agentproto.NewReader(host)}, host
 }
 
 func (g *raw) next(t *testing.T) agentproto.Message {
@@ -231,7 +223,7 @@ func file(name, content string, mode int64) *tar.Header {
 // bringUp sends a bootstrap with files to an agent whose root is a directory, and returns how it ended.
 func bringUp(t *testing.T, root string, archive []byte) error {
 	t.Helper()
-	host, inner := socketPair(t)
+	host, inner := agenttest.SocketPair(t)
 	a := &agent.Agent{Conn: inner, Root: root}
 	done := make(chan error, 1)
 	go func() { done <- a.Run() }()
@@ -406,7 +398,7 @@ func TestBootstrapRefused(t *testing.T) {
 		"no such limit": {Rlimits: []agentproto.Rlimit{{Resource: "x"}}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			host, inner := socketPair(t)
+			host, inner := agenttest.SocketPair(t)
 			done := make(chan error, 1)
 			go func() { done <- (&agent.Agent{Conn: inner}).Run() }()
 			if _, err := host.Write(agentproto.Append(nil, 0, agentproto.TypeBootstrap, &b)); err != nil {
@@ -425,7 +417,7 @@ func TestBootstrapRefused(t *testing.T) {
 }
 
 func TestAckTimeout(t *testing.T) {
-	host, inner := socketPair(t)
+	host, inner := agenttest.SocketPair(t)
 	done := make(chan error, 1)
 	go func() { done <- (&agent.Agent{Conn: inner, AckTimeout: 20 * time.Millisecond}).Run() }()
 	if _, err := host.Write(agentproto.Append(nil, 0, agentproto.TypeBootstrap, &agentproto.Bootstrap{})); err != nil {
@@ -519,7 +511,7 @@ func TestGreeting(t *testing.T) {
 		{"not ready", agentproto.Append(agentproto.AppendWords(nil, 1, 1<<24), 0, agentproto.TypePong, nil), sandbox.Protocol},
 		{"too long", append(agentproto.AppendWords(nil, 1, 1<<24), 0xff, 0, 0, 0, 0, 0, 0, 0, 0), sandbox.Protocol},
 	} {
-		conn := &greeted{Conn: nothing{}, first: c.data}
+		conn := agenttest.Greeted(nothing{}, c.data)
 		if _, err := agentclient.Connect(t.Context(), conn); !errors.Is(err, c.kind) {
 			t.Errorf("%s: have %v", c.name, err)
 		}

@@ -11,6 +11,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/microsandbox-go/microsandbox/internal/agentclient"
+	"github.com/microsandbox-go/microsandbox/internal/agentclient/agenttest"
 	"github.com/microsandbox-go/microsandbox/internal/agentproto"
 	"github.com/microsandbox-go/microsandbox/internal/transfer"
 	"github.com/microsandbox-go/microsandbox/sandbox"
@@ -22,13 +23,14 @@ type liar struct {
 	page func(path string, n int) []agentproto.FileInfo // the n-th page of a directory
 	data func(send func([]byte) error) error            // of every file
 	link string
+	got  *agentproto.FSGot // of every small file; nil for an agent that knows none
 }
 
 // serve answers one client until the connection ends.
 func (l *liar) serve(t *testing.T) *agentclient.Client {
 	t.Helper()
 	leaks := goleak.IgnoreCurrent()
-	host, guest := socketPair(t)
+	host, guest := agenttest.SocketPair(t)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -40,6 +42,14 @@ func (l *liar) serve(t *testing.T) *agentclient.Client {
 				return
 			}
 			m, err := agentproto.Open(f.Body())
+			if err == nil && m.Type == agentproto.TypeFSGet && l.got != nil {
+				b := agentproto.Append(nil, f.ID, agentproto.TypeFSGot, l.got)
+				f.Release()
+				if _, err := guest.Write(b); err != nil {
+					return
+				}
+				continue
+			}
 			var req agentproto.FSRequest
 			if err != nil || m.Type != agentproto.TypeFSRequest || agentproto.Decode(m.Payload, &req) != nil {
 				f.Release()
@@ -79,8 +89,12 @@ func (l *liar) serve(t *testing.T) *agentclient.Client {
 			}
 		}
 	}()
-	ready := agentproto.Append(nil, 0, agentproto.TypeReady, &agentproto.Ready{AgentVersion: "liar"})
-	c := connect(t, host, ready)
+	says := &agentproto.Ready{AgentVersion: "liar"}
+	if l.got != nil {
+		says.Types = []agentproto.Type{agentproto.TypeFSPut, agentproto.TypeFSGet}
+	}
+	ready := agentproto.Append(nil, 0, agentproto.TypeReady, says)
+	c := agenttest.Connect(t, host, ready)
 	t.Cleanup(func() {
 		_ = c.Close()
 		<-done
@@ -257,4 +271,26 @@ func TestLost(t *testing.T) {
 		t.Error("a file that did not arrive was copied")
 	}
 	only(t, base)
+}
+
+// A small file that has more than it says, or is none, is not taken.
+func TestHostileSmall(t *testing.T) {
+	for name, got := range map[string]*agentproto.FSGot{
+		"more than it says":  {Stat: file("/f.x", 3), Data: []byte("four")},
+		"a directory":        {Stat: dir("/f.x"), Data: []byte("x")},
+		"more than may be":   {Stat: file("/f.x", 1), Data: make([]byte, 1<<20)},
+		"a handle and a lie": {Stat: dir("/f.x"), Handle: new(uint64)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := &liar{stat: byName, got: got}
+			out := filepath.Join(t.TempDir(), "out")
+			err := new(transfer.Copier).Copy(t.Context(), transfer.End{Guest: l.serve(t), Path: "/f.x"}, transfer.End{Path: out})
+			if k := sandbox.KindOf(err); k != sandbox.Protocol && k != sandbox.Filesystem {
+				t.Errorf("%v", err)
+			}
+			if _, err := os.Lstat(out); err == nil {
+				t.Error("something was made of it")
+			}
+		})
+	}
 }

@@ -1,7 +1,8 @@
 // Package transfer copies files and directories between this machine and guests, or from one guest into another, over the
 // guests' agents (contract msb-0.6 §1.3, §4.6).
 //
-// A file has its final name when all of it is there, and not before. Symbolic links are not followed; those in a directory
+// A file has its final name when all of it is there, and not before, but for one that fits into a message and whose name is free: a guest
+// writes that at once. Symbolic links are not followed; those in a directory
 // are made again. What a guest says of its files is not trusted: a name is one component, and whatever it is called, nothing is
 // made on this machine outside of the destination ([os.Root]).
 package transfer

@@ -1,9 +1,9 @@
 package transfer_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,34 +14,21 @@ import (
 
 	"github.com/microsandbox-go/microsandbox/internal/agent"
 	"github.com/microsandbox-go/microsandbox/internal/agentclient"
+	"github.com/microsandbox-go/microsandbox/internal/agentclient/agenttest"
 	"github.com/microsandbox-go/microsandbox/internal/agentproto"
 	"github.com/microsandbox-go/microsandbox/internal/transfer"
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
 
 // real returns a client of the real agent, whose guest is this machine itself.
-func real(t *testing.T) *agentclient.Client {
+func real(t *testing.T, change ...func(*agentproto.Ready)) *agentclient.Client {
 	t.Helper()
 	leaks := goleak.IgnoreCurrent()
-	host, guest := socketPair(t)
+	host, guest := agenttest.SocketPair(t)
 	a := &agent.Agent{Conn: guest, Version: "test"}
 	done := make(chan error, 1)
 	go func() { done <- a.Run() }()
-	hello := agentproto.Append(nil, 0, agentproto.TypeBootstrap, &agentproto.Bootstrap{})
-	if _, err := host.Write(agentproto.Append(hello, 0, agentproto.TypeInitAck, nil)); err != nil {
-		t.Fatal(err)
-	}
-	frames := agentproto.NewReader(host)
-	var ready []byte
-	for range 2 { // core.init.resolved, core.ready
-		f, err := frames.Next()
-		if err != nil {
-			t.Fatal(err)
-		}
-		ready = append([]byte(nil), f.Raw()...)
-		f.Release()
-	}
-	c := connect(t, host, ready)
+	c := agenttest.Connect(t, host, agenttest.Bootstrap(t, host, agentproto.Bootstrap{}, change...))
 	t.Cleanup(func() {
 		_ = c.Close()
 		if err := <-done; err != nil {
@@ -52,48 +39,8 @@ func real(t *testing.T) *agentclient.Client {
 	return c
 }
 
-// connect greets a client as a relay does.
-func connect(t *testing.T, conn net.Conn, ready []byte) *agentclient.Client {
-	t.Helper()
-	start, end := agentproto.IDRange(0)
-	c, err := agentclient.Connect(context.Background(), &greeted{Conn: conn, first: append(agentproto.AppendWords(nil, start, end), ready...)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return c
-}
-
-// greeted is a connection on which something comes first.
-type greeted struct {
-	net.Conn
-	first []byte
-}
-
-func (g *greeted) Read(p []byte) (int, error) {
-	if len(g.first) == 0 {
-		return g.Conn.Read(p)
-	}
-	n := copy(p, g.first)
-	g.first = g.first[n:]
-	return n, nil
-}
-
-func socketPair(t *testing.T) (host, guest net.Conn) {
-	t.Helper()
-	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var ends [2]net.Conn
-	for i, fd := range fds {
-		f := os.NewFile(uintptr(fd), "socketpair")
-		if ends[i], err = net.FileConn(f); err != nil {
-			t.Fatal(err)
-		}
-		_ = f.Close()
-	}
-	return ends[0], ends[1]
-}
+// original takes from an agent what only ours can do.
+func original(r *agentproto.Ready) { r.Types = nil }
 
 func must(t *testing.T, err error) {
 	t.Helper()
@@ -166,11 +113,12 @@ func TestTree(t *testing.T) {
 		t.Fatalf("the tree has no %q:\n%s", fifo, want)
 	}
 	want = strings.Replace(want, fifo, "", 1)
-	one, two := real(t), real(t)
+	one, two, other := real(t), real(t), real(t, original)
 	for _, c := range []struct {
 		name     string
 		src, dst *agentclient.Client
-	}{{"into a guest", nil, one}, {"out of a guest", one, nil}, {"between guests", one, two}, {"within a guest", one, one}} {
+	}{{"into a guest", nil, one}, {"out of a guest", one, nil}, {"between guests", one, two}, {"within a guest", one, one},
+		{"into another make's", nil, other}, {"out of another make's", other, nil}} {
 		t.Run(c.name, func(t *testing.T) {
 			dir := t.TempDir()
 			t.Cleanup(func() { // the tree's read-only directory
@@ -284,6 +232,51 @@ func noHalves(t *testing.T, dir string) {
 		}
 		return err
 	}))
+}
+
+// Small files take the place of files and links, and of nothing else; one that is made has no other name first.
+func TestSmall(t *testing.T) {
+	g := real(t)
+	src, dst := t.TempDir(), t.TempDir()
+	for _, name := range []string{"new", "file", "link", "dir"} {
+		must(t, os.WriteFile(filepath.Join(src, name), []byte(name), 0o664))
+		must(t, os.Chmod(filepath.Join(src, name), 0o664))
+	}
+	must(t, os.WriteFile(filepath.Join(dst, "file"), []byte("old"), 0o600))
+	must(t, os.Symlink("away", filepath.Join(dst, "link")))
+	must(t, os.Mkdir(filepath.Join(dst, "dir"), 0o755))
+	umask := syscall.Umask(0o077)
+	defer syscall.Umask(umask)
+	for _, name := range []string{"new", "file", "link"} {
+		must(t, new(transfer.Copier).Copy(t.Context(), transfer.End{Path: filepath.Join(src, name)}, transfer.End{Guest: g, Path: filepath.Join(dst, name)}))
+		info, err := os.Lstat(filepath.Join(dst, name))
+		must(t, err)
+		if b, err := os.ReadFile(filepath.Join(dst, name)); string(b) != name || err != nil || info.Mode() != 0o664 {
+			t.Errorf("%s holds %q, %v, with %v", name, b, err, info.Mode())
+		}
+	}
+	err := new(transfer.Copier).Copy(t.Context(), transfer.End{Path: filepath.Join(src, "dir")}, transfer.End{Guest: g, Path: dst})
+	if !errors.Is(err, sandbox.InvalidArgument) || !strings.Contains(err.Error(), "dir is there, and is not a file") {
+		t.Errorf("onto a directory: %v", err)
+	}
+	if _, err := os.Lstat(filepath.Join(dst, "away")); err == nil {
+		t.Error("a link was written through")
+	}
+	for _, size := range []int{0, 1, agentproto.MaxSmall - 1, agentproto.MaxSmall, agentproto.MaxSmall + 1} {
+		want := bytes.Repeat([]byte{'x'}, size)
+		must(t, os.WriteFile(filepath.Join(src, "sized"), want, 0o600))
+		there, back := transfer.End{Guest: g, Path: filepath.Join(dst, "sized")}, transfer.End{Path: filepath.Join(dst, "back")}
+		must(t, new(transfer.Copier).Copy(t.Context(), transfer.End{Path: filepath.Join(src, "sized")}, there))
+		must(t, new(transfer.Copier).Copy(t.Context(), there, back))
+		if b, err := os.ReadFile(back.Path); err != nil || !bytes.Equal(b, want) {
+			t.Errorf("of %d bytes came %d, %v", size, len(b), err)
+		}
+	}
+	must(t, new(transfer.Copier).Copy(t.Context(), transfer.End{Guest: g, Path: "/proc/self/status"}, transfer.End{Path: filepath.Join(dst, "status")}))
+	if b, err := os.ReadFile(filepath.Join(dst, "status")); err != nil || !strings.Contains(string(b), "Umask:") {
+		t.Errorf("a file that says it has nothing: %q, %v", b, err)
+	}
+	noHalves(t, dst)
 }
 
 // A link in the destination is not gone through, whoever made it.
