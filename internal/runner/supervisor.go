@@ -64,6 +64,7 @@ type supervisor struct {
 	asked   atomic.Bool                 // a client asked the agent to end
 	retires atomic.Pointer[sandbox.End] // the agent was asked to end, for this reason
 	alarm   *alarm                      // of pulse
+	samples samples                     // that pulse took
 	tasks   sync.WaitGroup
 
 	recording sync.Mutex // one writer of RunningFile at a time

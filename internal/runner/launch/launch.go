@@ -131,6 +131,7 @@ const (
 	OpDrain        = "drain"        // begin no new session, and end with the last one
 	OpNetwork      = "network"      // what goes on in its network
 	OpPolicy       = "policy"       // put another network policy in the place of the one there is
+	OpMetrics      = "metrics"      // the last sample of what it uses
 )
 
 // ControlResponse answers a [ControlRequest].
@@ -139,6 +140,7 @@ type ControlResponse struct {
 	Failure      *Failure              `json:"error,omitempty"`
 	Capabilities []string              `json:"capabilities,omitempty"`
 	Network      *sandbox.NetworkState `json:"network,omitempty"` // of OpNetwork
+	Metrics      []byte                `json:"metrics,omitempty"` // of OpMetrics: a metering.Sample, encoded
 }
 
 // Failure is an error that crossed a process boundary.
