@@ -61,4 +61,6 @@ var migrations = [...]string{
 		holder     TEXT NOT NULL,
 		expires_at INTEGER NOT NULL
 	) WITHOUT ROWID;`,
+	// Leases are locks on open files (docs/adr/0020): this table was never used.
+	`DROP TABLE lease`,
 }
