@@ -1,6 +1,7 @@
 // Package metering hands samples of what a sandbox uses from its runner to whoever asks, through a small file: the runner
-// writes it over and over, readers read it, and neither waits for the other or wakes the guest. The last sample stays when
-// the runner is gone.
+// writes it over and over, readers read it, and neither waits for the other or wakes the guest. While nothing happens in a
+// sandbox its file is written seldom, and who wants the last sample asks the runner for it. The last of all stays when the
+// runner is gone.
 package metering
 
 import (
@@ -67,6 +68,16 @@ func (s *Sample) encode(b *[size]byte) {
 	}
 	binary.LittleEndian.PutUint32(b[size-4:], crc32.Checksum(b[:size-4], castagnoli))
 }
+
+// Encode is the sample as it is in the file.
+func (s *Sample) Encode() []byte {
+	var b [size]byte
+	s.encode(&b)
+	return b[:]
+}
+
+// Decode reads what [Sample.Encode] made.
+func Decode(b []byte) (Sample, error) { return decode(b) }
 
 var errTorn = errors.New("the sample is being written, or none of ours")
 

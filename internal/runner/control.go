@@ -102,7 +102,7 @@ func refusal(err error) launch.ControlResponse {
 func (s *supervisor) perform(req launch.ControlRequest, resp *launch.ControlResponse) error {
 	switch req.Op {
 	case launch.OpCapabilities:
-		resp.Capabilities = []string{launch.OpCapabilities, launch.OpDrain, launch.OpLimits, launch.OpDefaults, launch.OpNetwork, launch.OpPolicy, launch.OpSecrets}
+		resp.Capabilities = []string{launch.OpCapabilities, launch.OpDrain, launch.OpLimits, launch.OpDefaults, launch.OpNetwork, launch.OpPolicy, launch.OpSecrets, launch.OpMetrics}
 		return nil
 	case launch.OpDrain:
 		return s.drain()
@@ -114,6 +114,10 @@ func (s *supervisor) perform(req launch.ControlRequest, resp *launch.ControlResp
 		st := s.networkState()
 		resp.Network = &st
 		return nil
+	case launch.OpMetrics:
+		var err error
+		resp.Metrics, err = s.samples.get()
+		return err
 	case launch.OpPolicy:
 		if req.Policy == nil {
 			return &sandbox.Error{Kind: sandbox.InvalidArgument, Message: "the request has no policy"}

@@ -67,11 +67,10 @@ type pulse struct {
 	due      time.Time     // of the next one
 	dog      watchdog
 
-	out     *metering.Writer
-	failed  bool // out cannot be written
-	written time.Time
 	sample  metering.Sample
-	sampled look // what the last sample was of
+	sampled look         // what the last sample was of
+	record  *metricsFile // nil before the first sample
+	written time.Time    // when it was given one last
 
 	last   look
 	active time.Time // when something happened last
@@ -156,7 +155,7 @@ func (p *pulse) consider(at time.Time, usage driver.Usage) {
 	if p.busy(now) {
 		p.active = now.at
 	}
-	if p.sampling && (p.written.IsZero() || now.at.Sub(p.written) >= p.every-min(p.every, idleLook)/2) {
+	if p.sampling && (p.sampled.at.IsZero() || now.at.Sub(p.sampled.at) >= p.every-min(p.every, idleLook)/2) {
 		p.measure(now)
 		p.write()
 	}
@@ -203,24 +202,22 @@ func (p *pulse) measure(now look) {
 		}
 	}
 	p.sample, p.sampled = m, now
+	p.s.samples.put(m)
 }
 
+// restRecord is how old the recorded sample of a sandbox may be in which nothing happens: whoever wants a new one asks for it.
+const restRecord = 15 * time.Second
+
+// write hands the sample on to be recorded. It does not wait: where the disk hangs, the sandbox's memory is watched all the same.
 func (p *pulse) write() {
-	p.written = p.sample.At
-	if p.failed {
+	if p.dog.resting && p.sampled.at.Sub(p.written) < restRecord {
 		return
 	}
-	var err error
-	if p.out == nil {
-		p.out, err = metering.Create(p.s.cfg.LogDir)
+	if p.record == nil {
+		p.record = newMetricsFile(p.s.cfg.LogDir, p.s.log)
 	}
-	if err == nil {
-		err = p.out.Write(&p.sample)
-	}
-	if err != nil {
-		p.failed = true
-		p.s.log.Warn("there are no metrics", "err", err)
-	}
+	p.record.write(p.sample)
+	p.written = p.sampled.at
 }
 
 // close leaves the last sample of a sandbox that is kept.
@@ -230,9 +227,12 @@ func (p *pulse) close() {
 			p.measure(p.last)
 		}
 		p.sample.At, p.sample.Exited, p.sample.CPUPercent = time.Now(), true, 0
-		p.write()
+		if p.record == nil {
+			p.record = newMetricsFile(p.s.cfg.LogDir, p.s.log)
+		}
+		p.record.last = &p.sample
 	}
-	if p.out != nil {
-		_ = p.out.Close()
+	if p.record != nil {
+		p.record.close()
 	}
 }

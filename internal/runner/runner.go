@@ -9,15 +9,14 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"math"
 	"os"
-	"runtime/debug"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/microsandbox-go/microsandbox/internal/driver"
+	"github.com/microsandbox-go/microsandbox/internal/quietgc"
 	"github.com/microsandbox-go/microsandbox/internal/runner/launch"
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
@@ -81,13 +80,7 @@ func settle() error {
 		lim.Cur = lim.Max
 		_ = unix.Setrlimit(unix.RLIMIT_NOFILE, &lim) // fewer is a smaller sandbox, not a broken one
 	}
-	debug.SetGCPercent(-1)
-	debug.SetMemoryLimit(startMemory) // what collects all the same if there is much
-	time.AfterFunc(startTime, func() {
-		debug.SetGCPercent(gcPercent)
-		debug.SetMemoryLimit(math.MaxInt64)
-		debug.FreeOSMemory() // what the start needed
-	})
+	quietgc.Policy{Boot: startTime, BootBytes: startMemory, Percent: gcPercent}.Start()
 	return nil
 }
 

@@ -235,12 +235,13 @@ func TestVolumes(t *testing.T) {
 	}
 }
 
-// TestUpgrade opens a copy of each schema there ever was, with a row in each table, and looks that nothing is lost. To add
-// the dump of a new schema, run it with MSB_TEST_DUMP=1.
+// TestUpgrade opens a copy of each schema there ever was, with a row in each table, and looks that nothing is lost, and that the
+// schema is that of a new database. To add the dump of a new schema, run it with MSB_TEST_DUMP=1.
 func TestUpgrade(t *testing.T) {
 	if os.Getenv("MSB_TEST_DUMP") != "" {
 		dump(t)
 	}
+	want := schema(t, open(t, t.TempDir()))
 	for v := 1; v <= len(migrations); v++ {
 		t.Run(fmt.Sprint(v), func(t *testing.T) {
 			b, err := os.ReadFile(fmt.Sprintf("testdata/schema-%d.sql", v))
@@ -259,6 +260,9 @@ func TestUpgrade(t *testing.T) {
 				t.Fatal(err)
 			}
 			db := open(t, home)
+			if got := schema(t, db); !slices.Equal(got, want) {
+				t.Fatalf("upgraded schema:\n%s\nwant:\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+			}
 			r, err := db.Get(sandbox.DefaultRef("old"))
 			if err != nil || r.Status != sandbox.Stopped || r.Spec.Labels["team"] != "ml" || !r.Booted || r.End.Reason != sandbox.ReasonShutdown {
 				t.Fatalf("read %+v, %v", r, err)
@@ -274,6 +278,18 @@ func TestUpgrade(t *testing.T) {
 			}
 		})
 	}
+}
+
+// schema lists the statements that make a database's tables and indexes.
+func schema(t *testing.T, db *DB) (all []string) {
+	t.Helper()
+	if err := db.exec("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY name", func(s *sqlite.Stmt) error {
+		all = append(all, s.ColumnText(0))
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return all
 }
 
 // dump writes a database of the present schema as SQL.

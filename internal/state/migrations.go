@@ -76,4 +76,6 @@ var migrations = [...]string{
 	);
 	CREATE INDEX usage_namespace ON usage (namespace, ended_at);
 	CREATE INDEX usage_sandbox ON usage (sandbox);`,
+	// Leases are locks on open files (docs/adr/0020): this table was never used.
+	`DROP TABLE lease`,
 }

@@ -53,21 +53,7 @@ func (b *Backend) control(ctx context.Context, ref sandbox.Ref, req launch.Contr
 	if err != nil {
 		return fail(err)
 	}
-	defer conn.Close()
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	defer stop()
-	line, err := json.Marshal(req)
-	if err == nil {
-		_, err = conn.Write(append(line, '\n'))
-	}
-	if err != nil {
-		return fail(err)
-	}
-	answer, err := bufio.NewReader(io.LimitReader(conn, maxAnswer)).ReadBytes('\n')
-	if err != nil {
-		return fail(err)
-	}
-	if err := json.Unmarshal(answer, &resp); err != nil {
+	if resp, err = exchange(ctx, conn, req); err != nil {
 		return fail(err)
 	}
 	if resp.Failure != nil {
@@ -79,6 +65,25 @@ func (b *Backend) control(ctx context.Context, ref sandbox.Ref, req launch.Contr
 		return resp, e
 	}
 	return resp, nil
+}
+
+// exchange sends a request over a connection, which it closes, and returns the answer.
+func exchange(ctx context.Context, conn net.Conn, req launch.ControlRequest) (resp launch.ControlResponse, err error) {
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	line, err := json.Marshal(req)
+	if err != nil {
+		return resp, err
+	}
+	if _, err := conn.Write(append(line, '\n')); err != nil {
+		return resp, err
+	}
+	answer, err := bufio.NewReader(io.LimitReader(conn, maxAnswer)).ReadBytes('\n')
+	if err != nil {
+		return resp, err
+	}
+	return resp, json.Unmarshal(answer, &resp)
 }
 
 // dialControl connects to the runner. Its socket is there a moment after the sandbox runs.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/microsandbox-go/microsandbox/internal/backend"
 	"github.com/microsandbox-go/microsandbox/internal/metering"
+	"github.com/microsandbox-go/microsandbox/internal/runner/launch"
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
 
@@ -26,7 +27,7 @@ func (b *Backend) Metrics(ctx context.Context, ref sandbox.Ref) (sandbox.Metrics
 		if err != nil {
 			return sandbox.Metrics{}, err
 		}
-		m, err := b.metricsOf(info)
+		m, err := b.metricsOf(ctx, info)
 		if sandbox.KindOf(err) != sandbox.MetricsUnavailable || info.Status.Terminal() || time.Now().After(deadline) {
 			return m, err
 		}
@@ -46,14 +47,35 @@ func (b *Backend) AllMetrics(ctx context.Context, namespace string) ([]sandbox.M
 	}
 	all := make([]sandbox.Metrics, 0, len(infos))
 	for _, info := range infos {
-		if m, err := b.metricsOf(info); err == nil { // else it has none, or is none any more
+		if m, err := b.metricsOf(ctx, info); err == nil { // else it has none, or is none any more
 			all = append(all, m)
 		}
 	}
 	return all, nil
 }
 
-func (b *Backend) metricsOf(info sandbox.Info) (sandbox.Metrics, error) {
+// freshWait is how long a runner may take to hand out its last sample.
+const freshWait = 500 * time.Millisecond
+
+// fresh asks a runner for a newer sample than the recorded one. If it does not answer, that one is the last there is.
+func (b *Backend) fresh(ctx context.Context, ref sandbox.Ref, recorded metering.Sample) metering.Sample {
+	ctx, cancel := context.WithTimeout(ctx, freshWait)
+	defer cancel()
+	conn, err := dialSocket(ctx, b.store.Path(ref), launch.ControlFile)
+	if err != nil {
+		return recorded
+	}
+	resp, err := exchange(ctx, conn, launch.ControlRequest{Op: launch.OpMetrics})
+	if err != nil {
+		return recorded
+	}
+	if s, err := metering.Decode(resp.Metrics); err == nil && s.At.After(recorded.At) {
+		return s
+	}
+	return recorded
+}
+
+func (b *Backend) metricsOf(ctx context.Context, info sandbox.Info) (sandbox.Metrics, error) {
 	fail := func(kind sandbox.Kind, hint string, err error) (sandbox.Metrics, error) {
 		return sandbox.Metrics{}, &sandbox.Error{Op: "metrics", Ref: info.Ref, Kind: kind, Message: string(info.Ref.Name), Hint: hint, Err: err}
 	}
@@ -69,6 +91,9 @@ func (b *Backend) metricsOf(info sandbox.Info) (sandbox.Metrics, error) {
 		return fail(sandbox.MetricsUnavailable, "it was not sampled yet; try again", nil)
 	case err != nil:
 		return fail(sandbox.MetricsUnavailable, "", err)
+	}
+	if !ended && time.Since(s.At) > s.Interval {
+		s = b.fresh(ctx, info.Ref, s)
 	}
 	m := sandbox.Metrics{
 		Ref: info.Ref, Name: info.Ref.Name, State: sandbox.MetricsRunning, CPUs: int(s.CPUs), Timestamp: s.At,

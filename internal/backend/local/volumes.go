@@ -265,3 +265,14 @@ func (b *Backend) mounts(ref sandbox.Ref, spec sandbox.Spec) ([]launch.Mount, er
 	}
 	return all, nil
 }
+
+// namedVolumes are the names of the volumes that a spec mounts.
+func namedVolumes(s sandbox.Spec) []string {
+	var names []string
+	for _, m := range s.Mounts {
+		if m.Type == sandbox.MountNamed {
+			names = append(names, m.Host)
+		}
+	}
+	return names
+}

@@ -4,9 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"math"
 	"os"
-	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,6 +18,7 @@ import (
 	"gvisor.dev/gvisor/runsc/cmd/util"
 
 	"github.com/microsandbox-go/microsandbox/internal/driver/gvisor/gofer"
+	"github.com/microsandbox-go/microsandbox/internal/quietgc"
 )
 
 // Roles of gVisor that a process of ours may be started in; gVisor names its children in argv[0].
@@ -28,12 +27,12 @@ const (
 	goferProcess  = "runsc-gofer"
 )
 
-// bootTime is how long gVisor's children run without garbage collection, gcPercent their GOGC then.
+// What is known of the memory of gVisor's children: a sentry's boot leaves more than 2 MiB of garbage, a gofer's less than a
+// collection costs.
 const (
-	bootTime  = time.Second
-	gcPercent = 100
-
-	bootMemory = 48 << 20 // bytes from which garbage is collected all the same
+	bootTime   = time.Second
+	bootMemory = 48 << 20 // bytes
+	gcPercent  = 100
 )
 
 // Child answers gVisor's boot, gofer and umount roles and does not return if this process was started in one of them.
@@ -43,13 +42,7 @@ func Child() {
 		return
 	}
 	// A boot that collects no garbage is quicker by several ms of CPU time; the time is over when the guest runs.
-	debug.SetGCPercent(-1)
-	debug.SetMemoryLimit(bootMemory)
-	time.AfterFunc(bootTime, func() {
-		debug.SetGCPercent(gcPercent)
-		debug.SetMemoryLimit(math.MaxInt64)
-		debug.FreeOSMemory()
-	})
+	quietgc.Policy{Boot: bootTime, BootBytes: bootMemory, Percent: gcPercent, Collect: os.Args[0] == sentryProcess}.Start()
 	usePrecompiled()
 	if os.Args[0] == sentryProcess {
 		spec := readSpec(os.Args)

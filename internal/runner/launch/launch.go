@@ -135,6 +135,7 @@ const (
 	OpNetwork      = "network"      // what goes on in its network
 	OpPolicy       = "policy"       // put another network policy in the place of the one there is
 	OpSecrets      = "secrets"      // put other secrets in the place of those there are
+	OpMetrics      = "metrics"      // the last sample of what it uses
 )
 
 // ControlResponse answers a [ControlRequest].
@@ -143,6 +144,7 @@ type ControlResponse struct {
 	Failure      *Failure              `json:"error,omitempty"`
 	Capabilities []string              `json:"capabilities,omitempty"`
 	Network      *sandbox.NetworkState `json:"network,omitempty"` // of OpNetwork
+	Metrics      []byte                `json:"metrics,omitempty"` // of OpMetrics: a metering.Sample, encoded
 }
 
 // Failure is an error that crossed a process boundary.
