@@ -23,7 +23,7 @@ import (
 // Bounds on what comes after a kill.
 const (
 	tidy  = 5 * time.Second  // until all is gone but files and empty control groups
-	stuck = 20 * time.Second // after which msb counts as hung
+	stuck = 60 * time.Second // after which msb counts as hung
 )
 
 // soak is a number of rounds: MSB_SOAK=1 makes it long, 0.1 a tenth of that, and more than 1 is the number itself.

@@ -174,7 +174,10 @@ func TestServerInterpreters(t *testing.T) {
 		if c.next("done", &done); done.Status != "interrupted" {
 			t.Errorf("%+v", done)
 		}
-		c = s.streamCell(s.team, py, "x = 43\nwhile True: pass")
+		c = s.streamCell(s.team, py, "x = 43\nprint('on', flush=True)\nwhile True: pass")
+		if c.next("output", &o); o.Text != "on\n" {
+			t.Errorf("%+v", o)
+		}
 		w.must(c.close())
 		if r := s.runCell(s.team, py, "x", ""); len(r.Outputs) != 1 || r.Outputs[0].Result["text/plain"] != "43" || r.Fresh {
 			t.Errorf("after a client went: %+v", r)
