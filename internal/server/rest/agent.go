@@ -5,11 +5,14 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/http"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/coder/websocket"
 
+	"github.com/microsandbox-go/microsandbox/internal/server"
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
 
@@ -26,6 +29,9 @@ const (
 func (h *Handler) agent(r *request, info sandbox.Info) (any, error) {
 	if info.Status.Terminal() {
 		return nil, &sandbox.Error{Op: "connect", Ref: info.Ref, Kind: sandbox.NotRunning, Message: "sandbox '" + string(info.Ref.Name) + "' is not running (status: " + info.Status.Title() + ")"}
+	}
+	if !strings.EqualFold(r.Header.Get("Upgrade"), "websocket") {
+		return nil, &server.Failure{Status: http.StatusUpgradeRequired, Message: "this is a WebSocket"}
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), relayDialed)
 	relay, err := h.backend.Dial(ctx, info.Ref)
