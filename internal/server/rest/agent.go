@@ -93,17 +93,26 @@ var (
 
 // toRelay copies what the client sends.
 func toRelay(ctx context.Context, c *websocket.Conn, relay net.Conn) error {
+	buf := make([]byte, pipeChunk)
 	for {
 		kind, msg, err := c.Reader(ctx)
 		if err != nil {
 			return errClient
 		}
-		to := io.Writer(relay)
-		if kind != websocket.MessageBinary {
-			to = io.Discard
-		}
-		if _, err := io.Copy(to, msg); err != nil {
-			return errRelay // or the client: who is gone does not read why
+		for {
+			n, err := msg.Read(buf)
+			if err == io.EOF {
+				break
+			}
+			if err != nil { // what came with it is still masked
+				return errClient
+			}
+			if kind != websocket.MessageBinary {
+				continue
+			}
+			if _, err := relay.Write(buf[:n]); err != nil {
+				return errRelay
+			}
 		}
 	}
 }
