@@ -12,8 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/jsonschema-go/jsonschema"
-
 	"github.com/microsandbox-go/microsandbox/internal/agentclient"
 	"github.com/microsandbox-go/microsandbox/internal/backend"
 	"github.com/microsandbox-go/microsandbox/internal/backend/local"
@@ -323,113 +321,5 @@ func decode(t *testing.T, resp *http.Response, into any) {
 	}
 	if err != nil || resp.StatusCode != http.StatusOK {
 		t.Fatalf("%s: %v: %s", resp.Status, err, data)
-	}
-}
-
-// TestCloudDescription asks for every route that the API's description has, with bodies that are right and wrong: each answer is as it is
-// described, an error has its envelope, and none is the server's fault.
-func TestCloudDescription(t *testing.T) {
-	needSandboxes(t)
-	c := newCloud(t)
-	resp, err := http.Get("http://" + c.addr + "/v1/openapi.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var doc struct {
-		Paths map[string]map[string]struct {
-			RequestBody map[string]any
-			Responses   map[string]struct {
-				Content map[string]struct{ Schema json.RawMessage }
-			}
-		}
-		Components struct{ Schemas json.RawMessage }
-	}
-	decode(t, resp, &doc)
-	defs := strings.ReplaceAll(string(doc.Components.Schemas), "#/components/schemas/", "#/$defs/")
-	known := map[string]*jsonschema.Resolved{}
-	schema := func(raw json.RawMessage) *jsonschema.Resolved {
-		t.Helper()
-		if r := known[string(raw)]; r != nil {
-			return r
-		}
-		var s jsonschema.Schema
-		text := fmt.Sprintf(`{"allOf":[%s],"$defs":%s}`, strings.ReplaceAll(string(raw), "#/components/schemas/", "#/$defs/"), defs)
-		if err := json.Unmarshal([]byte(text), &s); err != nil {
-			t.Fatal(err)
-		}
-		r, err := s.Resolve(nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		known[string(raw)] = r
-		return r
-	}
-	made(t, c.from, "described", false, nil)
-	info, err := c.from.Get(within(t), sandbox.DefaultRef("described"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	volume, err := c.from.CreateVolume(within(t), backend.VolumeRequest{Namespace: sandbox.DefaultNamespace, Name: "described"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = c.from.RemoveVolume(context.Background(), sandbox.DefaultNamespace, "described") })
-	for _, body := range []string{"", "{}", `{"name":"described","image":{"type":"oci","reference":"host"}}`, `{"name":"../x"}`, `{"path":"a","from":"b","to":"c"}`, `{"path":"../a"}`, `[]`, `"x"`, `{"name":1}`, "{", "null",
-		`{"name":"z","image":{"type":"moon"},"mounts":[{"type":"bind","host":"/etc","guest":"/e"}]}`, `{"timeout_ms":-1}`,
-		`{"code":"echo out; echo err >&2; false"}`, `{"code":"exit 3","timeout_ms":5000,"echo":"none","max_output_bytes":10}`, `{"code":1}`} {
-		for path, methods := range doc.Paths {
-			for method, op := range methods {
-				for _, there := range []bool{true, false} {
-					if strings.HasSuffix(path, "/agent") {
-						continue // a WebSocket
-					}
-					if there && (method == "delete" && !strings.Contains(path, "files") || strings.HasSuffix(path, "/stop") || strings.HasSuffix(path, "/drain")) {
-						continue // they would take away what the others are about
-					}
-					name, id := "none", "none"
-					if there {
-						name, id = "described", info.ID
-						if strings.Contains(path, "volumes") {
-							id = volume.ID
-						}
-					}
-					at := strings.NewReplacer("{name}", name, "{id}", id, "{language}", "bash", "{session}", "s").Replace(path)
-					if strings.HasSuffix(path, "/logs") {
-						at += "?follow=false"
-					}
-					r, err := http.NewRequestWithContext(within(t), strings.ToUpper(method), "http://"+c.addr+at, strings.NewReader(body))
-					if err != nil {
-						t.Fatal(err)
-					}
-					r.Header.Set("X-Msb-File-Path", "YQ") // a
-					resp, err := http.DefaultClient.Do(r)
-					if err != nil {
-						t.Errorf("%s %s: %v", method, at, err)
-						continue
-					}
-					data, _ := io.ReadAll(resp.Body)
-					resp.Body.Close()
-					key := "200"
-					if resp.StatusCode != http.StatusOK {
-						key = "default"
-					}
-					what := op.Responses[key].Content["application/json"].Schema
-					if resp.StatusCode >= 500 {
-						t.Errorf("%s %s with %q: %s: %s", method, at, body, resp.Status, data)
-					}
-					if what == nil {
-						continue // bytes, or events
-					}
-					var v any
-					if err := json.Unmarshal(data, &v); err != nil {
-						t.Errorf("%s %s with %q: %s: %v: %s", method, at, body, resp.Status, err, data)
-						continue
-					}
-					if err := schema(what).Validate(v); err != nil {
-						t.Errorf("%s %s with %q: %s: %v: %s", method, at, body, resp.Status, err, data)
-					}
-				}
-			}
-		}
 	}
 }

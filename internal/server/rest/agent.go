@@ -5,11 +5,14 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/http"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/coder/websocket"
 
+	"github.com/microsandbox-go/microsandbox/internal/server"
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
 
@@ -26,6 +29,9 @@ const (
 func (h *Handler) agent(r *request, info sandbox.Info) (any, error) {
 	if info.Status.Terminal() {
 		return nil, &sandbox.Error{Op: "connect", Ref: info.Ref, Kind: sandbox.NotRunning, Message: "sandbox '" + string(info.Ref.Name) + "' is not running (status: " + info.Status.Title() + ")"}
+	}
+	if !strings.EqualFold(r.Header.Get("Upgrade"), "websocket") {
+		return nil, &server.Failure{Status: http.StatusUpgradeRequired, Message: "this is a WebSocket"}
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), relayDialed)
 	relay, err := h.backend.Dial(ctx, info.Ref)
@@ -87,17 +93,26 @@ var (
 
 // toRelay copies what the client sends.
 func toRelay(ctx context.Context, c *websocket.Conn, relay net.Conn) error {
+	buf := make([]byte, pipeChunk)
 	for {
 		kind, msg, err := c.Reader(ctx)
 		if err != nil {
 			return errClient
 		}
-		to := io.Writer(relay)
-		if kind != websocket.MessageBinary {
-			to = io.Discard
-		}
-		if _, err := io.Copy(to, msg); err != nil {
-			return errRelay // or the client: who is gone does not read why
+		for {
+			n, err := msg.Read(buf)
+			if err == io.EOF {
+				break
+			}
+			if err != nil { // what came with it is still masked
+				return errClient
+			}
+			if kind != websocket.MessageBinary {
+				continue
+			}
+			if _, err := relay.Write(buf[:n]); err != nil {
+				return errRelay
+			}
 		}
 	}
 }

@@ -100,6 +100,9 @@ func (h *Handler) pullImage(r *request) (any, error) {
 	if err := r.body(&b); err != nil {
 		return nil, err
 	}
+	if (b.Insecure || len(b.CACerts) > 0) && !server.CallerOf(r.Context()).All() {
+		return nil, &server.Failure{Status: http.StatusForbidden, Message: "insecure, ca_certs: whom the server trusts is not for keys of one namespace"}
+	}
 	images, err := h.imageKeeper()
 	if err != nil {
 		return nil, err
@@ -108,9 +111,6 @@ func (h *Handler) pullImage(r *request) (any, error) {
 		return nil, invalid("reference: which image is meant is not said")
 	}
 	opt := backend.PullOptions{Refresh: b.Refresh, Insecure: b.Insecure, Platform: b.Platform}
-	if (b.Insecure || len(b.CACerts) > 0) && !server.CallerOf(r.Context()).All() {
-		return nil, &server.Failure{Status: http.StatusForbidden, Message: "insecure, ca_certs: whom the server trusts is not for keys of one namespace"}
-	}
 	if b.Auth != nil {
 		opt.Auth = &backend.RegistryAuth{Username: b.Auth.Username, Password: backend.Secret(b.Auth.Password)}
 	}

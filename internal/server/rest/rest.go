@@ -122,7 +122,7 @@ func failureOf(err error) *server.Failure {
 // codes are those of what the server itself refuses.
 var codes = map[int]string{http.StatusUnauthorized: cloudapi.CodeKey, http.StatusForbidden: cloudapi.CodeDenied, http.StatusTooManyRequests: cloudapi.CodeBusy,
 	http.StatusRequestEntityTooLarge: cloudapi.CodeTooLarge, http.StatusBadRequest: cloudapi.CodeInvalid, http.StatusNotFound: "not_found",
-	http.StatusMethodNotAllowed: "method_not_allowed", http.StatusConflict: cloudapi.CodeState, http.StatusRequestTimeout: "request_timeout", http.StatusBadGateway: cloudapi.CodeFailed}
+	http.StatusMethodNotAllowed: "method_not_allowed", http.StatusConflict: cloudapi.CodeState, http.StatusRequestTimeout: "request_timeout", http.StatusUpgradeRequired: cloudapi.CodeInvalid, http.StatusBadGateway: cloudapi.CodeFailed}
 
 func refuse(w http.ResponseWriter, r *http.Request, f *server.Failure) { fail(w, r, f) }
 

@@ -5,6 +5,8 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"io"
+	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -26,6 +28,9 @@ type kept struct {
 	asked []backend.CreateRequest
 	infos []sandbox.Info
 	dir   string
+
+	modified []backend.ModifyRequest
+	relay    net.Conn // what Dial returns
 }
 
 func (k *kept) Create(_ context.Context, req backend.CreateRequest) (sandbox.Info, error) {
@@ -62,6 +67,11 @@ func (k *kept) Find(_ context.Context, id string) (sandbox.Info, error) {
 	return sandbox.Info{}, &sandbox.Error{Kind: sandbox.NotFound}
 }
 
+func (k *kept) Modify(_ context.Context, _ sandbox.Ref, req backend.ModifyRequest) (sandbox.Plan, error) {
+	k.modified = append(k.modified, req)
+	return sandbox.Plan{}, nil
+}
+
 func (k *kept) CreateVolume(context.Context, backend.VolumeRequest) (backend.Volume, error) {
 	return backend.Volume{}, nil
 }
@@ -75,14 +85,17 @@ func (k *kept) ListVolumes(_ context.Context, namespace string) ([]backend.Volum
 
 // site is a server that asks for keys.
 type site struct {
-	*testing.T
+	testing.TB
 	kept  *kept
 	h     http.Handler
 	roots string
 	keys  map[string]string // by namespace
 }
 
-func newSite(t *testing.T) *site {
+func newSite(t testing.TB) *site { return newSiteOf(t, "") }
+
+// newSiteOf is one that goes on with an audit log.
+func newSiteOf(t testing.TB, auditFile string) *site {
 	home := t.TempDir()
 	if err := server.SaveSecret(home, "0123456789abcdefghijklmnopqrstuv"); err != nil {
 		t.Fatal(err)
@@ -91,13 +104,22 @@ func newSite(t *testing.T) *site {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &site{T: t, kept: &kept{dir: t.TempDir()}, roots: t.TempDir(), keys: map[string]string{}}
+	s := &site{TB: t, kept: &kept{dir: t.TempDir()}, roots: t.TempDir(), keys: map[string]string{}}
 	for _, ns := range []string{"team", "other", server.AllNamespaces} {
 		if s.keys[ns], _, err = keys.Make(ns, time.Hour); err != nil {
 			t.Fatal(err)
 		}
 	}
-	srv := server.New(server.Config{Backend: s.kept, Keys: keys, VolumeRoots: []string{s.roots}})
+	cfg := server.Config{Backend: s.kept, Keys: keys, VolumeRoots: []string{s.roots}, AuditFile: auditFile}
+	if auditFile != "" {
+		log, err := server.OpenLog(auditFile, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { log.Close() })
+		cfg.Audit = slog.New(slog.NewJSONHandler(log, nil))
+	}
+	srv := server.New(cfg)
 	t.Cleanup(srv.Close)
 	srv.Mount(New(srv).Routes()...)
 	s.h = srv
@@ -106,7 +128,6 @@ func newSite(t *testing.T) *site {
 
 // ask asks with the key of a namespace.
 func (s *site) ask(as, method, path, body string, header ...string) (int, string) {
-	s.Helper()
 	r := httptest.NewRequest(method, path, strings.NewReader(body))
 	r.Host = "127.0.0.1"
 	if as != "" {
@@ -279,6 +300,99 @@ func TestFiles(t *testing.T) {
 	}
 	s.refused(404, "volume_file_not_found", "team", "GET", files+"/stat", "", at("none")...)
 	s.refused(404, "volume_not_found", "team", "GET", "/v1/volumes/none/files", "")
+}
+
+// TestModifyConfined changes secrets: their values are taken and not said, and they are not the server's.
+func TestModifyConfined(t *testing.T) {
+	s := newSite(t)
+	_, _ = s.ask("team", "POST", "/v1/sandboxes?start=true", `{"name":"a","image":{"type":"oci","reference":"host"}}`)
+	const at = "/v1/sandboxes/by-name/a/modify"
+	const env = `{"Secrets":[{"env_var":"A","source":{"kind":"env","var":"HOME"},"allowed_hosts":[{"exact":"x.com"}]}]}`
+	if m := s.refused(400, "invalid_sandbox_config", "team", "POST", at, env); !strings.Contains(m, "secrets.entries[0].source") {
+		t.Errorf("it says %s", m)
+	}
+	if len(s.kept.modified) > 0 {
+		t.Fatalf("the server's environment was asked for: %+v", s.kept.modified)
+	}
+	if code, answer := s.ask(server.AllNamespaces, "POST", at, env, cloudapi.NamespaceHeader, "team"); code != 200 {
+		t.Errorf("with a key for all: %d %s", code, answer)
+	}
+	code, answer := s.ask("team", "POST", at, `{"Secrets":[{"env_var":"A","allowed_hosts":[{"exact":"x.com"}]}],"values":{"A":"hush-value"}}`)
+	if code != 200 || len(s.kept.modified) != 2 || s.kept.modified[1].Secrets[0].Value.Reveal() != "hush-value" {
+		t.Errorf("a value: %d %s, %+v", code, answer, s.kept.modified)
+	}
+	if _, events := s.ask("team", "GET", "/v1/events", ""); strings.Contains(answer+events, "hush") {
+		t.Errorf("%s %s", answer, events)
+	}
+}
+
+// TestImagesOfTheServer asks for the images of all namespaces with the key of one.
+func TestImagesOfTheServer(t *testing.T) {
+	s := newSite(t)
+	for _, r := range []struct{ method, path, body string }{{"GET", "/v1/images", ""}, {"GET", "/v1/images/inspect?reference=x", ""}, {"DELETE", "/v1/images?reference=x&force=true", ""},
+		{"POST", "/v1/images/prune", ""}, {"POST", "/v1/images/pull", `{"reference":"x","insecure":true}`}, {"POST", "/v1/images/pull", `{"reference":"x","ca_certs":["x"]}`}} {
+		s.refused(403, "access_denied", "team", r.method, r.path, r.body)
+		s.refused(400, "invalid_sandbox_config", server.AllNamespaces, r.method, r.path, r.body) // it has none
+	}
+}
+
+// TestEventsOfBefore asks a server for what was changed before it began, and finds that once, by the same ID.
+func TestEventsOfBefore(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "audit.log")
+	type page struct {
+		Data       []event
+		NextCursor *string `json:"next_cursor"`
+	}
+	read := func(s *site, as, query string) (p page) {
+		t.Helper()
+		code, answer := s.ask(as, "GET", "/v1/events?limit=100"+query, "")
+		if err := json.Unmarshal([]byte(answer), &p); err != nil || code != 200 {
+			t.Fatalf("%d %s", code, answer)
+		}
+		return p
+	}
+	first := newSiteOf(t, file)
+	_, _ = first.ask("team", "POST", "/v1/sandboxes?start=true", `{"name":"a","image":{"type":"oci","reference":"host"}}`)
+	_, _ = first.ask("team", "POST", "/v1/sandboxes?start=true", `{"name":"../x","image":{"type":"oci","reference":"host"}}`)
+	_, _ = first.ask("other", "POST", "/v1/volumes", `{"name":"v"}`)
+	before := read(first, "team", "")
+	if len(before.Data) != 2 || before.Data[1].Type != "sandbox.create" || before.Data[1].Payload.Name != "a" || before.Data[0].Payload.OK || before.Data[0].Payload.Kind != sandbox.InvalidConfig {
+		t.Fatalf("%+v", before)
+	}
+	f, err := os.OpenFile(file, os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteString("{\"time\":\"torn\n\xff\n{\"msg\":\"audit\"}\n"); err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+
+	second := newSiteOf(t, file)
+	_, _ = second.ask("team", "POST", "/v1/volumes", `{"name":"w"}`) // before the log is read
+	after := read(second, "team", "")
+	if len(after.Data) != 3 || after.Data[0].Type != "volume.create" || after.Data[0].Category != "volume" {
+		t.Fatalf("%+v", after)
+	}
+	for i, e := range before.Data {
+		a := after.Data[i+1]
+		if a.ID != e.ID || !a.Timestamp.Equal(e.Timestamp) || a.Type != e.Type || a.Payload != e.Payload || a.OrgID != e.OrgID {
+			t.Errorf("it was %+v, and is %+v", e, a)
+		}
+	}
+	if code, answer := second.ask("team", "GET", "/v1/events/"+before.Data[1].ID, ""); code != 200 || !strings.Contains(answer, "sandbox.create") {
+		t.Errorf("by its ID: %d %s", code, answer)
+	}
+	if got := read(second, "other", ""); len(got.Data) != 1 || got.Data[0].Type != "volume.create" {
+		t.Errorf("those of another namespace: %+v", got)
+	}
+	at := after.Data[1].Timestamp.Format(time.RFC3339Nano)
+	if got := read(second, "team", "&since="+at+"&until="+at); len(got.Data) != 1 || got.Data[0].ID != after.Data[1].ID {
+		t.Errorf("at %s: %+v", at, got)
+	}
+	if got := read(second, "team", "&event_type=sandbox.create"); len(got.Data) != 2 {
+		t.Errorf("by type: %+v", got)
+	}
 }
 
 // FuzzPlace reads cursors of anybody.
