@@ -7,7 +7,9 @@ import (
 	"image/png"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/modelcontextprotocol/go-sdk/mcp"
@@ -30,9 +32,27 @@ func TestServerFigures(t *testing.T) {
 	ref := testimage.Serve(t, testimage.Options{}).Push(t, "matplotlib", img)
 	served(t, func(w *world) {
 		s := w.serve()
-		w.ok("--namespace", "team-a", "pull", "-q", ref)
-		if a := s.rpc(s.team, "sandbox.start", `{"sandbox":"plots","namespace":"team-a","config":{"image":"`+ref+`"}}`); a.status != 200 {
-			t.Fatalf("%d %s", a.status, a.body)
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+		defer cancel()
+		var pulled atomic.Int64
+		c := mcp.NewClient(&mcp.Implementation{Name: "test", Version: "1"}, &mcp.ClientOptions{ProgressNotificationHandler: func(_ context.Context, n *mcp.ProgressNotificationClientRequest) {
+			if strings.HasPrefix(n.Params.Message, "image: ") {
+				pulled.Add(1)
+			}
+		}})
+		session, err := c.Connect(ctx, &mcp.StreamableClientTransport{Endpoint: s.url + "/mcp", HTTPClient: &http.Client{Transport: bearer{s.team}}}, nil)
+		w.must(err)
+		defer session.Close()
+		start := &mcp.CallToolParams{Name: "sandbox_start", Arguments: map[string]any{"sandbox": "plots", "namespace": "team-a", "config": map[string]any{"image": ref}}}
+		start.SetProgressToken("start")
+		if r, err := session.CallTool(ctx, start); err != nil || r.IsError {
+			t.Fatalf("%+v, %v", r, err)
+		}
+		if pulled.Load() == 0 {
+			t.Error("nothing was told of the pull")
+		}
+		if a := s.ask("GET", "/metrics", keyed(s.all), ""); !strings.Contains(a.body, "\nmsb_image_pulls_total{outcome=\"ok\"} 1\n") {
+			t.Errorf("metrics: %d", a.status)
 		}
 		picture := func(what string, data []byte) {
 			t.Helper()
@@ -59,23 +79,17 @@ func TestServerFigures(t *testing.T) {
 		if html, _ := r.Outputs[0].Result["text/html"].(string); !strings.Contains(html, "<table") {
 			t.Errorf("a table is %+v", r)
 		}
-		c := s.streamCell(s.team, at, figure)
+		stream := s.streamCell(s.team, at, figure)
 		var first, shown, second cellOutput
-		c.next("output", &first)
+		stream.next("output", &first)
 		encoded("streamed", first.Result["image/png"])
-		if c.next("output", &shown); shown.Text != "shown\n" {
+		if stream.next("output", &shown); shown.Text != "shown\n" {
 			t.Errorf("%+v", shown)
 		}
-		c.next("output", &second)
+		stream.next("output", &second)
 		encoded("streamed, the second", second.Result["image/png"])
-		c.next("done", nil)
+		stream.next("done", nil)
 
-		ctx, cancel := context.WithTimeout(t.Context(), patience)
-		defer cancel()
-		session, err := mcp.NewClient(&mcp.Implementation{Name: "test", Version: "1"}, nil).Connect(ctx,
-			&mcp.StreamableClientTransport{Endpoint: s.url + "/mcp", HTTPClient: &http.Client{Transport: bearer{s.team}}}, nil)
-		w.must(err)
-		defer session.Close()
 		result, err := session.CallTool(ctx, &mcp.CallToolParams{Name: "sandbox_run_code", Arguments: map[string]any{"sandbox": "plots", "namespace": "team-a", "language": "python", "code": figure}})
 		w.must(err)
 		var pictures int
