@@ -30,7 +30,7 @@ var layers = []struct {
 	{"internal/server", []string{"internal/agentclient", "internal/atomicfile", "internal/backend", "internal/config", "sandbox"}},
 	{"internal/server/jsonrpc", []string{"internal/agentclient", "internal/agentproto", "internal/backend", "internal/sandboxfile", "internal/server", "sandbox"}},
 	{"internal/server/mcp", []string{"internal/agentclient", "internal/backend", "internal/server", "internal/server/jsonrpc", "internal/version", "sandbox"}},
-	{"internal/server/metrics", []string{"internal/server", "internal/version", "sandbox"}},
+	{"internal/server/metrics", []string{"internal/backend", "internal/server", "internal/version", "sandbox"}},
 	{"internal/server/proxy", []string{"internal/server", "sandbox"}},
 	{"internal/server/rest", []string{"internal/agentclient", "internal/agentproto", "internal/backend", "internal/cloudapi", "internal/project", "internal/sandboxfile", "internal/server", "internal/version", "internal/volumefs", "sandbox"}},
 	{"internal/project", []string{"internal/agentclient", "internal/backend", "internal/sandboxfile", "sandbox"}},

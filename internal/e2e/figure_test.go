@@ -7,62 +7,52 @@ import (
 	"image/png"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 
-	"github.com/microsandbox-go/microsandbox/internal/agentclient"
 	"github.com/microsandbox-go/microsandbox/internal/testimage"
 )
 
-// plots is the reference of an image with matplotlib and pandas, both Debian's. As no maintainer script has run in it, nothing has chosen
-// a BLAS for it.
-func plots(t *testing.T) string {
-	t.Helper()
+// figure draws twice: what is shown, and what is left open at the end.
+const figure = "import matplotlib.pyplot as plt\nplt.plot([1, 4, 9])\nplt.show()\nprint('shown')\nplt.figure(figsize=(2, 1)).gca().bar([1], [2]);"
+
+// TestServerFigures has matplotlib draw and pandas tabulate, both Debian's: figures come as PNG over MCP, over the control plane API, collected
+// and streamed, and a table as HTML. As no maintainer script has run in the image, nothing has chosen a BLAS for it.
+func TestServerFigures(t *testing.T) {
 	if testing.Short() {
 		t.Skip("a download of 100 MB")
 	}
 	const lib = "/usr/lib/x86_64-linux-gnu/"
 	img := testimage.Debian(t, "matplotlib", v1.Config{Env: []string{"PATH=/usr/bin:/bin", "LD_LIBRARY_PATH=" + lib + "blas:" + lib + "lapack"}},
 		"python3-matplotlib", "python3-pandas", "libblas3", "liblapack3")
-	return testimage.Serve(t, testimage.Options{}).Push(t, "matplotlib", img)
-}
-
-// TestFigures has matplotlib draw and pandas tabulate.
-func TestFigures(t *testing.T) {
-	ref := plots(t)
-	w := newWorld(t, false)
-	w.ok("pull", "-q", ref)
-	w.ok("run", "-d", "-q", "--name", "plots", ref, "--", "sleep", "1000")
-	c := w.client("plots")
-	r := w.cell(c, "python", figure, agentclient.CellOptions{})
-	if len(r.Outputs) != 3 || r.Stdout() != "shown\n" || r.Stderr() != "" {
-		t.Fatalf("%+v", r)
-	}
-	for _, n := range []int{0, 2} {
-		p, err := png.Decode(bytes.NewReader(r.Outputs[n].Result.Get("image/png")))
-		if err != nil || p.Bounds().Dx() < 100 || p.Bounds().Dy() < 50 {
-			t.Errorf("picture %d: %v", n, err)
-		}
-	}
-	r = w.cell(c, "python", "import pandas as pd\npd.DataFrame({'a': [1, 2]})", agentclient.CellOptions{})
-	if len(r.Outputs) != 1 || !strings.Contains(string(r.Outputs[0].Result.Get("text/html")), "<table") || !strings.Contains(r.Text(), "a\n0  1") {
-		t.Errorf("%+v: %s", r.KernelDone, r.Stderr())
-	}
-}
-
-// figure draws twice: what is shown, and what is left open at the end.
-const figure = "import matplotlib.pyplot as plt\nplt.plot([1, 4, 9])\nplt.show()\nprint('shown')\nplt.figure(figsize=(2, 1)).gca().bar([1], [2]);"
-
-// TestServerFigures has figures come as PNG over MCP, over the control plane API, collected and streamed, and a table as HTML.
-func TestServerFigures(t *testing.T) {
-	ref := plots(t)
+	ref := testimage.Serve(t, testimage.Options{}).Push(t, "matplotlib", img)
 	served(t, func(w *world) {
 		s := w.serve()
-		w.ok("--namespace", "team-a", "pull", "-q", ref)
-		if a := s.rpc(s.team, "sandbox.start", `{"sandbox":"plots","namespace":"team-a","config":{"image":"`+ref+`"}}`); a.status != 200 {
-			t.Fatalf("%d %s", a.status, a.body)
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+		defer cancel()
+		var pulled atomic.Int64
+		c := mcp.NewClient(&mcp.Implementation{Name: "test", Version: "1"}, &mcp.ClientOptions{ProgressNotificationHandler: func(_ context.Context, n *mcp.ProgressNotificationClientRequest) {
+			if strings.HasPrefix(n.Params.Message, "image: ") {
+				pulled.Add(1)
+			}
+		}})
+		session, err := c.Connect(ctx, &mcp.StreamableClientTransport{Endpoint: s.url + "/mcp", HTTPClient: &http.Client{Transport: bearer{s.team}}}, nil)
+		w.must(err)
+		defer session.Close()
+		start := &mcp.CallToolParams{Name: "sandbox_start", Arguments: map[string]any{"sandbox": "plots", "namespace": "team-a", "config": map[string]any{"image": ref}}}
+		start.SetProgressToken("start")
+		if r, err := session.CallTool(ctx, start); err != nil || r.IsError {
+			t.Fatalf("%+v, %v", r, err)
+		}
+		if pulled.Load() == 0 {
+			t.Error("nothing was told of the pull")
+		}
+		if a := s.ask("GET", "/metrics", keyed(s.all), ""); !strings.Contains(a.body, "\nmsb_image_pulls_total{outcome=\"ok\"} 1\n") {
+			t.Errorf("metrics: %d", a.status)
 		}
 		picture := func(what string, data []byte) {
 			t.Helper()
@@ -89,23 +79,17 @@ func TestServerFigures(t *testing.T) {
 		if html, _ := r.Outputs[0].Result["text/html"].(string); !strings.Contains(html, "<table") {
 			t.Errorf("a table is %+v", r)
 		}
-		c := s.streamCell(s.team, at, figure)
+		stream := s.streamCell(s.team, at, figure)
 		var first, shown, second cellOutput
-		c.next("output", &first)
+		stream.next("output", &first)
 		encoded("streamed", first.Result["image/png"])
-		if c.next("output", &shown); shown.Text != "shown\n" {
+		if stream.next("output", &shown); shown.Text != "shown\n" {
 			t.Errorf("%+v", shown)
 		}
-		c.next("output", &second)
+		stream.next("output", &second)
 		encoded("streamed, the second", second.Result["image/png"])
-		c.next("done", nil)
+		stream.next("done", nil)
 
-		ctx, cancel := context.WithTimeout(t.Context(), patience)
-		defer cancel()
-		session, err := mcp.NewClient(&mcp.Implementation{Name: "test", Version: "1"}, nil).Connect(ctx,
-			&mcp.StreamableClientTransport{Endpoint: s.url + "/mcp", HTTPClient: &http.Client{Transport: bearer{s.team}}}, nil)
-		w.must(err)
-		defer session.Close()
 		result, err := session.CallTool(ctx, &mcp.CallToolParams{Name: "sandbox_run_code", Arguments: map[string]any{"sandbox": "plots", "namespace": "team-a", "language": "python", "code": figure}})
 		w.must(err)
 		var pictures int

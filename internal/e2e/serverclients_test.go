@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -259,7 +258,9 @@ func TestServerKillNine(t *testing.T) {
 		if out, _, err := s.old("steady").run("sh", []string{"-c", "sleep 100000 >/dev/null 2>&1 & echo $! > /tmp/pid; echo $!"}); err != nil || out == "" {
 			t.Fatalf("%q %v", out, err)
 		}
+		at := s.on("steady") + "/interpreters/bash/kept"
 		for round := range rounds {
+			s.runCell(s.all, at, fmt.Sprintf("ROUND=%d", round), "")
 			var wait sync.WaitGroup
 			for i := range 6 {
 				wait.Go(func() { // what becomes of these nobody promises
@@ -276,6 +277,9 @@ func TestServerKillNine(t *testing.T) {
 			if out, _, err := s.old("steady").run("sh", []string{"-c", "kill -0 $(cat /tmp/pid) && echo alive"}); err != nil || out != "alive\n" {
 				t.Errorf("round %d: %q %v", round, out, err)
 			}
+			if r := s.runCell(s.all, at, "echo $ROUND", ""); r.Fresh || len(r.Outputs) != 1 || r.Outputs[0].Text != fmt.Sprintf("%d\n", round) {
+				t.Errorf("round %d: what an interpreter had is %+v", round, r)
+			}
 			for i := range 6 {
 				c := s.old(fmt.Sprintf("round-%d-%d", round, i))
 				if err := c.start("host"); err != nil {
@@ -284,90 +288,6 @@ func TestServerKillNine(t *testing.T) {
 					t.Errorf("round %d: %s: %q %v", round, c.name, out, err)
 				}
 				w.ok2("rm", "-f", "-q", c.name)
-			}
-		}
-	})
-}
-
-// TestServerSoak has many clients make mixed calls: each is answered, with what it asked for or a typed error.
-func TestServerSoak(t *testing.T) {
-	clients, calls := soak(20, 200), soak(10, 20)
-	served(t, func(w *world) {
-		s := w.serve("--max-starts", "4")
-		const sandboxes = 6
-		for i := range sandboxes {
-			w.must(s.old(fmt.Sprintf("s%d", i)).start("host"))
-		}
-		heap := func() float64 {
-			a := s.ask("GET", "/metrics", keyed(s.all), "")
-			var n float64
-			for line := range strings.Lines(a.body) {
-				fmt.Sscanf(line, "go_memstats_heap_inuse_bytes %g", &n)
-			}
-			return n
-		}
-		var mu sync.Mutex
-		var took []time.Duration
-		said := map[string]int{}
-		var odd atomic.Int64
-		round := func(n int) {
-			var wait sync.WaitGroup
-			for i := range clients {
-				wait.Go(func() {
-					for range n {
-						method, params := "sandbox.command.run", fmt.Sprintf(`"command":"sh","args":["-c","echo %d; head -c %d /dev/zero"]`, i, rand.IntN(100000))
-						switch rand.IntN(20) {
-						case 0, 1:
-							method, params = "sandbox.metrics.get", `"x":1`
-						case 2, 3:
-							method, params = "sandbox.start", `"config":null`
-						case 4:
-							params = `"command":"no-such-command"`
-						case 5:
-							params = `"command":"sleep","args":["9"],"timeout":1`
-						case 6:
-							if rand.IntN(10) == 0 { // or most would be stopped most of the time
-								method, params = "sandbox.stop", `"x":1`
-							}
-						}
-						begin := time.Now()
-						a, err := s.try("POST", "/api/v1/rpc", keyed(s.all), fmt.Sprintf(`{"jsonrpc":"2.0","method":"%s","params":{"sandbox":"s%d","namespace":"default",%s}}`, method, rand.IntN(sandboxes), params))
-						d := time.Since(begin)
-						mu.Lock()
-						took = append(took, d)
-						key := fmt.Sprintf("%s %d", method, a.status)
-						said[key]++
-						mu.Unlock()
-						var f struct {
-							Error  *string
-							Code   *int
-							Result json.RawMessage
-						}
-						if err != nil || json.Unmarshal([]byte(a.body), &f) != nil || a.status == 200 && f.Result == nil || a.status != 200 && (f.Error == nil || f.Code == nil) {
-							if odd.Add(1) < 10 {
-								t.Errorf("%s: %d %s %v", method, a.status, clip(a.body), err)
-							}
-						}
-					}
-				})
-			}
-			wait.Wait()
-		}
-		round(1) // what is made once
-		before := heap()
-		round(calls)
-		after := heap()
-		slices.Sort(took)
-		t.Logf("%d calls of %d clients, the median %v, p99 %v; the heap had %.1f MiB before and %.1f after; %v", len(took), clients,
-			took[len(took)/2].Round(time.Millisecond), took[len(took)*99/100].Round(time.Millisecond), before/(1<<20), after/(1<<20), said)
-		if after > 2*before+64<<20 {
-			t.Errorf("the heap grew from %.0f to %.0f bytes", before, after)
-		}
-		for i := range sandboxes {
-			c := s.old(fmt.Sprintf("s%d", i))
-			w.must(c.start("host"))
-			if out, _, err := c.run("echo", []string{"fine"}); err != nil || out != "fine\n" {
-				t.Errorf("%s: %q %v", c.name, out, err)
 			}
 		}
 	})

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -129,15 +131,19 @@ func TestServerMetrics(t *testing.T) {
 		s := w.serve()
 		w.must(s.old("a").start("host"))
 		_, _, _ = s.old("a").run("true", nil)
+		stray := filepath.Join(w.home, "sandboxes", "default", "stray")
+		w.mkdir(stray)
 		a := s.ask("GET", "/metrics", keyed(s.all), "")
 		for _, want := range []string{
 			"\nmsb_sandboxes{status=\"running\"} 1\n", "\nmsb_actions_total{action=\"start\",outcome=\"ok\"} 1\n", "\nmsb_actions_total{action=\"command\",outcome=\"ok\"} 1\n",
 			"\nmsb_request_duration_seconds_count{operation=\"sandbox.start\",status=\"2xx\"} 1\n", "\nmsb_agent_connections 1\n",
+			"\nmsb_leaks{area=\"sandboxes\"} 1\n", "\nmsb_leaks{area=\"runs\"} 0\n", "\nmsb_image_pulls_total{outcome=\"ok\"} 0\n",
 		} {
 			if a.status != 200 || !strings.Contains(a.body, want) {
 				t.Errorf("no %q in %s", want, clip(a.body))
 			}
 		}
+		w.must(os.RemoveAll(stray))
 		sample := regexp.MustCompile(`^[a-z_]+(\{[a-z]+="[^"\n]*"(,[a-z]+="[^"\n]*")*\})? [0-9.e+-]+\n$|^# (HELP|TYPE) [a-z_]+ .+\n$`)
 		for line := range strings.Lines(a.body) {
 			if !sample.MatchString(line) {

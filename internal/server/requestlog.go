@@ -136,6 +136,9 @@ func (s *Server) Audited(ctx context.Context, action string, ref sandbox.Ref, er
 	if err != nil {
 		line = append(line, slog.String("kind", string(sandbox.KindOf(err))), slog.String("error", clip(err.Error())))
 	}
+	if sandbox.KindOf(err) == sandbox.ImagePullFailed {
+		s.pulls.failed.Add(1)
+	}
 	for _, f := range s.actions {
 		f(action, err == nil)
 	}

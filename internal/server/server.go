@@ -104,6 +104,7 @@ type Server struct {
 	admit *admission
 	log   *slog.Logger
 	audit *slog.Logger
+	pulls pulls
 
 	// What goes on behind requests, see Go.
 	background context.Context

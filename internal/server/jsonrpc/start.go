@@ -103,7 +103,7 @@ func (v *Service) Start(ctx context.Context, p StartParams) (string, error) {
 		defer cancel()
 		var err error
 		for _, one := range plan {
-			if err = v.ensure(ctx, one, report.event); err != nil {
+			if err = v.ensure(ctx, one, v.server.Pulling(report.event)); err != nil {
 				break
 			}
 		}

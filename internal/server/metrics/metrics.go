@@ -18,6 +18,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/microsandbox-go/microsandbox/internal/backend"
 	"github.com/microsandbox-go/microsandbox/internal/server"
 	"github.com/microsandbox-go/microsandbox/internal/version"
 	"github.com/microsandbox-go/microsandbox/sandbox"
@@ -38,10 +39,11 @@ type Handler struct {
 	server *server.Server
 	began  time.Time
 
-	mu       sync.Mutex
-	latency  map[[2]string]*histogram // by operation and class of status
-	actions  map[[2]string]uint64     // by action and outcome
-	overflow bool
+	mu      sync.Mutex
+	latency map[[2]string]*histogram // by operation and class of status
+	actions map[[2]string]uint64     // by action and outcome
+
+	leaks leaks
 }
 
 // New returns the handler of a server and begins to count.
@@ -133,6 +135,7 @@ func (h *Handler) metrics(w http.ResponseWriter, r *http.Request) {
 	p := &page{}
 	h.counted(p)
 	h.sandboxes(p, infos)
+	h.left(r.Context(), p)
 	h.process(p)
 	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
 	_, _ = w.Write(p.Bytes())
@@ -174,9 +177,45 @@ func (h *Handler) counted(p *page) {
 		p.sample("msb_request_duration_seconds_sum", one.sum, labels...)
 		p.sample("msb_request_duration_seconds_count", one.count, labels...)
 	}
-	p.family("msb_actions_total", "counter", "What was done to sandboxes, by action and outcome: start, create, pull, stop, command, code.")
+	p.family("msb_actions_total", "counter", "What was done to sandboxes, by action and outcome: start, create, stop, command, code and others.")
 	for _, key := range slices.SortedFunc(maps.Keys(h.actions), order) {
 		p.sample("msb_actions_total", h.actions[key], "action", key[0], "outcome", key[1])
+	}
+}
+
+// leaks are what the last look at this machine has found, by area.
+type leaks struct {
+	sync.Mutex
+	looked time.Time
+	found  map[string]int
+}
+
+// lookEvery is how often this machine is looked through at most.
+const lookEvery = time.Minute
+
+// left tells of what sandboxes have left on this machine and nothing has removed yet.
+func (h *Handler) left(ctx context.Context, p *page) {
+	c, ok := h.server.Backend().(backend.Checker)
+	if !ok {
+		return
+	}
+	h.leaks.Lock()
+	defer h.leaks.Unlock()
+	if time.Since(h.leaks.looked) > lookEvery {
+		findings, err := c.Check(ctx, false)
+		if err != nil {
+			return // no sample is better than one that is not true
+		}
+		h.leaks.looked, h.leaks.found = time.Now(), map[string]int{"runs": 0, "sandboxes": 0, "volumes": 0}
+		for _, f := range findings {
+			if _, ok := h.leaks.found[f.Area]; ok {
+				h.leaks.found[f.Area]++
+			}
+		}
+	}
+	p.family("msb_leaks", "gauge", "What is on this machine, or in the records, and belongs to no sandbox or volume, as msb fsck finds it, at most a minute ago.")
+	for _, area := range slices.Sorted(maps.Keys(h.leaks.found)) {
+		p.sample("msb_leaks", h.leaks.found[area], "area", area)
 	}
 }
 
@@ -210,6 +249,10 @@ func (h *Handler) process(p *page) {
 	runtime.ReadMemStats(&m)
 	p.family("msb_agent_connections", "gauge", "Connections to sandboxes' agents. More than there are running sandboxes is a leak.")
 	p.sample("msb_agent_connections", h.server.Connections())
+	done, failed := h.server.Pulls()
+	p.family("msb_image_pulls_total", "counter", "Images that were pulled for requests, by outcome.")
+	p.sample("msb_image_pulls_total", done, "outcome", "ok")
+	p.sample("msb_image_pulls_total", failed, "outcome", "error")
 	p.family("msb_starts_waiting", "gauge", "Starts that wait for their turn.")
 	p.sample("msb_starts_waiting", h.server.Waiting())
 	p.family("go_goroutines", "gauge", "Goroutines of the server.")

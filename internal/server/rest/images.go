@@ -143,7 +143,10 @@ func (h *Handler) pullImage(r *request) (any, error) {
 			_ = control.Flush()
 		}
 	}
-	opt.Progress = func(e backend.PullEvent) { say(map[string]any{"progress": e}) }
+	opt.Progress = func(e backend.PullEvent) {
+		h.server.Pulled(e)
+		say(map[string]any{"progress": e})
+	}
 	image, err := images.PullImage(r.Context(), b.Reference, opt)
 	h.audited(r, "image.pull", b.Reference, err)
 	switch {

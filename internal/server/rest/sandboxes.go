@@ -155,11 +155,12 @@ func (h *Handler) make(ctx context.Context, req backend.CreateRequest, registry 
 			return sandbox.Info{}, &sandbox.Error{Kind: sandbox.Unsupported, Message: "registry.mode: this server has no images of its own"}
 		}
 		auth := &backend.RegistryAuth{Username: registry.Username, Password: backend.Secret(registry.Password)}
-		if _, err := images.PullImage(ctx, req.Spec.Image.OCI.Reference, backend.PullOptions{Refresh: req.Spec.PullPolicy == sandbox.PullAlways, Auth: auth}); err != nil {
+		if _, err := images.PullImage(ctx, req.Spec.Image.OCI.Reference, backend.PullOptions{Refresh: req.Spec.PullPolicy == sandbox.PullAlways, Auth: auth, Progress: h.server.Pulled}); err != nil {
 			return sandbox.Info{}, err
 		}
 		req.Spec.PullPolicy = sandbox.PullIfMissing
 	}
+	req.Progress = h.server.Pulling(nil)
 	return h.backend.Create(ctx, req)
 }
 
