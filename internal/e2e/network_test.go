@@ -47,8 +47,29 @@ type space struct {
 	dns   []*dns.Server
 	udp   net.PacketConn
 
+	files files
+
 	mu    sync.Mutex
 	asked []string // names that the nameserver was asked for
+}
+
+// files are what web servers have, by host and path.
+type files map[string]string
+
+// serve answers a request to a host that has files.
+func (f files) serve(w http.ResponseWriter, r *http.Request) bool {
+	body, ok := f[r.Host+strings.ReplaceAll(r.URL.Path, "/./", "/")]
+	if ok {
+		_, _ = io.WriteString(w, body)
+		return true
+	}
+	for path := range f {
+		if strings.HasPrefix(path, r.Host+"/") {
+			http.NotFound(w, r)
+			return true
+		}
+	}
+	return false
 }
 
 // inPrivate runs a test again in a user namespace where it may make networks, if it may not here. It reports whether it is
@@ -165,6 +186,9 @@ func (s *space) serve() error {
 	}
 	s.web = &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
+		if s.files.serve(w, r) {
+			return
+		}
 		if r.URL.Path == "/large" {
 			_, _ = w.Write(bytes.Repeat([]byte("x"), 10<<20))
 			return

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -120,43 +121,113 @@ func TestPublishedPorts(t *testing.T) {
 	})
 }
 
-// TestPortsAreGivenBack starts many, kills some of their runners, and wants every port free.
+// freePorts are ports of this machine that nothing has, by TCP and UDP.
+func (w *world) freePorts(n int) (ports []int) {
+	w.t.Helper()
+	for len(ports) < n {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		w.must(err)
+		defer l.Close() // when all are found
+		port := l.Addr().(*net.TCPAddr).Port
+		if u, err := net.ListenPacket("udp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
+			defer u.Close()
+			ports = append(ports, port)
+		}
+	}
+	return ports
+}
+
+// inUse reports whether somebody has a port, by TCP or UDP.
+func inUse(network, at string) bool {
+	var c io.Closer
+	var err error
+	if network == "udp" {
+		c, err = net.ListenPacket(network, at)
+	} else {
+		c, err = net.Listen(network, at)
+	}
+	if err == nil {
+		c.Close()
+	}
+	return err != nil
+}
+
+// TestPortsAreGivenBack has many sandboxes publish ports, and starts all of them again after they were restarted, stopped and
+// killed: each time they have their ports, and at last nobody has any, and there is no process, and no socket's file, that was not before.
 func TestPortsAreGivenBack(t *testing.T) {
-	many := soak(4, 100)
+	many := soak(10, 100)
 	each(t, func(w *world) {
-		var all []string
-		for i := range many {
-			name := fmt.Sprintf("s%d", i)
-			w.background(name, "-m", "64M", "-p", "0:80", "-p", "0:81/udp")
-			for _, at := range w.published(name) {
-				all = append(all, at)
-			}
+		w.guest("true")
+		w.ok("create", "-q", "--name", "other", "host")
+		w.ok("rm", "-f", "-q", "other")
+		before := w.footprint()
+		var names []string
+		ports := w.freePorts(many)
+		for i, port := range ports {
+			names = append(names, fmt.Sprintf("s%d", i))
+			w.background(names[i], "-m", "64M", "-p", fmt.Sprintf("%d:80", port), "-p", fmt.Sprintf("%d:81/udp", port), "-p", "0:82")
 		}
-		for i := range many {
-			name := fmt.Sprintf("s%d", i)
-			if i%2 == 0 {
-				w.must(syscall.Kill(w.runner(name), syscall.SIGKILL))
-			} else {
-				w.ok("stop", "-f", "-q", name)
-			}
-		}
-		for _, at := range all {
-			if !until(patience, func() bool {
-				l, err := net.Listen("tcp", at)
-				if err != nil {
-					return false
+		had := map[string]bool{} // what any of them ever had
+		all := func(what string, want bool) {
+			w.t.Helper()
+			for i, port := range ports {
+				at := fmt.Sprintf("127.0.0.1:%d", port)
+				had[at] = true
+				if want {
+					had[w.published(names[i])[82]] = true
 				}
-				l.Close()
-				u, err := net.ListenPacket("udp", at)
-				if err == nil {
-					u.Close()
+				for _, network := range []string{"tcp", "udp"} {
+					if !until(patience, func() bool { return inUse(network, at) == want }) {
+						w.t.Errorf("%s: %s %s is in use: %v", what, network, at, !want)
+					}
 				}
-				return err == nil
-			}) {
-				w.t.Errorf("%s is not given back", at)
+			}
+			if want {
+				return
+			}
+			for at := range had {
+				if !until(patience, func() bool { return !inUse("tcp", at) }) {
+					w.t.Errorf("%s: tcp %s is in use", what, at)
+				}
 			}
 		}
+		end := func() {
+			for i, name := range names {
+				if i%2 == 0 {
+					w.must(syscall.Kill(w.runner(name), syscall.SIGKILL))
+				} else {
+					w.ok("stop", "-f", "-q", name)
+				}
+			}
+			for _, name := range names {
+				w.released(name)
+			}
+		}
+		all("started", true)
+		w.inTime("restart", append([]string{"-q"}, names...)...)
+		all("restarted", true)
+		end()
+		all("ended", false)
+		w.inTime("start", append([]string{"-q"}, names...)...)
+		all("started again", true)
+		end()
+		w.inTime("rm", append([]string{"-f", "-q"}, names...)...)
+		all("removed", false)
+		w.same(before)
 	})
+}
+
+// inTime runs a msb for many sandboxes, which has more patience for each ten.
+func (w *world) inTime(what string, args ...string) {
+	w.t.Helper()
+	const group = 10
+	flags := 0
+	for flags < len(args) && strings.HasPrefix(args[flags], "-") {
+		flags++
+	}
+	for names := range slices.Chunk(args[flags:], group) {
+		w.ok(slices.Concat([]string{what}, args[:flags], names)...)
+	}
 }
 
 func TestDeniedIsExplained(t *testing.T) {

@@ -35,8 +35,10 @@ import (
 
 // secureSite is an HTTPS server on every address of a space, for any name, and what it was sent.
 type secureSite struct {
-	ca  string // the file with the authority of its certificates
-	web *http.Server
+	ca      string // the file with the authority of its certificates
+	web     *http.Server
+	files   files
+	private map[string]string // the passwords that hosts ask for
 
 	mu  sync.Mutex
 	got map[string]string // by host
@@ -52,7 +54,7 @@ func (s *space) secure() *secureSite {
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
 	der, err := x509.CreateCertificate(rand.Reader, ca, ca, &key.PublicKey, key)
 	s.w.must(err)
-	site := &secureSite{ca: filepath.Join(s.w.top, "ca.pem"), got: map[string]string{}}
+	site := &secureSite{files: s.files, private: map[string]string{}, ca: filepath.Join(s.w.top, "ca.pem"), got: map[string]string{}}
 	s.w.write(site.ca, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})), 0o644)
 	certificate := func(h *tls.ClientHelloInfo) (*tls.Certificate, error) {
 		leaf := &x509.Certificate{SerialNumber: big.NewInt(time.Now().UnixNano()), NotBefore: now.Add(-time.Hour), NotAfter: now.Add(time.Hour),
@@ -77,7 +79,16 @@ func (s *secureSite) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_ = r.Header.Write(&b)
 	s.mu.Lock()
 	s.got[r.Host] += b.String() + string(body) + "\n"
+	password, private := s.private[r.Host]
 	s.mu.Unlock()
+	if _, said, _ := r.BasicAuth(); private && said != password {
+		w.Header().Set("WWW-Authenticate", `Basic realm="e2e"`)
+		http.Error(w, "who are you?", http.StatusUnauthorized)
+		return
+	}
+	if s.files.serve(w, r) {
+		return
+	}
 	if strings.Contains(r.URL.Path, "/info/refs") {
 		w.Header().Set("Content-Type", "application/x-git-upload-pack-advertisement")
 		ref := strings.Repeat("1", 40) + " refs/heads/e2e\n"

@@ -163,6 +163,12 @@ func Server(t testing.TB) v1.Image {
 	return Debian(t, "server", v1.Config{}, serverPrograms...)
 }
 
+// Packagers returns a Debian image with apt and pip. As no maintainer script has run in it, dpkg has no records yet.
+func Packagers(t testing.TB) v1.Image {
+	t.Helper()
+	return Debian(t, "packagers", v1.Config{}, "apt", "diffutils", "dpkg", "gzip", "python3-pip", "tar")
+}
+
 // PostgresPackages returns the .deb files that PostgreSQL takes beside those of the image Builder, but for the compilers of its queries and
 // the scripts of its administration.
 func PostgresPackages(t testing.TB) []string {

@@ -122,6 +122,7 @@ type guestKit struct {
 	agent  string
 	server net.Listener
 	edit   func(*driver.Config) // of each guest to come; may be nil
+	net    netstack.Config      // of their gateways, beside what they all have
 }
 
 func newGuestKit(t testing.TB, home string) *guestKit {
@@ -174,6 +175,7 @@ type guest struct {
 	inst driver.Instance
 	conn net.Conn
 	in   *agentproto.Reader
+	gw   *netstack.Gateway
 }
 
 func (g *guestKit) start(t testing.TB, start func(driver.Config) (driver.Instance, error)) *guest {
@@ -186,7 +188,15 @@ func (g *guestKit) start(t testing.TB, start func(driver.Config) (driver.Instanc
 	if err != nil {
 		t.Fatal(err)
 	}
-	gw, err := netstack.New(netstack.Config{Link: pair.Gateway, Ends: ends, Policy: sandbox.PublicPolicy(), Dialer: g})
+	network := g.net
+	network.Link, network.Ends = pair.Gateway, ends
+	if network.Dialer == nil {
+		network.Dialer = g
+	}
+	if network.Policy.DefaultEgress == "" {
+		network.Policy = sandbox.PublicPolicy()
+	}
+	gw, err := netstack.New(network)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -224,7 +234,7 @@ func (g *guestKit) start(t testing.TB, start func(driver.Config) (driver.Instanc
 			t.Error(err)
 		}
 	})
-	return &guest{inst: inst, conn: conn, in: agentproto.NewReader(conn)}
+	return &guest{inst: inst, conn: conn, in: agentproto.NewReader(conn), gw: gw}
 }
 
 func (g *guest) send(t testing.TB, id uint32, typ agentproto.Type, p agentproto.Payload) {
@@ -293,11 +303,19 @@ func (g *guest) exec(t *testing.T, id uint32, cmd string, args ...string) *sessi
 // says writes a line to the session's input and waits until its output is want and a newline.
 func (s *session) says(t *testing.T, line, want string) {
 	t.Helper()
+	if got := s.hears(t, line, want); got != want+"\n" {
+		t.Fatalf("after %q the program said %q, want %q", line, got, want)
+	}
+}
+
+// hears writes a line to the session's input and returns its output, which has as many lines as like.
+func (s *session) hears(t *testing.T, line string, like ...string) string {
+	t.Helper()
 	if _, err := s.g.conn.Write(agentproto.AppendData(nil, s.id, agentproto.TypeExecStdin, []byte(line+"\n"))); err != nil {
 		t.Fatal(err)
 	}
 	got := ""
-	for strings.Count(got, "\n") <= strings.Count(want, "\n") {
+	for strings.Count(got, "\n") <= strings.Count(strings.Join(like, ""), "\n") {
 		id, m := s.g.next(t)
 		switch {
 		case id != s.id:
@@ -311,7 +329,5 @@ func (s *session) says(t *testing.T, line, want string) {
 			t.Fatalf("after %q the session sent %s %q", line, m.Type, m.Payload)
 		}
 	}
-	if got != want+"\n" {
-		t.Fatalf("after %q the program said %q, want %q", line, got, want)
-	}
+	return got
 }
