@@ -47,28 +47,36 @@ type secureSite struct {
 // secure starts one in the space.
 func (s *space) secure() *secureSite {
 	s.w.t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	s.w.must(err)
-	now := time.Now()
-	ca := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "e2e"}, NotBefore: now.Add(-time.Hour), NotAfter: now.Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
-	der, err := x509.CreateCertificate(rand.Reader, ca, ca, &key.PublicKey, key)
-	s.w.must(err)
 	site := &secureSite{files: s.files, private: map[string]string{}, ca: filepath.Join(s.w.top, "ca.pem"), got: map[string]string{}}
-	s.w.write(site.ca, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})), 0o644)
-	certificate := func(h *tls.ClientHelloInfo) (*tls.Certificate, error) {
-		leaf := &x509.Certificate{SerialNumber: big.NewInt(time.Now().UnixNano()), NotBefore: now.Add(-time.Hour), NotAfter: now.Add(time.Hour),
-			DNSNames: []string{h.ServerName}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
-		der, err := x509.CreateCertificate(rand.Reader, leaf, ca, &key.PublicKey, key)
-		return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, err
-	}
-	site.web = &http.Server{Handler: site, TLSConfig: &tls.Config{GetCertificate: certificate}, ErrorLog: log.New(io.Discard, "", 0)}
-	var l net.Listener
+	site.web = &http.Server{Handler: site, TLSConfig: &tls.Config{GetCertificate: s.w.authority(site.ca)}, ErrorLog: log.New(io.Discard, "", 0)}
+	var (
+		l   net.Listener
+		err error
+	)
 	s.do(func() { l, err = net.Listen("tcp", "[::]:443") })
 	s.w.must(err)
 	go func() { _ = site.web.ServeTLS(l, "", "") }()
 	s.w.t.Cleanup(func() { _ = site.web.Close() })
 	return site
+}
+
+// authority writes a new authority into a file, and makes certificates of it for whatever name is asked for.
+func (w *world) authority(file string) func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	w.t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	w.must(err)
+	now := time.Now()
+	ca := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "e2e"}, NotBefore: now.Add(-time.Hour), NotAfter: now.Add(time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
+	der, err := x509.CreateCertificate(rand.Reader, ca, ca, &key.PublicKey, key)
+	w.must(err)
+	w.write(file, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})), 0o644)
+	return func(h *tls.ClientHelloInfo) (*tls.Certificate, error) {
+		leaf := &x509.Certificate{SerialNumber: big.NewInt(time.Now().UnixNano()), NotBefore: now.Add(-time.Hour), NotAfter: now.Add(time.Hour),
+			DNSNames: []string{h.ServerName}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
+		der, err := x509.CreateCertificate(rand.Reader, leaf, ca, &key.PublicKey, key)
+		return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, err
+	}
 }
 
 // ServeHTTP notes what came and answers with the request's protocol.

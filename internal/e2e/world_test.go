@@ -31,7 +31,7 @@ const (
 )
 
 // patience is how long any one command may take before it counts as hung.
-const patience = 60 * time.Second
+const patience = 3 * time.Minute
 
 // world is one test's MSB_HOME and who uses it.
 type world struct {

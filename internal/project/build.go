@@ -239,7 +239,7 @@ func firstLine(s string) string {
 // buildSpec is the sandbox that a build is made in.
 func (p *Project) buildSpec(name string, build sandboxfile.Build) (sandbox.Spec, error) {
 	entry := sandboxfile.Sandbox{Image: build.Image, Memory: build.Memory, CPUs: build.CPUs, Volumes: build.Volumes, Envs: build.Envs, Workdir: build.Workdir,
-		Shell: build.Shell, Network: build.Network}
+		Shell: build.Shell, Network: build.Network, RootDisk: build.RootDisk}
 	spec, err := entry.Spec(p.Name+"-build-"+name, p.rules())
 	if err != nil {
 		return spec, err

@@ -53,6 +53,8 @@ func TestConfStrict(t *testing.T) {
 		{"patch of two kinds", "patches: [{mkdir: {path: /a}, remove: {path: /b}}]\n", ConfWhole, "exactly one kind of patch"},
 		{"policy", "network: {policy: closed}\n", ConfWhole, "network.policy: want none, public or open"},
 		{"scope", "network: {scope: any}\n", ConfWhole, `network has no key "scope"`},
+		{"rules", "network: {rules: [allow@any]}\n", ConfWhole, `network has no key "rules"`},
+		{"authority", "network: {tls: {upstream_ca_cert: [a]}}\n", ConfWhole, `network has no key "tls.upstream_ca_cert"`},
 		{"pull policy", "pull_policy: sometimes\n", ConfWhole, "want missing, always, never"},
 		{"security", "security: lax\n", ConfWhole, "want default, restricted"},
 		{"size", "memory: much\n", ConfWhole, "memory: want a size"},

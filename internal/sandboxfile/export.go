@@ -156,7 +156,7 @@ func (s *Sandbox) exportNetwork(n sandbox.Network) {
 	}
 	secret := n.Secrets != nil && len(n.Secrets.Secrets) > 0 // which has TLS looked into
 	if t := n.TLS; t != nil && !(secret && reflect.DeepEqual(*t, sandbox.TLS{Enabled: true})) {
-		w.TLS = &TLS{Enabled: &t.Enabled, Bypass: t.Bypass, VerifyUpstream: t.VerifyUpstream, BlockQUIC: t.BlockQUIC}
+		w.TLS = &TLS{Enabled: &t.Enabled, Bypass: t.Bypass, VerifyUpstream: t.VerifyUpstream, BlockQUIC: t.BlockQUIC, InterceptedPorts: t.InterceptedPorts, UpstreamCACert: t.UpstreamCACert}
 	}
 	if n.TrustHostCAs {
 		w.TrustHostCAs = &n.TrustHostCAs

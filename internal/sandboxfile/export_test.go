@@ -25,7 +25,7 @@ func TestExport(t *testing.T) {
 		"scope":    "image: x\nscope: any",
 		"allow":    "image: x\nnetwork: {allow: ['example.com:tcp:443', '*.example.org'], deny: [private]}",
 		"rules":    "image: x\nnetwork: {rules: ['deny@10.0.0.0/8', 'allow@any:tcp:80,443', 'deny:any@[fd00::]/8'], default_egress: allow, default_ingress: deny}",
-		"network":  "image: x\nnetwork: {dns: {nameservers: [1.1.1.1], rebind_protection: false, query_timeout: 2s}, tls: {bypass: [a.b]}, trust_host_cas: true, max_connections: 7}",
+		"network":  "image: x\nnetwork: {dns: {nameservers: [1.1.1.1], rebind_protection: false, query_timeout: 2s}, tls: {bypass: [a.b], intercepted_ports: [8443], upstream_ca_cert: [/ca.pem]}, trust_host_cas: true, max_connections: 7}",
 		"secrets":  "image: x\nsecrets: {KEY: {allow: [a.b, '*.c.d']}, OTHER: {allow: ['*'], inject: [body], require_tls_identity: false}}",
 		"start":    "image: x\nscripts: {start: echo 1, other: \"#!/bin/x\\ny\"}",
 		"command":  "image: x\ncommand: [a, 'b c']",
@@ -80,7 +80,9 @@ func TestExportLost(t *testing.T) {
 		"network.outbound_proxy": func(s *sandbox.Spec) {
 			s.Network.OutboundProxy = &sandbox.OutboundProxy{Protocol: "socks4", Address: "127.0.0.1:1"}
 		},
-		"network.tls": func(s *sandbox.Spec) { s.Network.TLS = &sandbox.TLS{Enabled: true, InterceptedPorts: []uint16{8443}} },
+		"network.tls": func(s *sandbox.Spec) {
+			s.Network.TLS = &sandbox.TLS{Enabled: true, Cache: &sandbox.CertificateCache{Capacity: 1}}
+		},
 		"network.policy": func(s *sandbox.Spec) {
 			s.Network.Policy = &sandbox.NetworkPolicy{DefaultEgress: "deny", DefaultIngress: "allow", Rules: []sandbox.NetworkRule{{Direction: "egress", Action: "allow", Destination: sandbox.Destination{DomainSuffix: "com"}}}}
 		},

@@ -43,6 +43,9 @@ type TLS struct {
 	Bypass         []string `yaml:"bypass,omitempty"`
 	VerifyUpstream *bool    `yaml:"verify_upstream,omitempty"`
 	BlockQUIC      *bool    `yaml:"block_quic,omitempty"`
+	// Of a Sandboxfile only:
+	InterceptedPorts []uint16 `yaml:"intercepted_ports,omitempty"` // default 443
+	UpstreamCACert   []string `yaml:"upstream_ca_cert,omitempty"`  // PEM files, trusted beside this machine's
 }
 
 // networkWords are the policies that have a name.
@@ -68,7 +71,8 @@ func (w *Network) decodeNode(d *decoder, n *yaml.Node, at string) error {
 	if err := d.object(n, reflect.ValueOf((*plain)(&said)).Elem(), at); err != nil {
 		return err
 	}
-	for key, is := range map[string]bool{"scope": said.Scope != "", "rules": said.Rules != nil, "default_egress": said.DefaultEgress != "", "default_ingress": said.DefaultIngress != ""} {
+	for key, is := range map[string]bool{"scope": said.Scope != "", "rules": said.Rules != nil, "default_egress": said.DefaultEgress != "", "default_ingress": said.DefaultIngress != "",
+		"tls.intercepted_ports": said.TLS != nil && said.TLS.InterceptedPorts != nil, "tls.upstream_ca_cert": said.TLS != nil && said.TLS.UpstreamCACert != nil} {
 		if is && d.strict {
 			return d.fail(n, "%s has no key %q", orRoot(at), key)
 		}
@@ -197,7 +201,8 @@ func (w *Network) apply(n *sandbox.Network) error {
 			QueryTimeoutMS: int(w.DNS.QueryTimeout.Or(0) / time.Millisecond)}
 	}
 	if w.TLS != nil {
-		n.TLS = &sandbox.TLS{Enabled: w.TLS.Enabled == nil || *w.TLS.Enabled, Bypass: w.TLS.Bypass, VerifyUpstream: w.TLS.VerifyUpstream, BlockQUIC: w.TLS.BlockQUIC}
+		n.TLS = &sandbox.TLS{Enabled: w.TLS.Enabled == nil || *w.TLS.Enabled, Bypass: w.TLS.Bypass, VerifyUpstream: w.TLS.VerifyUpstream, BlockQUIC: w.TLS.BlockQUIC,
+			InterceptedPorts: w.TLS.InterceptedPorts, UpstreamCACert: slices.Clone(w.TLS.UpstreamCACert)}
 	}
 	if w.TrustHostCAs != nil {
 		n.TrustHostCAs = *w.TrustHostCAs

@@ -92,7 +92,8 @@ type Build struct {
 	DependsOn []string          `yaml:"depends_on,omitempty"`
 	Workdir   string            `yaml:"workdir,omitempty"`
 	Shell     string            `yaml:"shell,omitempty"`
-	User      string            `yaml:"user,omitempty"` // of the image; steps are root's
+	User      string            `yaml:"user,omitempty"`      // of the image; steps are root's
+	RootDisk  string            `yaml:"root_disk,omitempty"` // while it is built; tmpfs is faster, and takes memory
 	Steps     Steps             `yaml:"steps,omitempty"`
 	Command   []string          `yaml:"command,omitempty"` // of the image
 	Network   *Network          `yaml:"network,omitempty"` // while it is built

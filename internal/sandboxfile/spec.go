@@ -154,6 +154,17 @@ func (s Sandbox) Spec(name string, rules Rules) (spec sandbox.Spec, err error) {
 	if err := network(&spec, s); err != nil {
 		return bad("%w", err)
 	}
+	if t := spec.Network.TLS; t != nil {
+		field = "network.tls.upstream_ca_cert"
+		for i, file := range t.UpstreamCACert {
+			if rules.Confined {
+				return bad("the files of this server are not for sandboxes")
+			}
+			if t.UpstreamCACert[i], err = rules.Path(file); err != nil {
+				return bad("%w", err)
+			}
+		}
+	}
 	field = "network.ports"
 	if rules.Confined {
 		for _, p := range spec.Network.Ports {
