@@ -82,7 +82,7 @@ func (a *app) runEntry(c *cobra.Command, p *project.Project, target, exec string
 		info.Status = sandbox.Stopped
 	}
 	if len(command) == 0 {
-		if command = commandOf(info.Effective()); len(args) > 0 {
+		if command = info.Effective().Command(); len(args) > 0 {
 			command = append(slices.Clone(info.Effective().Entrypoint()), args...)
 		}
 	}
@@ -218,7 +218,7 @@ nothing but the configuration is used: neither its files nor what it depends on.
 		}
 		defer a.stopAfter(b, info)
 		if len(command) == 0 {
-			if command = commandOf(info.Spec); len(rest) > 0 {
+			if command = info.Spec.Command(); len(rest) > 0 {
 				command = append(slices.Clone(info.Spec.Entrypoint()), rest...)
 			}
 		}

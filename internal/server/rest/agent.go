@@ -25,7 +25,7 @@ const (
 // relay then ends the sessions of the client.
 func (h *Handler) agent(r *request, info sandbox.Info) (any, error) {
 	if info.Status.Terminal() {
-		return nil, &sandbox.Error{Op: "connect", Ref: info.Ref, Kind: sandbox.NotRunning, Message: "sandbox '" + string(info.Ref.Name) + "' is not running (status: " + info.Status.Title() + ")"}
+		return nil, info.NotRunning("connect")
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), relayDialed)
 	relay, err := h.backend.Dial(ctx, info.Ref)
