@@ -10,6 +10,7 @@ import (
 
 	"github.com/microsandbox-go/microsandbox/internal/agentclient"
 	"github.com/microsandbox-go/microsandbox/internal/backend/local"
+	"github.com/microsandbox-go/microsandbox/internal/guest"
 	"github.com/microsandbox-go/microsandbox/internal/runner/launch"
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
@@ -53,7 +54,7 @@ func ConnectAgentSandbox(ctx context.Context, name string) (*AgentClient, error)
 
 // ConnectAgentPath connects to an agent's relay by the path of its socket. ctx bounds the call, as do 10 s.
 func ConnectAgentPath(ctx context.Context, path string) (*AgentClient, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, connectTimeout, errConnect)
+	ctx, cancel := context.WithTimeoutCause(ctx, guest.ConnectTimeout, guest.ErrConnect)
 	defer cancel()
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "unix", path)

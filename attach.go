@@ -12,6 +12,7 @@ import (
 
 	"github.com/microsandbox-go/microsandbox/internal/agentclient"
 	"github.com/microsandbox-go/microsandbox/internal/console"
+	"github.com/microsandbox-go/microsandbox/internal/guest"
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
 
@@ -56,21 +57,14 @@ func (s *Sandbox) AttachWith(ctx context.Context, cmd string, args []string, opt
 
 // AttachDefault is Attach with the entrypoint and the command of the sandbox, or of its image. Kind: ErrNoDefaultCommand.
 func (s *Sandbox) AttachDefault(ctx context.Context, opts ...AttachOption) (int, error) {
-	code, err := s.attach(ctx, command{def: true}, opts)
+	code, err := s.attach(ctx, command{what: guest.Default}, opts)
 	return code, wrap(err)
 }
 
 // AttachShell is Attach with the sandbox's shell.
 func (s *Sandbox) AttachShell(ctx context.Context, opts ...AttachOption) (int, error) {
-	_, spec, err := s.agent(ctx)
-	if err != nil {
-		return -1, wrap(err)
-	}
-	shell := spec.Runtime.Shell
-	if shell == "" {
-		shell = sandbox.DefaultShell
-	}
-	return s.AttachWith(ctx, shell, nil, opts...)
+	code, err := s.attach(ctx, command{what: guest.Shell}, opts)
+	return code, wrap(err)
 }
 
 // defaultDetach is ctrl-].
@@ -91,7 +85,7 @@ func (s *Sandbox) attach(ctx context.Context, c command, opts []AttachOption) (i
 	if err != nil {
 		return -1, err
 	}
-	with.def = c.def
+	with.what = c.what
 	if !term.IsTerminal(int(os.Stdin.Fd())) {
 		return -1, &sandbox.Error{Op: "attach", Kind: sandbox.InvalidArgument, Message: "terminal error: the standard input is not a terminal", Hint: "use ExecStream"}
 	}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"maps"
 	"slices"
@@ -15,6 +14,7 @@ import (
 
 	"github.com/microsandbox-go/microsandbox/internal/agentclient"
 	"github.com/microsandbox-go/microsandbox/internal/agentproto"
+	"github.com/microsandbox-go/microsandbox/internal/guest"
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
 
@@ -79,8 +79,7 @@ func (o *ExecOutput) Success() bool { return o.code == 0 }
 type command struct {
 	req     agentclient.ExecRequest
 	env     []sandbox.EnvVar
-	def     bool // what the sandbox runs by itself
-	shell   bool // Cmd is for the sandbox's shell
+	what    guest.What
 	timeout time.Duration
 }
 
@@ -106,21 +105,7 @@ func commandOf(name string, args []string, opts []ExecOption) (command, ExecConf
 
 // complete adds what the sandbox's configuration says.
 func (c *command) complete(spec sandbox.Spec) error {
-	if c.def {
-		var err error
-		if c.req.Cmd, c.req.Args, err = defaultCommand(spec); err != nil {
-			return err
-		}
-	}
-	if c.shell {
-		shell := spec.Runtime.Shell
-		if shell == "" {
-			shell = sandbox.DefaultShell
-		}
-		c.req.Cmd, c.req.Args = shell, []string{"-c", c.req.Cmd}
-	}
-	c.req.Complete(spec, c.env)
-	return nil
+	return guest.Complete(&c.req, c.what, spec, c.env)
 }
 
 // Exec runs a command and returns when it has ended. An exit code other than 0 is not an error. At most 256 MiB of output are
@@ -140,7 +125,7 @@ func (s *Sandbox) Shell(ctx context.Context, line string, opts ...ExecOption) (*
 	if err != nil {
 		return nil, wrap(err)
 	}
-	c.shell = true
+	c.what = guest.Line
 	return s.collect(ctx, c)
 }
 
@@ -150,7 +135,7 @@ func (s *Sandbox) ExecDefault(ctx context.Context, opts ...ExecOption) (*ExecOut
 	if err != nil {
 		return nil, wrap(err)
 	}
-	c.def = true
+	c.what = guest.Default
 	return s.collect(ctx, c)
 }
 
@@ -199,25 +184,20 @@ func (s *Sandbox) explain(ctx context.Context, err error, timeout time.Duration)
 	switch sandbox.KindOf(err) {
 	case sandbox.ExecTimeout:
 		if timeout > 0 && ctx.Err() == nil {
-			return &Error{Kind: ErrExecTimeout, Message: fmt.Sprintf("exec timed out after %ds", timeout/time.Second), Cause: err}
+			return &Error{Kind: ErrExecTimeout, Message: guest.TimedOut(timeout).Error(), Cause: err}
 		}
-	case sandbox.NotRunning:
-		if s.isClosed() {
+	case sandbox.Cancelled:
+	default:
+		if s.isClosed() && guest.IsEnd(err) {
 			return closed()
 		}
-		wait, cancel := context.WithTimeout(context.WithoutCancel(ctx), endWait)
-		defer cancel()
-		info, rerr := s.handle.await(wait, func(i sandbox.Info) bool { return i.End != nil })
-		if rerr == nil && info.End != nil {
-			message := fmt.Sprintf("sandbox '%s' is not running (status: %s): it ended: %s", info.Ref.Name, info.Status.Title(), info.End.Reason)
-			return &Error{Kind: ErrSandboxNotRunning, Message: message, Cause: err}
+		var ended *guest.Ended
+		if errors.As(guest.Explain(ctx, err, s.handle.info, s.handle.refresh), &ended) && ended.What != "" {
+			return &Error{Kind: ErrSandboxNotRunning, Message: ended.Info.NotRunning("").Message + ": it ended: " + ended.What, Cause: err}
 		}
 	}
 	return wrap(err)
 }
-
-// endWait is how long it may take to be known how a sandbox ended.
-const endWait = 3 * time.Second
 
 func (s *Sandbox) isClosed() bool {
 	s.mu.Lock()
@@ -273,7 +253,7 @@ func (s *Sandbox) ShellStream(ctx context.Context, line string, opts ...ExecOpti
 	if err != nil {
 		return nil, wrap(err)
 	}
-	c.shell = true
+	c.what = guest.Line
 	return s.stream(ctx, c, cfg.StdinPipe)
 }
 
@@ -284,7 +264,7 @@ func (s *Sandbox) ExecDefaultStream(ctx context.Context, opts ...ExecOption) (*E
 	if err != nil {
 		return nil, wrap(err)
 	}
-	c.def = true
+	c.what = guest.Default
 	return s.stream(ctx, c, cfg.StdinPipe)
 }
 

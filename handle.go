@@ -11,6 +11,7 @@ import (
 
 	"github.com/microsandbox-go/microsandbox/internal/agentclient"
 	"github.com/microsandbox-go/microsandbox/internal/backend"
+	"github.com/microsandbox-go/microsandbox/internal/guest"
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
 
@@ -110,7 +111,7 @@ func ListSandboxesWith(ctx context.Context, opts ...ListOption) (*SandboxPage, e
 	page := &SandboxPage{}
 	for _, info := range infos {
 		h := newHandle(e, info)
-		if !after.IsZero() && !h.info.CreatedAt.Before(after) || !h.labelled(o.labels) {
+		if !after.IsZero() && !h.info.CreatedAt.Before(after) || !h.info.Spec.HasLabels(o.labels) {
 			continue
 		}
 		if len(page.Sandboxes) == o.limit {
@@ -122,15 +123,6 @@ func ListSandboxesWith(ctx context.Context, opts ...ListOption) (*SandboxPage, e
 		page.Sandboxes = append(page.Sandboxes, h)
 	}
 	return page, nil
-}
-
-func (h *SandboxHandle) labelled(want map[string]string) bool {
-	for k, v := range want {
-		if have, ok := h.info.Spec.Labels[k]; !ok || have != v {
-			return false
-		}
-	}
-	return true
 }
 
 // Name is the sandbox's name.
@@ -165,12 +157,6 @@ func (h *SandboxHandle) CreatedAt() time.Time { return h.info.CreatedAt }
 
 // UpdatedAt is when its record was last changed.
 func (h *SandboxHandle) UpdatedAt() time.Time { return h.info.UpdatedAt }
-
-// gone reports whether nothing is left of the sandbox but its record: it was ephemeral, or never became ready.
-func (h *SandboxHandle) gone() bool {
-	i := h.info
-	return i.Status.Terminal() && i.Status != sandbox.Created && (i.Spec.Lifecycle.Ephemeral || i.End != nil && i.End.Reason == sandbox.ReasonFailed)
-}
 
 // refresh is Refresh for those who wrap errors themselves.
 func (h *SandboxHandle) refresh(ctx context.Context) (sandbox.Info, error) {
@@ -233,7 +219,7 @@ func (h *SandboxHandle) start(ctx context.Context, attached bool) (*Sandbox, err
 	case info.ID != h.info.ID:
 		return nil, h.e.replaced(h.ref, h.info.ID, info.ID)
 	case info.Status.Terminal(): // an ephemeral one, which cannot be started
-		return nil, notRunning(info)
+		return nil, info.NotRunning("")
 	}
 	return newSandbox(newHandle(h.e, info), ours && attached), nil
 }
@@ -316,8 +302,7 @@ func WithDestroyTimeout(timeout time.Duration) DestroyOption {
 }
 
 func (o lifecycleOptions) stop() backend.StopOptions {
-	t := roundUp(o.timeout, time.Millisecond)
-	return backend.StopOptions{Force: o.force || t <= 0, Timeout: max(0, t)}
+	return guest.StopWithin(roundUp(o.timeout, time.Millisecond), o.force)
 }
 
 // Stop asks the sandbox to end, and kills it when it has not after 10 s (see [WithStopTimeout]). It returns when the sandbox
@@ -442,17 +427,23 @@ func (h *SandboxHandle) await(ctx context.Context, done func(sandbox.Info) bool)
 	}
 }
 
-// Restart stops the sandbox and starts it again. The returned Sandbox owns it unless [WithRestartDetached] is given.
+// Restart stops the sandbox and starts it again. The returned Sandbox owns it unless [WithRestartDetached] is given. Kind:
+// ErrInvalidArgument, for one that is ephemeral, which is left as it is.
 func (h *SandboxHandle) Restart(ctx context.Context, opts ...RestartOption) (*Sandbox, error) {
 	o := lifecycleOptions{timeout: stopTimeout}
 	for _, opt := range opts {
 		opt(&o)
 	}
-	if err := h.stop(ctx, o.stop()); err != nil {
+	info, err := h.refresh(ctx)
+	if err != nil {
 		return nil, wrap(err)
 	}
-	s, err := h.start(ctx, !o.detached)
-	return s, wrap(err)
+	var again *Sandbox
+	err = guest.Restart(ctx, h.e.manage(), info, o.stop(), func() (err error) {
+		again, err = h.start(ctx, !o.detached)
+		return err
+	})
+	return again, wrap(err)
 }
 
 // Destroy stops the sandbox and removes it.

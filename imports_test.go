@@ -26,7 +26,7 @@ var layers = []struct {
 	{"cmd/msb-runner", []string{"internal/runner", "internal/driver/gvisor", "internal/version"}},
 	{"cmd/msb-agent", []string{"internal/agent"}},
 	// edges
-	{"internal/cli", []string{"internal/agentclient", "internal/agentproto", "internal/atomicfile", "internal/backend", "internal/config", "internal/console", "internal/doctor", "internal/project", "internal/sandboxfile", "internal/server", "internal/sshserver", "internal/transfer", "internal/version", "sandbox"}},
+	{"internal/cli", []string{"internal/agentclient", "internal/agentproto", "internal/atomicfile", "internal/backend", "internal/config", "internal/console", "internal/doctor", "internal/guest", "internal/project", "internal/sandboxfile", "internal/server", "internal/sshserver", "internal/transfer", "internal/version", "sandbox"}},
 	{"internal/server", []string{"internal/agentclient", "internal/atomicfile", "internal/backend", "internal/config", "sandbox"}},
 	{"internal/server/jsonrpc", []string{"internal/agentclient", "internal/agentproto", "internal/backend", "internal/sandboxfile", "internal/server", "sandbox"}},
 	{"internal/server/mcp", []string{"internal/agentclient", "internal/backend", "internal/server", "internal/server/jsonrpc", "internal/version", "sandbox"}},
@@ -37,10 +37,11 @@ var layers = []struct {
 	{"internal/sandboxfile", []string{"internal/atomicfile", "sandbox"}},
 	{"internal/doctor", []string{"internal/cgroup", "internal/config", "sandbox"}},
 	// SDK
-	{"", []string{"internal/agentclient", "internal/agentproto", "internal/backend", "internal/backend/local", "internal/backend/remote", "internal/config", "internal/console", "internal/runner/launch", "internal/sshserver", "internal/transfer", "internal/version", "sandbox"}},
+	{"", []string{"internal/agentclient", "internal/agentproto", "internal/backend", "internal/backend/local", "internal/backend/remote", "internal/config", "internal/console", "internal/guest", "internal/runner/launch", "internal/sshserver", "internal/transfer", "internal/version", "sandbox"}},
 	{"runner", []string{"internal/config", "internal/driver/gvisor", "internal/runner"}},
 	// waist
 	{"internal/backend", []string{"sandbox"}},
+	{"internal/guest", []string{"internal/agentclient", "internal/agentproto", "internal/backend", "sandbox"}},
 	{"internal/backend/backendtest", []string{"internal/agentclient", "internal/backend", "sandbox"}},
 	{"internal/backend/local", []string{"internal/agentproto", "internal/atomicfile", "internal/backend", "internal/cgroup", "internal/config", "internal/execlog", "internal/image", "internal/metering", "internal/network/ca", "internal/runner/launch", "internal/state", "sandbox"}},
 	{"internal/backend/remote", []string{"internal/backend", "internal/cloudapi", "internal/version", "sandbox"}},
@@ -69,7 +70,7 @@ var layers = []struct {
 	{"internal/network/ca", []string{"internal/atomicfile", "sandbox"}},
 	{"internal/volumefs", []string{"internal/driver/gvisor/gofer/format", "sandbox"}},
 	// protocol
-	{"internal/sshserver", []string{"internal/agentclient", "internal/agentproto", "internal/console", "sandbox"}},
+	{"internal/sshserver", []string{"internal/agentclient", "internal/agentproto", "internal/console", "internal/version", "sandbox"}},
 	{"internal/cloudapi", []string{"sandbox"}},
 	{"internal/transfer", []string{"internal/agentclient", "internal/agentproto", "sandbox"}},
 	{"internal/agentclient", []string{"internal/agentproto", "sandbox"}},

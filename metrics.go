@@ -82,7 +82,7 @@ func (h *SandboxHandle) metrics(ctx context.Context) (sandbox.Metrics, error) {
 		return sandbox.Metrics{}, err
 	}
 	if info.Status.Terminal() {
-		return sandbox.Metrics{}, notRunning(info)
+		return sandbox.Metrics{}, info.NotRunning("")
 	}
 	return b.Metrics(ctx, h.ref)
 }

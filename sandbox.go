@@ -1,25 +1,22 @@
 package microsandbox
 
 import (
-	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"sync"
 	"time"
 
 	"github.com/microsandbox-go/microsandbox/internal/agentclient"
 	"github.com/microsandbox-go/microsandbox/internal/backend"
+	"github.com/microsandbox-go/microsandbox/internal/guest"
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
 
 // Times of contract msb-0.6 §2.1.
 const (
-	stopTimeout    = 10 * time.Second
-	killTimeout    = 5 * time.Second
-	connectTimeout = 10 * time.Second
-	replaceGrace   = 10 * time.Second
-	statusPoll     = 100 * time.Millisecond
+	stopTimeout = 10 * time.Second
+	killTimeout = 5 * time.Second
+	statusPoll  = 100 * time.Millisecond
 )
 
 // Sandbox is a sandbox that is connected to. Its methods may be called from any goroutine. Close or Detach gives it back.
@@ -29,13 +26,13 @@ type Sandbox struct {
 	mu      sync.Mutex
 	owns    bool // Close ends the sandbox
 	closed  bool
-	client  *agentclient.Client // nil before it is needed, and after it was lost
-	running sync.WaitGroup      // goroutines that belong to the connection
-	closing chan struct{}       // closed with closed
+	link    guest.Link
+	running sync.WaitGroup // goroutines that belong to the connection
+	closing chan struct{}  // closed with closed
 }
 
 func newSandbox(h *SandboxHandle, owns bool) *Sandbox {
-	return &Sandbox{handle: h, owns: owns, closing: make(chan struct{})}
+	return &Sandbox{handle: h, owns: owns, closing: make(chan struct{}), link: guest.Link{Get: h.refresh, Dial: h.dial}}
 }
 
 // CreateSandbox makes a sandbox and starts it. It returns when commands can be run in it. The sandbox ends with this process,
@@ -64,7 +61,7 @@ func create(ctx context.Context, name string, opts []SandboxOption, change func(
 	if err != nil {
 		return nil, err
 	}
-	req := backend.CreateRequest{Ref: ref, Attached: !c.Detached, Replace: c.Replace || c.ReplaceWithTimeout != nil, Grace: replaceGrace}
+	req := backend.CreateRequest{Ref: ref, Attached: !c.Detached, Replace: c.Replace || c.ReplaceWithTimeout != nil, Grace: backend.ReplaceGrace}
 	if t := c.ReplaceWithTimeout; t != nil {
 		req.Grace = max(0, roundUp(*t, time.Millisecond))
 	}
@@ -94,7 +91,7 @@ func create(ctx context.Context, name string, opts []SandboxOption, change func(
 func ConnectOrCreateSandbox(ctx context.Context, name string, opts ...SandboxOption) (*Sandbox, error) {
 	for {
 		h, err := GetSandbox(ctx, name)
-		if err == nil && !h.gone() {
+		if err == nil && !h.info.Gone() {
 			s, err := h.connectOrStart(ctx, false)
 			if IsKind(err, ErrSandboxReplaced) || IsKind(err, ErrSandboxNotFound) {
 				continue // it was removed meanwhile
@@ -210,12 +207,8 @@ func (s *Sandbox) release() (owns bool, err error) {
 	}
 	s.closed = true
 	close(s.closing)
-	client := s.client
-	s.client = nil
 	s.mu.Unlock()
-	if client != nil {
-		_ = client.Close()
-	}
+	_ = s.link.Close()
 	s.running.Wait()
 	return s.owns, nil
 }
@@ -223,52 +216,17 @@ func (s *Sandbox) release() (owns bool, err error) {
 // agent returns the connection to the guest, which all that is done with the Sandbox shares, and the sandbox's present
 // configuration. Kinds: InvalidHandle, NotFound, Replaced, NotRunning.
 func (s *Sandbox) agent(ctx context.Context) (*agentclient.Client, sandbox.Spec, error) {
-	info, err := s.handle.e.get(ctx, s.handle.ref, s.handle.info.ID)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	switch {
-	case s.closed:
-		return nil, sandbox.Spec{}, closed()
-	case err != nil:
-		return nil, sandbox.Spec{}, err
-	case info.Status != sandbox.Running && info.Status != sandbox.Draining:
-		return nil, sandbox.Spec{}, notRunning(info)
+	client, spec, err := s.link.Agent(ctx)
+	if err == guest.ErrClosed {
+		err = closed()
 	}
-	if s.client != nil {
-		select {
-		case <-s.client.Done(): // the sandbox was started again since
-			_ = s.client.Close()
-			s.client = nil
-		default:
-			return s.client, info.Effective(), nil
-		}
-	}
-	if s.client, err = s.handle.dial(ctx); err != nil {
-		return nil, sandbox.Spec{}, err
-	}
-	return s.client, info.Effective(), nil
-}
-
-func notRunning(info sandbox.Info) error {
-	return &sandbox.Error{Ref: info.Ref, Kind: sandbox.NotRunning, Message: fmt.Sprintf("sandbox '%s' is not running (status: %s)", info.Ref.Name, info.Status.Title())}
+	return client, spec, err
 }
 
 // dial connects to the agent of a sandbox that runs.
 func (h *SandboxHandle) dial(ctx context.Context) (*agentclient.Client, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, connectTimeout, errConnect)
-	defer cancel()
-	conn, err := h.e.manage().Dial(ctx, h.ref)
-	if err != nil {
-		return nil, err
-	}
-	client, err := agentclient.Connect(ctx, conn)
-	if err != nil && context.Cause(ctx) == errConnect {
-		return nil, &sandbox.Error{Op: "connect", Ref: h.ref, Kind: sandbox.Runtime, Message: errConnect.Error()}
-	}
-	return client, err
+	return guest.Connect(ctx, h.e.manage(), h.ref)
 }
-
-var errConnect = fmt.Errorf("the sandbox's agent did not answer within %v", connectTimeout)
 
 // The rest is what a SandboxHandle can do, too.
 
@@ -363,13 +321,4 @@ func touch(ctx context.Context, name string, client *agentclient.Client) (*Sandb
 		return nil, wrap(err)
 	}
 	return &SandboxTouchResult{Name: name, ActivitySeq: seq}, nil
-}
-
-// defaultCommand is what ExecDefault runs. Kind: NoDefaultCommand.
-func defaultCommand(spec sandbox.Spec) (string, []string, error) {
-	words := append(append([]string{}, spec.Entrypoint()...), spec.Runtime.Cmd...)
-	if len(words) == 0 || words[0] == "" {
-		return "", nil, &sandbox.Error{Op: "exec", Kind: sandbox.NoDefaultCommand, Message: fmt.Sprintf("the image %q has no command of its own", cmp.Or(spec.Image.String(), "?"))}
-	}
-	return words[0], words[1:], nil
 }

@@ -32,19 +32,15 @@ func (c *SandboxConfig) spec(set config.File) (sandbox.Spec, error) {
 		Resources: sandbox.Resources{CPUs: int(c.CPUs), MaxCPUs: int(c.MaxCPUs), MemoryMiB: int(c.MemoryMiB), MaxMemoryMiB: int(c.MaxMemoryMiB),
 			CPUPlacement: string(c.CPUPlacement)},
 		Runtime: sandbox.RuntimeOptions{Workdir: c.Workdir, Shell: c.Shell, Scripts: maps.Clone(c.Scripts), Entrypoint: slices.Clone(c.Entrypoint), Cmd: slices.Clone(c.Cmd),
-			Hostname: c.Hostname, User: c.User, LogLevel: cmp.Or(string(c.LogLevel), set.LogLevel)},
+			Hostname: c.Hostname, User: c.User, LogLevel: string(c.LogLevel)},
 		Labels:            maps.Clone(c.Labels),
 		SecurityProfile:   string(c.SecurityProfile),
 		DeploymentProfile: strings.ReplaceAll(string(c.DeploymentProfile), "-", "_"),
-		Lifecycle:         sandbox.Lifecycle{Ephemeral: c.Ephemeral, MaxDurationSecs: wholeSeconds(c.MaxDuration), IdleTimeoutSecs: wholeSeconds(c.IdleTimeout)},
+		Lifecycle:         sandbox.Lifecycle{Ephemeral: c.Ephemeral, MaxDurationSecs: sandbox.WholeSeconds(c.MaxDuration), IdleTimeoutSecs: sandbox.WholeSeconds(c.IdleTimeout)},
 	}
 	if c.QuietLogs {
 		s.Runtime.LogLevel = string(LogLevelError)
 	}
-	if set.DeploymentProfile == sandbox.MultiTenant { // the least that all get
-		s.DeploymentProfile = sandbox.MultiTenant
-	}
-	set.Defaults.Apply(&s)
 	for _, key := range slices.Sorted(maps.Keys(c.Env)) {
 		s.Env = append(s.Env, sandbox.EnvVar{Key: key, Value: c.Env[key]})
 	}
@@ -72,21 +68,11 @@ func (c *SandboxConfig) spec(set config.File) (sandbox.Spec, error) {
 	if s.Network, err = c.network(); err != nil {
 		return s, err
 	}
-	// The image may still add to it: the defaults that depend on that are the backend's.
-	return s, s.WithDefaults().Validate()
+	return s, set.Complete(&s)
 }
 
 func badConfig(format string, args ...any) error {
 	return &sandbox.Error{Op: "create", Kind: sandbox.InvalidConfig, Message: fmt.Sprintf(format, args...)}
-}
-
-// wholeSeconds rounds up; nil is no limit.
-func wholeSeconds(d time.Duration) *int {
-	if d <= 0 {
-		return nil
-	}
-	n := int(roundUp(d, time.Second) / time.Second)
-	return &n
 }
 
 // roundUp rounds a duration up to a multiple of unit.
@@ -124,19 +110,15 @@ func (c *SandboxConfig) image() (sandbox.Image, error) {
 		return img, badConfig("a sandbox needs an image: see WithImage")
 	case c.Image != "" && c.ImageBind != "":
 		return img, badConfig("WithImage and WithBindRootfs exclude each other")
-	case c.ImageBind != "" || sandbox.IsHostPath(c.Image):
-		path := cmp.Or(c.ImageBind, c.Image)
-		switch ext := filepath.Ext(path); ext {
-		case ".qcow2", ".raw", ".vmdk":
-			return img, &sandbox.Error{Op: "create", Kind: sandbox.Unsupported, Message: "a disk image (" + ext + ") as the root is not supported: " + needsVM}
-		}
-		abs, err := filepath.Abs(path)
-		if err != nil {
-			return img, &sandbox.Error{Op: "create", Kind: sandbox.IO, Message: "find " + path, Err: err}
-		}
-		img.Bind = &sandbox.BindImage{Path: abs}
-	default:
-		img.OCI = &sandbox.OCIImage{Reference: c.Image}
+	}
+	var err error
+	if c.ImageBind != "" {
+		img, err = config.DirectoryOf(c.ImageBind)
+	} else {
+		img, err = config.ImageOf(c.Image)
+	}
+	if err != nil {
+		return img, err
 	}
 	disk := c.RootDisk
 	if c.OCIUpperSizeMiB > 0 {

@@ -9,7 +9,6 @@ import (
 	"net"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"sync"
 	"syscall"
 	"time"
@@ -18,10 +17,8 @@ import (
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/sys/unix"
 
-	"github.com/microsandbox-go/microsandbox/internal/agentclient"
 	"github.com/microsandbox-go/microsandbox/internal/console"
 	"github.com/microsandbox-go/microsandbox/internal/sshserver"
-	"github.com/microsandbox-go/microsandbox/internal/version"
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
 
@@ -93,8 +90,8 @@ func (o *SandboxSSHOps) server(opt sshOptions) (*sshserver.Server, error) {
 	if err := sandbox.ValidateUser(opt.user); err != nil {
 		return nil, err
 	}
-	return &sshserver.Server{User: opt.user, NoSFTP: opt.noSFTP, Inactivity: idle, Version: "microsandbox_" + version.Version,
-		Agent: func(ctx context.Context) (*agentclient.Client, sandbox.Spec, error) { return o.s.agent(ctx) }}, nil
+	return &sshserver.Server{User: opt.user, NoSFTP: opt.noSFTP, Inactivity: idle,
+		Agent: o.s.agent}, nil
 }
 
 // OpenClient connects by SSH within this process. Kind: ErrSandboxNotRunning.
@@ -477,8 +474,7 @@ func (f *SFTPClient) Close(ctx context.Context) error {
 
 // PrepareServer returns a server for clients of other processes, who prove who they are by the keys of a file.
 func (o *SandboxSSHOps) PrepareServer(ctx context.Context, opts ...SSHServerOption) (*SSHServer, error) {
-	dir := filepath.Join(o.s.handle.e.set.Home, "ssh")
-	opt := sshOptions{hostKey: filepath.Join(dir, sshserver.HostKeyFile), authorizedKeys: filepath.Join(dir, sshserver.AuthorizedFile)}
+	var opt sshOptions
 	for _, f := range opts {
 		f(&opt)
 	}
@@ -487,12 +483,11 @@ func (o *SandboxSSHOps) PrepareServer(ctx context.Context, opts ...SSHServerOpti
 		_, _, err = o.s.agent(ctx)
 	}
 	if err == nil {
-		server.HostKey, err = sshserver.HostKey(opt.hostKey)
+		err = server.Open(o.s.handle.e.set.Home, opt.hostKey, opt.authorizedKeys)
 	}
 	if err != nil {
 		return nil, wrap(err)
 	}
-	server.Authorized = sshserver.Authorized(opt.authorizedKeys)
 	life, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	return &SSHServer{server: server, life: life, cancel: cancel}, nil
 }

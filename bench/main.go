@@ -16,6 +16,7 @@ import (
 
 var benches = map[string]func(options) error{
 	"coldstart": coldstart,
+	"exec":      commands,
 	"images":    images,
 	"disk":      disk,
 	"density":   density,

@@ -34,6 +34,16 @@ func (i Info) Effective() Spec {
 	return i.Spec
 }
 
+// NotRunning is the error of what takes a sandbox that runs (contract msb-0.6 §2.10).
+func (i Info) NotRunning(op string) *Error {
+	return &Error{Op: op, Ref: i.Ref, Kind: NotRunning, Message: "sandbox '" + string(i.Ref.Name) + "' is not running (status: " + i.Status.Title() + ")"}
+}
+
+// Gone reports whether nothing is left of a sandbox but its record: it was ephemeral, or never became ready.
+func (i Info) Gone() bool {
+	return i.Status.Terminal() && i.Status != Created && (i.Spec.Lifecycle.Ephemeral || !i.Booted && i.End != nil && i.End.Reason == ReasonFailed)
+}
+
 // Confinement says what keeps a sandbox within its bounds, in honest words.
 type Confinement struct {
 	Driver  string `json:"driver"`  // "gvisor": a user-space kernel, not a VM

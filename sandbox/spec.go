@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"cmp"
 	"slices"
 	"time"
 )
@@ -135,6 +136,36 @@ func (s Spec) Entrypoint() []string {
 		return nil
 	}
 	return s.Runtime.Entrypoint
+}
+
+// Command is what the sandbox runs by itself, or would: nothing, if neither it nor its image says.
+func (s Spec) Command() []string {
+	return append(append([]string{}, s.Entrypoint()...), s.Runtime.Cmd...)
+}
+
+// Shell is the shell of interactive sessions and scripts.
+func (s Spec) Shell() string { return cmp.Or(s.Runtime.Shell, DefaultShell) }
+
+// HasLabels reports whether the sandbox has all of these labels.
+func (s Spec) HasLabels(want map[string]string) bool {
+	for k, v := range want {
+		if have, ok := s.Labels[k]; !ok || have != v {
+			return false
+		}
+	}
+	return true
+}
+
+// WholeSeconds is a bound of [Lifecycle], rounded up; nil is no limit.
+func WholeSeconds(d time.Duration) *int {
+	if d <= 0 {
+		return nil
+	}
+	n := int(d / time.Second)
+	if d%time.Second > 0 {
+		n++
+	}
+	return &n
 }
 
 // IsInit reports whether an entrypoint begins with one of KnownInits.

@@ -19,6 +19,9 @@ const (
 // Terminal reports whether a sandbox in this state has no processes.
 func (s Status) Terminal() bool { return s == Created || s == Stopped || s == Crashed }
 
+// Reachable reports whether a sandbox in this state has an agent that takes requests.
+func (s Status) Reachable() bool { return s == Running || s == Draining }
+
 // Title is the state as the CLI's JSON and tables print it: "Running".
 func (s Status) Title() string {
 	if s == "" {

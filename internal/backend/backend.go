@@ -58,6 +58,9 @@ type CreateRequest struct {
 	Progress func(Event)
 }
 
+// ReplaceGrace is how long what is replaced gets to end by default (contract msb-0.6 §2.1).
+const ReplaceGrace = 10 * time.Second
+
 // StartOptions say how to start a sandbox that is there.
 type StartOptions struct {
 	// Attached sandboxes end with the process that started them.

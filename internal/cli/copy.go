@@ -11,6 +11,7 @@ import (
 
 	"github.com/microsandbox-go/microsandbox/internal/agentclient"
 	"github.com/microsandbox-go/microsandbox/internal/backend"
+	"github.com/microsandbox-go/microsandbox/internal/guest"
 	"github.com/microsandbox-go/microsandbox/internal/transfer"
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
@@ -141,14 +142,11 @@ func (e *endpoint) connect(ctx context.Context, b backend.Backend) error {
 		return err
 	}
 	if e.info.Status.Terminal() {
-		return &sandbox.Error{Op: "copy", Ref: e.ref, Kind: sandbox.NotRunning, Hint: "start it with: msb start " + string(e.ref.Name),
-			Message: fmt.Sprintf("sandbox '%s' is not running (status: %s)", e.ref.Name, e.info.Status.Title())}
+		stopped := e.info.NotRunning("copy")
+		stopped.Hint = "start it with: msb start " + string(e.ref.Name)
+		return stopped
 	}
-	conn, err := b.Dial(ctx, e.ref)
-	if err != nil {
-		return err
-	}
-	e.client, err = agentclient.Connect(ctx, conn)
+	e.client, err = guest.Connect(ctx, b, e.ref)
 	return err
 }
 

@@ -75,7 +75,7 @@ func inspectText(i sandbox.Info, st style) string {
 	line("Status", "%s", i.Status.Title())
 	line("Image", "%s", imageOf(s))
 	line("Digest", "%s", s.ManifestDigest)
-	line("Command", "%s", quoteWords(commandOf(s)))
+	line("Command", "%s", quoteWords(s.Command()))
 	line("CPUs", "%d", s.Resources.CPUs)
 	line("Memory", "%s", mebibytes(s.Resources.MemoryMiB))
 	line("Workdir", "%s", s.Runtime.Workdir)

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +12,7 @@ import (
 	"github.com/microsandbox-go/microsandbox/internal/agentclient"
 	"github.com/microsandbox-go/microsandbox/internal/backend"
 	"github.com/microsandbox-go/microsandbox/internal/console"
+	"github.com/microsandbox-go/microsandbox/internal/guest"
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
 
@@ -35,16 +35,11 @@ func (a *app) jobOf(e *execFlags, detachKeys []byte, command []string, env []san
 
 // complete adds what the sandbox's spec says; the side that runs commands has to (contract msb-0.6 §2.4).
 func (j *job) complete(spec sandbox.Spec) error {
-	r := &j.req
-	if r.Cmd == "" && r.TTY {
-		r.Cmd = cmp.Or(spec.Runtime.Shell, sandbox.DefaultShell)
+	what := guest.Given
+	if j.req.Cmd == "" && j.req.TTY {
+		what = guest.Shell
 	}
-	if r.Cmd == "" && len(r.Args) == 0 {
-		return &sandbox.Error{Op: "run", Kind: sandbox.NoDefaultCommand, Message: fmt.Sprintf("the image %q has no command of its own", imageOf(spec)),
-			Hint: "give one after --, or use -t for a shell"}
-	}
-	r.Complete(spec, j.env)
-	return nil
+	return guest.Complete(&j.req, what, spec, j.env)
 }
 
 // execIn runs the job in a running sandbox. Its error is an exitCode unless something failed.
@@ -59,11 +54,7 @@ func (a *app) execIn(s *signals, b backend.Backend, info sandbox.Info, j job) er
 // connect reaches the agent of a running sandbox.
 func (a *app) connect(s *signals, b backend.Backend, info sandbox.Info) (*agentclient.Client, error) {
 	begin := time.Now()
-	conn, err := b.Dial(s.ctx, info.Ref)
-	if err != nil {
-		return nil, s.explain(err)
-	}
-	client, err := agentclient.Connect(s.ctx, conn)
+	client, err := guest.Connect(s.ctx, b, info.Ref)
 	if err != nil {
 		return nil, a.explainEnd(s, b, info, err)
 	}
@@ -163,18 +154,10 @@ func endedBy(ctx context.Context, j job, err error) error {
 	case errDetached:
 		return exitCode(exitDetached)
 	case errTimedOut:
-		return &sandbox.Error{Op: "exec", Kind: sandbox.ExecTimeout, Message: "exec timed out after " + seconds(j.timeout)}
+		return guest.TimedOut(j.timeout)
 	default:
 		return cause
 	}
-}
-
-// seconds is a duration as the contract's messages have it.
-func seconds(d time.Duration) string {
-	if d%time.Second != 0 {
-		return d.String()
-	}
-	return fmt.Sprintf("%ds", d/time.Second)
 }
 
 // stdin is what the command gets to read, nil for nothing. detached is called when the detach keys were typed.

@@ -69,20 +69,11 @@ func (a *app) find(ctx context.Context, labels map[string]string, keep func(sand
 	}
 	var found []sandbox.Info
 	for _, i := range infos {
-		if keep(i) && hasLabels(i.Spec, labels) {
+		if keep(i) && i.Spec.HasLabels(labels) {
 			found = append(found, i)
 		}
 	}
 	return found, nil
-}
-
-func hasLabels(s sandbox.Spec, want map[string]string) bool {
-	for k, v := range want {
-		if have, ok := s.Labels[k]; !ok || have != v {
-			return false
-		}
-	}
-	return true
 }
 
 func (a *app) printNames(infos []sandbox.Info) error {

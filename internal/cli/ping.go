@@ -9,6 +9,7 @@ import (
 
 	"github.com/microsandbox-go/microsandbox/internal/agentclient"
 	"github.com/microsandbox-go/microsandbox/internal/backend"
+	"github.com/microsandbox-go/microsandbox/internal/guest"
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
 
@@ -80,11 +81,7 @@ func (a *app) touchCommand() *cobra.Command {
 func withAgent(ctx context.Context, b backend.Backend, ref sandbox.Ref, do func(context.Context, *agentclient.Client) error) error {
 	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
 	defer cancel()
-	conn, err := b.Dial(ctx, ref)
-	if err != nil {
-		return err
-	}
-	agent, err := agentclient.Connect(ctx, conn)
+	agent, err := guest.Connect(ctx, b, ref)
 	if err == nil {
 		defer agent.Close()
 		err = do(ctx, agent)

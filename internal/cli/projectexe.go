@@ -115,7 +115,7 @@ nothing but the configuration is used: neither its files nor what it depends on.
 		}
 		defer a.stopAfter(b, info)
 		if len(command) == 0 {
-			if command = commandOf(info.Spec); len(rest) > 0 {
+			if command = info.Spec.Command(); len(rest) > 0 {
 				command = append(slices.Clone(info.Spec.Entrypoint()), rest...)
 			}
 		}

@@ -77,7 +77,7 @@ func (a *app) runEntry(c *cobra.Command, p *project.Project, target, exec string
 		info.Status = sandbox.Stopped
 	}
 	if len(command) == 0 {
-		if command = commandOf(info.Effective()); len(args) > 0 {
+		if command = info.Effective().Command(); len(args) > 0 {
 			command = append(slices.Clone(info.Effective().Entrypoint()), args...)
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/microsandbox-go/microsandbox/internal/agentproto"
+	"github.com/microsandbox-go/microsandbox/internal/guest"
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
 
@@ -169,7 +170,7 @@ func TestWords(t *testing.T) {
 		}
 	}
 	for d, want := range map[time.Duration]string{time.Second: "1s", 5 * time.Minute: "300s", 1500 * time.Millisecond: "1.5s", 300 * time.Millisecond: "300ms"} {
-		if got := seconds(d); got != want {
+		if got := guest.Seconds(d); got != want {
 			t.Errorf("seconds(%v) = %s, want %s", d, got, want)
 		}
 	}

@@ -154,7 +154,7 @@ func (a *app) run(c *cobra.Command, r *runFlags, image, command []string) error 
 	if !generated && !r.replace {
 		info, err := b.Get(s.ctx, ref)
 		switch {
-		case err == nil && !gone(info):
+		case err == nil && !info.Gone():
 			return s.explain(a.reuse(s, b, r, info, command))
 		case err != nil && sandbox.KindOf(err) != sandbox.NotFound:
 			return s.explain(err)
@@ -166,11 +166,6 @@ func (a *app) run(c *cobra.Command, r *runFlags, image, command []string) error 
 		return s.explain(a.runDetached(s.ctx, b, r, req))
 	}
 	return a.runAttached(s, b, r, req)
-}
-
-// gone reports whether nothing is left of a sandbox but its record: it was ephemeral, or never became ready.
-func gone(i sandbox.Info) bool {
-	return i.Status.Terminal() && (i.Spec.Lifecycle.Ephemeral || !i.Booted && i.End != nil && i.End.Reason == sandbox.ReasonFailed)
 }
 
 // reuse runs the command in a sandbox that is there already, and leaves it as it was: started if it was stopped, for the time
@@ -188,7 +183,7 @@ func (a *app) reuse(s *signals, b backend.Backend, r *runFlags, info sandbox.Inf
 			"to make it anew, add --replace")
 	}
 	if len(command) == 0 {
-		command = commandOf(info.Effective())
+		command = info.Effective().Command()
 	} else {
 		command = append(slices.Clone(info.Effective().Entrypoint()), command...)
 	}
@@ -199,8 +194,7 @@ func (a *app) reuse(s *signals, b backend.Backend, r *runFlags, info sandbox.Inf
 func (a *app) execStarted(s *signals, b backend.Backend, info sandbox.Info, quiet bool, j job) error {
 	if info.Status != sandbox.Stopped && info.Status != sandbox.Crashed {
 		if info.Status != sandbox.Running {
-			return &sandbox.Error{Op: "exec", Ref: info.Ref, Kind: sandbox.NotRunning,
-				Message: fmt.Sprintf("sandbox '%s' is not running (status: %s)", info.Ref.Name, info.Status.Title())}
+			return info.NotRunning("exec")
 		}
 		client, err := a.connect(s, b, info)
 		if err == nil {
@@ -256,7 +250,7 @@ func (a *app) runAttached(s *signals, b backend.Backend, r *runFlags, req backen
 		return s.explain(err)
 	}
 	defer a.stopAfter(b, info)
-	return a.execIn(s, b, info, a.jobOf(&r.execFlags, r.detachKeys, commandOf(info.Spec), nil, "", ""))
+	return a.execIn(s, b, info, a.jobOf(&r.execFlags, r.detachKeys, info.Spec.Command(), nil, "", ""))
 }
 
 // teardown is how long the end of a sandbox may take before it is said that it did not end.

@@ -1,12 +1,10 @@
 package cli
 
 import (
-	"cmp"
 	"fmt"
 	"io"
 	"maps"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -148,11 +146,8 @@ func (s *sandboxFlags) grace() time.Duration {
 	if s.graceGiven {
 		return s.replaceGrace
 	}
-	return replaceGrace
+	return backend.ReplaceGrace
 }
-
-// replaceGrace is the default of --replace-with-timeout (contract msb-0.6 §2.1).
-const replaceGrace = 10 * time.Second
 
 func (s *sandboxFlags) initOf() *sandbox.Init {
 	if s.init == nil {
@@ -177,29 +172,12 @@ func (s *sandboxFlags) given() (names []string) {
 	return names
 }
 
-// parseImage reads the argument IMAGE: a path when it begins with /, ./ or ../, else a reference (contract msb-0.6 §1.2).
-func parseImage(arg string) (sandbox.Image, error) {
-	if arg != "." && arg != ".." && !strings.HasPrefix(arg, "/") && !strings.HasPrefix(arg, "./") && !strings.HasPrefix(arg, "../") {
-		return sandbox.Image{OCI: &sandbox.OCIImage{Reference: arg}}, nil
-	}
-	switch ext := filepath.Ext(arg); ext {
-	case ".qcow2", ".raw", ".vmdk":
-		return sandbox.Image{}, &sandbox.Error{Kind: sandbox.Unsupported, Message: "a disk image (" + ext + ") as the root is not supported: " + needsVM,
-			Hint: "use a directory, a tar or an image from a registry"}
-	}
-	path, err := filepath.Abs(arg)
-	if err != nil {
-		return sandbox.Image{}, &sandbox.Error{Op: "run", Kind: sandbox.IO, Message: "find " + arg, Err: err}
-	}
-	return sandbox.Image{Bind: &sandbox.BindImage{Path: path}}, nil
-}
-
 // spec is what the flags ask for, and what they leave to config.json, checked.
 func (s *sandboxFlags) spec(set config.File, name sandbox.Name, arg string) (sandbox.Spec, error) {
 	var image sandbox.Image
 	if arg != "" {
 		var err error
-		if image, err = parseImage(arg); err != nil {
+		if image, err = config.ImageOf(arg); err != nil {
 			return sandbox.Spec{}, err
 		}
 	}
@@ -210,7 +188,7 @@ func (s *sandboxFlags) spec(set config.File, name sandbox.Name, arg string) (san
 		Name:              name,
 		Image:             image,
 		Resources:         sandbox.Resources{CPUs: s.cpus, MaxCPUs: s.maxCPUs, MemoryMiB: s.memory, MaxMemoryMiB: s.maxMemory, CPUPlacement: s.placement},
-		Runtime:           sandbox.RuntimeOptions{Workdir: s.workdir, Shell: s.shell, Entrypoint: s.entrypoint, Hostname: s.hostname, User: s.user, LogLevel: cmp.Or(s.logLevel, set.LogLevel)},
+		Runtime:           sandbox.RuntimeOptions{Workdir: s.workdir, Shell: s.shell, Entrypoint: s.entrypoint, Hostname: s.hostname, User: s.user, LogLevel: s.logLevel},
 		Env:               s.env,
 		Labels:            maps.Clone(s.labels),
 		Mounts:            append(slices.Clone(s.tmpfs), s.root.mounts...),
@@ -227,7 +205,7 @@ func (s *sandboxFlags) spec(set config.File, name sandbox.Name, arg string) (san
 	if spec.Runtime.Scripts, err = s.scriptFiles(); err != nil {
 		return sandbox.Spec{}, err
 	}
-	spec.Lifecycle.MaxDurationSecs, spec.Lifecycle.IdleTimeoutSecs = wholeSeconds(s.maxDuration), wholeSeconds(s.idleTimeout)
+	spec.Lifecycle.MaxDurationSecs, spec.Lifecycle.IdleTimeoutSecs = sandbox.WholeSeconds(s.maxDuration), sandbox.WholeSeconds(s.idleTimeout)
 	if s.registry, err = s.conf.fill(&spec); err != nil {
 		return sandbox.Spec{}, err
 	}
@@ -237,27 +215,13 @@ func (s *sandboxFlags) spec(set config.File, name sandbox.Name, arg string) (san
 	if s.rootDisk.Kind != "" {
 		spec.Image = spec.Image.WithDisk(s.rootDisk)
 	}
-	if set.DeploymentProfile == sandbox.MultiTenant { // the least that all get
-		spec.DeploymentProfile = sandbox.MultiTenant
-	}
-	set.Defaults.Apply(&spec)
 	switch s.pull {
 	case "always":
 		spec.PullPolicy = sandbox.PullAlways
 	case "never":
 		spec.PullPolicy = sandbox.PullNever
 	}
-	// The image may still add to it: the defaults that depend on that are the backend's.
-	return spec, spec.WithDefaults().Validate()
-}
-
-// wholeSeconds rounds up; nil is no limit.
-func wholeSeconds(d time.Duration) *int {
-	if d == 0 {
-		return nil
-	}
-	n := int((d + time.Second - 1) / time.Second)
-	return &n
+	return spec, set.Complete(&spec)
 }
 
 func (s *sandboxFlags) scriptFiles() (map[string]string, error) {

@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -17,9 +16,8 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/microsandbox-go/microsandbox/internal/agentclient"
-	"github.com/microsandbox-go/microsandbox/internal/backend"
+	"github.com/microsandbox-go/microsandbox/internal/guest"
 	"github.com/microsandbox-go/microsandbox/internal/sshserver"
-	"github.com/microsandbox-go/microsandbox/internal/version"
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
 
@@ -141,23 +139,23 @@ ssh -o 'ProxyCommand=msb ssh serve --stdio work' root@work`},
 		if err != nil {
 			return err
 		}
-		guest := &guest{b: b, info: info}
-		defer guest.close()
+		link := &guest.Link{Get: func(ctx context.Context) (sandbox.Info, error) { return b.Get(ctx, info.Ref) },
+			Dial: func(ctx context.Context) (*agentclient.Client, error) { return guest.Connect(ctx, b, info.Ref) }}
+		defer link.Close()
 		s := a.catchSignals(c.Context())
 		defer s.stop()
-		if _, _, err := guest.agent(s.ctx); err != nil {
+		if _, _, err := link.Agent(s.ctx); err != nil {
 			return s.explain(err)
 		}
-		server := &sshserver.Server{Agent: guest.agent, Inactivity: timeout, Version: "microsandbox_" + version.Version,
-			Authorized: sshserver.Authorized(filepath.Join(set.Home, "ssh", sshserver.AuthorizedFile))}
-		if server.HostKey, err = sshserver.HostKey(filepath.Join(set.Home, "ssh", sshserver.HostKeyFile)); err != nil {
+		server := sshserver.Server{Agent: link.Agent, Inactivity: timeout}
+		if err := server.Open(set.Home, "", ""); err != nil {
 			return err
 		}
 		if stdio {
 			err := server.Serve(s.ctx, sshserver.Stdio(a.in, a.out))
 			return s.explain(err)
 		}
-		return s.explain(a.serveSSH(s.ctx, server, net.JoinHostPort(host, strconv.Itoa(port)), info))
+		return s.explain(a.serveSSH(s.ctx, &server, net.JoinHostPort(host, strconv.Itoa(port)), info))
 	}
 	return c
 }
@@ -186,47 +184,6 @@ func (a *app) serveSSH(ctx context.Context, server *sshserver.Server, address st
 				a.warn(fmt.Sprintf("%s: %v", conn.RemoteAddr(), err))
 			}
 		})
-	}
-}
-
-// guest is a connection to a sandbox's agent that is made again when the sandbox was started again.
-type guest struct {
-	b    backend.Backend
-	info sandbox.Info
-
-	mu     sync.Mutex
-	client *agentclient.Client
-}
-
-func (g *guest) agent(ctx context.Context) (*agentclient.Client, sandbox.Spec, error) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	info, err := g.b.Get(ctx, g.info.Ref)
-	if err != nil {
-		return nil, sandbox.Spec{}, err
-	}
-	if g.client != nil {
-		select {
-		case <-g.client.Done():
-			g.client.Close()
-			g.client = nil
-		default:
-			return g.client, info.Effective(), nil
-		}
-	}
-	conn, err := g.b.Dial(ctx, g.info.Ref)
-	if err != nil {
-		return nil, sandbox.Spec{}, err
-	}
-	g.client, err = agentclient.Connect(ctx, conn)
-	return g.client, info.Effective(), err
-}
-
-func (g *guest) close() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.client != nil {
-		g.client.Close()
 	}
 }
 
@@ -266,7 +223,7 @@ func (a *app) sshAuthorizeCommand() *cobra.Command {
 		if err != nil {
 			return &sandbox.Error{Op: "ssh", Kind: sandbox.IO, Message: "read the key", Err: err}
 		}
-		all, added, err := sshserver.Authorize(filepath.Join(set.Home, "ssh", sshserver.AuthorizedFile), data)
+		all, added, err := sshserver.Authorize(sshserver.AuthorizedPath(set.Home), data)
 		if err != nil {
 			return err
 		}

@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/microsandbox-go/microsandbox/internal/backend"
+	"github.com/microsandbox-go/microsandbox/internal/guest"
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
 
@@ -54,15 +55,8 @@ msb restart -f --label team=ml`},
 			if err != nil {
 				return err
 			}
-			if info.Spec.Lifecycle.Ephemeral {
-				return &sandbox.Error{Op: "restart", Ref: ref, Kind: sandbox.InvalidArgument, Message: "sandbox '" + string(ref.Name) + "' is ephemeral: nothing of it would be left to start",
-					Hint: "make one that is kept with: msb create --name NAME IMAGE"}
-			}
 			a.spinFor(s.quiet, "Stopping "+string(ref.Name))
-			if err := b.Stop(ctx, ref, s.options()); err != nil && sandbox.KindOf(err) != sandbox.NotRunning {
-				return err
-			}
-			return a.start(ctx, b, ref, s.quiet, "Restarted")
+			return guest.Restart(ctx, b, info, s.options(), func() error { return a.start(ctx, b, ref, s.quiet, "Restarted") })
 		})
 	}
 	return c

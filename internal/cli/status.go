@@ -73,7 +73,7 @@ two seconds until ctrl-C, unless --all is given.`,
 
 func statusRow(i sandbox.Info) []string {
 	r := i.Spec.Resources
-	return []string{string(i.Ref.Name), imageOf(i.Spec), shorten(quoteWords(commandOf(i.Spec)), 40), upTo(strconv.Itoa(r.CPUs), strconv.Itoa(r.MaxCPUs)),
+	return []string{string(i.Ref.Name), imageOf(i.Spec), shorten(quoteWords(i.Spec.Command()), 40), upTo(strconv.Itoa(r.CPUs), strconv.Itoa(r.MaxCPUs)),
 		upTo(mebibytes(r.MemoryMiB), mebibytes(r.MaxMemoryMiB)), i.Status.Title(), strings.Join(portsOf(i), ", ")}
 }
 
@@ -92,11 +92,6 @@ func upTo(now, most string) string {
 		return now
 	}
 	return now + " / " + most
-}
-
-// commandOf is what the sandbox runs by itself, or would.
-func commandOf(s sandbox.Spec) []string {
-	return append(append([]string{}, s.Entrypoint()...), s.Runtime.Cmd...)
 }
 
 // quoteWords puts those words into JSON quotes that would not be one word without.
@@ -121,7 +116,7 @@ func shorten(s string, most int) string {
 
 func statusJSON(i sandbox.Info) any {
 	var command any
-	if words := commandOf(i.Spec); len(words) > 0 {
+	if words := i.Spec.Command(); len(words) > 0 {
 		command = quoteWords(words)
 	}
 	r := i.Spec.Resources

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/microsandbox-go/microsandbox/internal/backend"
+	"github.com/microsandbox-go/microsandbox/internal/guest"
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
 
@@ -26,7 +27,7 @@ func (s *stopFlags) declare(f *flags) {
 }
 
 func (s *stopFlags) options() backend.StopOptions {
-	return backend.StopOptions{Force: s.force || s.seconds == 0, Timeout: time.Duration(s.seconds) * time.Second}
+	return guest.StopWithin(time.Duration(s.seconds)*time.Second, s.force)
 }
 
 func (a *app) stopCommand() *cobra.Command {
@@ -65,7 +66,7 @@ func (a *app) forEach(c *cobra.Command, use Use, names []string, labels map[stri
 			return err
 		}
 		for _, i := range infos {
-			if hasLabels(i.Spec, labels) {
+			if i.Spec.HasLabels(labels) {
 				names = append(names, string(i.Ref.Name))
 			}
 		}

@@ -19,8 +19,8 @@ import (
 
 // Files in the ssh directory of MSB_HOME.
 const (
-	HostKeyFile    = "host_ed25519"
-	AuthorizedFile = "authorized_keys"
+	hostKeyFile    = "host_ed25519"
+	authorizedFile = "authorized_keys"
 )
 
 // maxKeys bounds a file of keys, in bytes.
@@ -165,4 +165,20 @@ func readKeys(file string) ([]byte, error) {
 
 func keyError(message string, err error) error {
 	return &sandbox.Error{Op: "ssh", Kind: sandbox.IO, Message: message, Err: err}
+}
+
+// AuthorizedPath is where the keys are that are let in by default, below MSB_HOME.
+func AuthorizedPath(home string) string { return filepath.Join(home, "ssh", authorizedFile) }
+
+// Open reads the server's keys, and makes the host's where there is none yet. "" is the file below MSB_HOME that all servers share.
+func (s *Server) Open(home, hostKey, authorized string) (err error) {
+	if hostKey == "" {
+		hostKey = filepath.Join(home, "ssh", hostKeyFile)
+	}
+	if authorized == "" {
+		authorized = AuthorizedPath(home)
+	}
+	s.Authorized = Authorized(authorized)
+	s.HostKey, err = HostKey(hostKey)
+	return err
 }

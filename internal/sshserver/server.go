@@ -18,6 +18,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/microsandbox-go/microsandbox/internal/agentclient"
+	"github.com/microsandbox-go/microsandbox/internal/version"
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
 
@@ -39,7 +40,6 @@ type Server struct {
 	User       string
 	NoSFTP     bool
 	Inactivity time.Duration // after which a connection without traffic ends; 0 is never
-	Version    string        // what the server calls itself, after "SSH-2.0-"
 }
 
 // Serve serves one connection, and returns when it has ended and all that belongs to it; conn is closed then. The end of ctx
@@ -99,10 +99,7 @@ func (s *Server) Serve(ctx context.Context, conn net.Conn) error {
 }
 
 func (s *Server) config() *ssh.ServerConfig {
-	cfg := &ssh.ServerConfig{ServerVersion: "SSH-2.0-" + s.Version}
-	if s.Version == "" {
-		cfg.ServerVersion = "SSH-2.0-microsandbox"
-	}
+	cfg := &ssh.ServerConfig{ServerVersion: "SSH-2.0-microsandbox_" + version.Version}
 	cfg.AddHostKey(s.HostKey)
 	if s.Authorized == nil {
 		cfg.NoClientAuth = true

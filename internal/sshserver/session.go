@@ -89,11 +89,7 @@ func (s *session) request(r *ssh.Request) bool {
 		}
 		return s.x.Signal(signals[v.Name]) == nil
 	case "shell":
-		shell := s.c.spec.Runtime.Shell
-		if shell == "" {
-			shell = sandbox.DefaultShell
-		}
-		return s.start(shell)
+		return s.start(s.c.spec.Shell())
 	case "exec":
 		var v struct{ Command string }
 		if ssh.Unmarshal(r.Payload, &v) != nil {

@@ -222,7 +222,7 @@ func (b *Backend) Dial(ctx context.Context, ref sandbox.Ref) (net.Conn, error) {
 }
 
 func notRunning(ref sandbox.Ref, s sandbox.Status) error {
-	return &sandbox.Error{Ref: ref, Kind: sandbox.NotRunning, Message: fmt.Sprintf("sandbox '%s' is not running (status: %s)", ref.Name, s.Title())}
+	return sandbox.Info{Ref: ref, Status: s}.NotRunning("")
 }
 
 // Sweep removes what dead sandboxes left on this machine, and records how kept ones ended. It is done once per process;

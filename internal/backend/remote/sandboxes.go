@@ -252,7 +252,7 @@ func (b *Backend) Stop(ctx context.Context, ref sandbox.Ref, opt backend.StopOpt
 }
 
 func notRunning(ref sandbox.Ref, s sandbox.Status) error {
-	return &sandbox.Error{Ref: ref, Kind: sandbox.NotRunning, Message: fmt.Sprintf("sandbox '%s' is not running (status: %s)", ref.Name, s.Title())}
+	return sandbox.Info{Ref: ref, Status: s}.NotRunning("")
 }
 
 // Remove forgets a sandbox and its files.

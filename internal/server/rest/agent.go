@@ -28,7 +28,7 @@ const (
 // relay then ends the sessions of the client.
 func (h *Handler) agent(r *request, info sandbox.Info) (any, error) {
 	if info.Status.Terminal() {
-		return nil, &sandbox.Error{Op: "connect", Ref: info.Ref, Kind: sandbox.NotRunning, Message: "sandbox '" + string(info.Ref.Name) + "' is not running (status: " + info.Status.Title() + ")"}
+		return nil, info.NotRunning("connect")
 	}
 	if !strings.EqualFold(r.Header.Get("Upgrade"), "websocket") {
 		return nil, &server.Failure{Status: http.StatusUpgradeRequired, Message: "this is a WebSocket"}
