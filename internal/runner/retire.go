@@ -25,15 +25,24 @@ func (s *supervisor) retire(reason sandbox.Reason, message string) {
 	if !s.retires.CompareAndSwap(nil, &e) {
 		return
 	}
+	asked := make(chan error, 1)
+	go func() { asked <- s.relay.toAgent(agentproto.Append(nil, 0, agentproto.TypeShutdown, nil)) }()
 	go func() {
-		if s.relay.toAgent(agentproto.Append(nil, 0, agentproto.TypeShutdown, nil)) == nil {
+		grace := time.NewTimer(retireGrace) // an agent that reads nothing has no longer to hear of it
+		defer grace.Stop()
+		for {
 			select {
 			case <-s.gone:
 				return
-			case <-time.After(retireGrace):
+			case err := <-asked:
+				if err == nil {
+					continue
+				}
+			case <-grace.C:
 			}
+			s.end(reason, message)
+			return
 		}
-		s.end(reason, message)
 	}()
 }
 

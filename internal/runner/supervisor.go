@@ -123,6 +123,7 @@ func (s *supervisor) end(reason sandbox.Reason, message string) {
 
 // watchOwner ends the sandbox when the process that owns it ends, or lets it be when that process says so.
 func (s *supervisor) watchOwner() {
+	_ = unix.SetNonblock(launch.WatchFD, true) // a thread less that waits
 	f := os.NewFile(launch.WatchFD, "owner")
 	var b [1]byte
 	if n, _ := f.Read(b[:]); n == 1 && b[0] == launch.Detach {
