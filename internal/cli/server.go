@@ -357,9 +357,8 @@ func (a *app) keys() (*server.Keys, error) {
 }
 
 func (a *app) serverKeysCommand() *cobra.Command {
-	list := func(use string) *cobra.Command {
+	list := func(c *cobra.Command) *cobra.Command {
 		var format string
-		c := a.command(&cobra.Command{Use: use, Short: "List the API keys that were made here", Example: "msb server keys list --format json"})
 		flagsOf(c, false).format(&format)
 		c.RunE = func(*cobra.Command, []string) error {
 			keys, err := a.keys()
@@ -400,8 +399,9 @@ func (a *app) serverKeysCommand() *cobra.Command {
 		}
 		return nil
 	}
-	c := a.groupCommand(&cobra.Command{Use: "keys", Short: "List API keys and revoke them", Example: "msb server keys list\nmsb server keys revoke 0123456789abcdef"})
-	c.AddCommand(list("list"), revoke)
+	const example = "msb server keys list --format json"
+	c := list(a.command(&cobra.Command{Use: "keys", Short: "List API keys and revoke them", Example: "msb server keys\nmsb server keys revoke 0123456789abcdef"}))
+	c.AddCommand(list(a.command(&cobra.Command{Use: "list", Short: "List the API keys that were made here", Example: example})), revoke)
 	return c
 }
 

@@ -122,15 +122,19 @@ func (a *app) serve(ctx context.Context, s *serverFlags) error {
 			return err
 		}
 	}
-	switch {
-	case s.detach:
-		return a.detachServer(ctx, set.Home, s)
-	case s.key != "": // it is saved; in this process's arguments everybody could read it
+	if s.key != "" { // it is saved; in this process's arguments everybody could read it
 		self, err := os.Executable()
 		if err != nil {
 			return err
 		}
-		return syscall.Exec(self, append([]string{os.Args[0]}, s.args()...), os.Environ())
+		args := append([]string{os.Args[0]}, s.args()...)
+		if s.detach {
+			args = append(args, "--detach")
+		}
+		return syscall.Exec(self, args, os.Environ())
+	}
+	if s.detach {
+		return a.detachServer(ctx, set.Home, s)
 	}
 	return a.runServer(ctx, set, s)
 }

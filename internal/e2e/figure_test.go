@@ -68,7 +68,7 @@ func TestServerFigures(t *testing.T) {
 			picture(what, data)
 		}
 
-		at := s.on("plots") + "/interpreters/python/rest"
+		at := s.on("plots") + "/interpreters/python/default" // which is the session of MCP, too
 		r := s.runCell(s.team, at, figure, "")
 		if r.Status != "ok" || len(r.Outputs) != 3 || r.Outputs[1].Text != "shown\n" {
 			t.Fatalf("%+v", r)

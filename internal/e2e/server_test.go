@@ -291,6 +291,27 @@ func TestServerKeepsSecrets(t *testing.T) {
 		const secret = "ABCDEFGHIJKLMNOPQRSTUVWXYZ012345"
 		s := &service{w: w}
 		w.t.Cleanup(func() { w.run("server", "stop") })
+		// Who starts it is there until it answers, without the key.
+		starter := w.msb("server", "start", "--detach", "--port", "0", "--key", secret)
+		w.must(starter.Start())
+		ended := make(chan error, 1)
+		go func() { ended <- starter.Wait() }()
+		var seen []byte
+		for over := false; !over; {
+			if data, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", starter.Process.Pid)); err == nil && len(data) > 0 {
+				seen = data
+			}
+			select {
+			case err := <-ended:
+				w.must(err)
+				over = true
+			default:
+			}
+		}
+		if !bytes.Contains(seen, []byte("--detach")) || bytes.Contains(seen, []byte(secret)) {
+			t.Errorf("the arguments of who started it were at last %q", seen)
+		}
+		w.ok2("server", "stop")
 		s.start("--key", secret)
 		info, err := os.Stat(filepath.Join(w.home, "server.key"))
 		w.must(err)

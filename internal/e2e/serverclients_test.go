@@ -251,7 +251,7 @@ func TestServerLimits(t *testing.T) {
 
 // TestServerKillNine kills the server in the middle of everything. Sandboxes live on, and the next server knows them.
 func TestServerKillNine(t *testing.T) {
-	rounds := soak(3, 30)
+	rounds := soak(2, 30)
 	served(t, func(w *world) {
 		s := w.serve()
 		w.must(s.old("steady").start("host"))

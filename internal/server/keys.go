@@ -58,15 +58,20 @@ type Key struct {
 	CreatedAt time.Time  `json:"created_at"`
 	ExpiresAt time.Time  `json:"expires_at"`
 	RevokedAt *time.Time `json:"revoked_at,omitempty"`
+	// SignedBy names the secret that it was signed with; "" is not known. All says whether that is another one by now.
+	SignedBy  string `json:"signed_by,omitempty"`
+	worthless bool
 }
 
-// State is active, expired or revoked.
+// State is active, expired, revoked, or worthless, when the server's key is another one by now.
 func (k Key) State(now time.Time) string {
 	switch {
 	case k.RevokedAt != nil:
 		return "revoked"
 	case now.After(k.ExpiresAt):
 		return "expired"
+	case k.worthless:
+		return "worthless"
 	}
 	return "active"
 }
@@ -188,7 +193,7 @@ func (k *Keys) Make(namespace string, life time.Duration) (token string, key Key
 		return "", Key{}, err
 	}
 	token = TokenPrefix + signed
-	key = Key{ID: KeyID(token), Namespace: namespace, CreatedAt: now, ExpiresAt: end}
+	key = Key{ID: KeyID(token), Namespace: namespace, CreatedAt: now, ExpiresAt: end, SignedBy: k.signer()}
 	if have, err := k.find(key.ID); err == nil && have.RevokedAt != nil {
 		// The same claims are the same key. A second later they are not.
 		time.Sleep(time.Until(now.Add(time.Second)))
@@ -250,6 +255,9 @@ func (k *Keys) Secret(purpose string) []byte {
 // ValuesKey is what values of secrets that were given inline are kept under.
 func (k *Keys) ValuesKey() []byte { return k.Secret("values of secrets") }
 
+// signer names the secret without telling it.
+func (k *Keys) signer() string { return hex.EncodeToString(k.Secret("signer")[:8]) }
+
 // All returns what is recorded, newest first.
 func (k *Keys) All() ([]Key, error) {
 	if err := k.refresh(); err != nil {
@@ -259,6 +267,7 @@ func (k *Keys) All() ([]Key, error) {
 	defer k.mu.Unlock()
 	all := make([]Key, 0, len(k.records))
 	for _, key := range k.records {
+		key.worthless = key.SignedBy != "" && key.SignedBy != k.signer()
 		all = append(all, key)
 	}
 	slices.SortFunc(all, func(a, b Key) int {

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -80,6 +81,23 @@ func TestKeys(t *testing.T) {
 	}
 	if again, _, err := k.Make("team-b", time.Hour); err != nil || again == token {
 		t.Errorf("a key was made anew that is revoked: %v", err)
+	}
+	if err := SaveSecret(k.home, ""); err != nil {
+		t.Fatal(err)
+	}
+	if other, err = OpenKeys(k.home, ""); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := other.Make("team-c", time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	all, err := other.All()
+	states := map[string]int{}
+	for _, key := range all {
+		states[key.Namespace+" "+key.State(time.Now())]++
+	}
+	if want := map[string]int{"team-b revoked": 1, "team-b worthless": 1, "team-c active": 1}; err != nil || !maps.Equal(states, want) {
+		t.Errorf("with another secret: %v, %v; want %v", states, err, want)
 	}
 }
 
