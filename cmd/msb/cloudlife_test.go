@@ -472,3 +472,51 @@ func TestCloudImages(t *testing.T) {
 		t.Errorf("%+v, %v", p, err)
 	}
 }
+
+// TestCloudCommands gives our command line what only servers of ours can do, over a profile.
+func TestCloudCommands(t *testing.T) {
+	needSandboxes(t)
+	t.Setenv("CLOUD_TOKEN", "hush-value-4714") // of the server, which is this process
+	c := newKeyedCloud(t)
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &stepper{t: t, self: self, home: t.TempDir()}
+	profile := fmt.Sprintf(`{"active_profile":"far","profiles":{"far":{"backend":"cloud","url":"http://%s","api_key_ref":"env:FAR_KEY"}}}`, c.addr)
+	if err := os.WriteFile(filepath.Join(s.home, "config.json"), []byte(profile), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ref := testimage.Serve(t, testimage.Options{}).Push(t, "busybox:1", testimage.Busybox(t))
+	for _, l := range []struct {
+		args string
+		out  string // that stdout has, "" is none
+		err  string // of what fails
+	}{
+		{"image ls", "", ""},
+		{"image inspect " + ref, "", "image"},
+		{"pull " + ref, "", ""},
+		{"image ls -q", ref + "\n", ""},
+		{"image ls --format json", `"reference": "` + ref + `"`, ""},
+		{"image inspect --format json " + ref, `"layers": [`, ""},
+		{"create -q --name it -m 256M " + ref, "", ""},
+		{"image rm " + ref, "", "image in use"},
+		{"modify it --secret CLOUD_TOKEN@api.example.com --next-start", "", ""},
+		{"restart -q it", "", ""},
+		{"exec it -- sh -c echo$IFS$CLOUD_TOKEN", "$MSB_CLOUD_TOKEN\n", ""},
+		{"inspect it --format json", "CLOUD_TOKEN", ""},
+		{"rm -f -q it", "", ""},
+		{"image rm " + ref, "", ""},
+		{"image prune -y", "", ""},
+		{"load -i " + filepath.Join(s.home, "config.json"), "", "not supported by this backend"},
+	} {
+		out, err := s.run([]string{"FAR_KEY=" + c.key()}, strings.Fields(l.args)...)
+		switch {
+		case l.err == "" && err != nil, l.err != "" && (err == nil || !strings.Contains(err.Error(), l.err)):
+			t.Errorf("%s: %v", l.args, err)
+		case l.out == "" && out != "" && !strings.HasPrefix(l.args, "modify"), !strings.Contains(out, l.out):
+			t.Errorf("%s prints %q, want %q", l.args, out, l.out)
+		}
+	}
+	c.nowhere("in the end", "hush-value-4714")
+}
