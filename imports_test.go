@@ -43,7 +43,7 @@ var layers = []struct {
 	{"internal/backend", []string{"sandbox"}},
 	{"internal/guest", []string{"internal/agentclient", "internal/agentproto", "internal/backend", "sandbox"}},
 	{"internal/backend/backendtest", []string{"internal/agentclient", "internal/backend", "sandbox"}},
-	{"internal/backend/local", []string{"internal/agentproto", "internal/atomicfile", "internal/backend", "internal/cgroup", "internal/config", "internal/execlog", "internal/image", "internal/metering", "internal/network/ca", "internal/runner/launch", "internal/state", "sandbox"}},
+	{"internal/backend/local", []string{"internal/agentproto", "internal/atomicfile", "internal/backend", "internal/cgroup", "internal/config", "internal/driver/gvisor/gofer/format", "internal/execlog", "internal/image", "internal/metering", "internal/network/ca", "internal/runner/launch", "internal/state", "sandbox"}},
 	{"internal/backend/remote", []string{"internal/backend", "internal/cloudapi", "internal/version", "sandbox"}},
 	// parts
 	{"internal/netload", nil},

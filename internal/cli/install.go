@@ -121,15 +121,15 @@ msb install -l`},
 		switch {
 		case err == nil && have == nil, errors.Is(err, fs.ErrNotExist):
 			if other, lerr := exec.LookPath(name); lerr == nil && (!force || err == nil) {
-				return &sandbox.Error{Kind: sandbox.AlreadyExists, Message: fmt.Sprintf("command already exists: %s (%s)", name, other), Hint: "give it another name with -n"}
+				return &sandbox.Error{Kind: sandbox.InvalidArgument, Message: fmt.Sprintf("command already exists: %s (%s)", name, other), Hint: "give it another name with -n"}
 			}
 			if err == nil {
-				return &sandbox.Error{Kind: sandbox.AlreadyExists, Message: file + " is there, and msb install has not made it", Hint: "give the command another name with -n"}
+				return &sandbox.Error{Kind: sandbox.InvalidArgument, Message: file + " is there, and msb install has not made it", Hint: "give the command another name with -n"}
 			}
 		case err != nil:
 			return err
 		case !force:
-			return &sandbox.Error{Kind: sandbox.AlreadyExists, Message: "command already exists: " + name, Hint: "replace it with --force"}
+			return &sandbox.Error{Kind: sandbox.InvalidArgument, Message: "command already exists: " + name, Hint: "replace it with --force"}
 		}
 		b, err := a.backend(UseCreate)
 		if err != nil {
@@ -285,7 +285,7 @@ func (a *app) uninstallCommand() *cobra.Command {
 			file := filepath.Join(dir, string(ref.Name))
 			have, err := installed(file)
 			if err != nil || have == nil {
-				return &sandbox.Error{Kind: sandbox.NotFound, Message: string(ref.Name) + " is no installed command", Hint: "see which there are with: msb install -l"}
+				return &sandbox.Error{Kind: sandbox.InvalidArgument, Message: string(ref.Name) + " is no installed command", Hint: "see which there are with: msb install -l"}
 			}
 			ref.Name = installedPrefix + ref.Name
 			if err := b.Remove(ctx, ref, false); err != nil && sandbox.KindOf(err) != sandbox.NotFound {

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"io"
 
@@ -44,11 +45,12 @@ func (p *logPrinter) entry(e sandbox.LogEntry) error {
 		f = &escapeFilter{colour: p.colour}
 		p.filters[s] = f
 	}
-	text := f.filter(nil, e.Data)
-	p.used = p.used || f.passed
+	data := e.Data
 	if e.Source == sandbox.LogBootError {
-		text = append(text, '\n')
+		data = bootError(data)
 	}
+	text := f.filter(nil, data)
+	p.used = p.used || f.passed
 	p.buf = p.buf[:0]
 	if len(text) > 0 && p.line != nil && *p.line != s { // a line of its own for each stream
 		p.buf = append(p.buf, '\n')
@@ -64,6 +66,15 @@ func (p *logPrinter) entry(e sandbox.LogEntry) error {
 	}
 	_, err := p.out.Write(p.buf)
 	return err
+}
+
+// bootError is a line about why the last start failed, of the JSON that is recorded.
+func bootError(record []byte) []byte {
+	var why struct{ Stage, Message string }
+	if err := json.Unmarshal(record, &why); err != nil || why.Message == "" {
+		return append(bytes.Clone(record), '\n')
+	}
+	return []byte("the last start failed (" + why.Stage + "): " + why.Message + "\n")
 }
 
 // prefixed begins every line with its time and the session's number. A line that was begun by this stream goes on.

@@ -78,6 +78,9 @@ msb logs --since 5m --grep 'error|panic' work`},
 		if sandbox.KindOf(err) == sandbox.NotFound && proj.file == "" {
 			if p := a.here(name); p != nil {
 				b, info, err = a.get(c.Context(), string(p.Ref(name).Name))
+				if sandbox.KindOf(err) == sandbox.NotFound {
+					err = &sandbox.Error{Op: "logs", Ref: p.Ref(name), Kind: sandbox.NotFound, Hint: "it has not been started: msb up " + name}
+				}
 			}
 		}
 		if err != nil {

@@ -4,7 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
+
+	"github.com/spf13/cobra"
 
 	"github.com/microsandbox-go/microsandbox/internal/backend"
 	"github.com/microsandbox-go/microsandbox/internal/project"
@@ -127,6 +131,43 @@ func (o *opened) change(quiet bool, do func(tell func(project.Event)) error) err
 		err = end(do(tell))
 	}
 	return o.s.explain(err)
+}
+
+// completeEntries completes the names of a Sandboxfile's sandboxes.
+func (a *app) completeEntries(p *projectFlags) func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	return a.completeFile(p, func(p *project.Project) []string { names, _ := p.Select(nil); return names })
+}
+
+// completeTargets completes what msb run and exe take: a Sandboxfile's sandboxes with their scripts and, without -f, images.
+func (a *app) completeTargets(flags *projectFlags) func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	entries := a.completeFile(flags, func(p *project.Project) (all []string) {
+		names, _ := p.Select(nil)
+		for _, name := range names {
+			all = append(all, name)
+			for _, script := range slices.Sorted(maps.Keys(p.File.Sandboxes[name].Scripts)) {
+				all = append(all, name+"~"+script)
+			}
+		}
+		return all
+	})
+	return func(c *cobra.Command, given []string, typed string) ([]string, cobra.ShellCompDirective) {
+		all, directive := entries(c, given, typed)
+		if flags.file != "" {
+			return all, directive
+		}
+		roots, directive := a.completeRoots(c, given, typed)
+		return append(all, roots...), directive
+	}
+}
+
+func (a *app) completeFile(flags *projectFlags, names func(*project.Project) []string) func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	return func(c *cobra.Command, given []string, _ string) ([]string, cobra.ShellCompDirective) {
+		p, err := a.openFile(flags.file)
+		if all := positionals(c); err != nil || len(given) > 0 && !all[0].many() {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		return slices.DeleteFunc(names(p), func(n string) bool { return slices.Contains(given, n) }), cobra.ShellCompDirectiveNoFileComp
+	}
 }
 
 // teller prints what is done to a project. end has to be called.

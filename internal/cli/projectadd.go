@@ -33,7 +33,7 @@ func (a *app) initCommand() *cobra.Command {
 		}
 		file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 		if errors.Is(err, os.ErrExist) {
-			return &sandbox.Error{Kind: sandbox.AlreadyExists, Message: path + " is there already"}
+			return &sandbox.Error{Kind: sandbox.InvalidArgument, Message: path + " is there already", Hint: "add sandboxes to it with: msb add NAME --image IMAGE"}
 		}
 		if err == nil {
 			_, err = file.WriteString(sandboxfile.Empty)
@@ -146,6 +146,13 @@ msb add db -i postgres:17 -v data:/var/lib/postgresql/data --env-file db.env`},
 		for _, name := range names {
 			a.did(p.quiet, "Added", name)
 		}
+		if f, err := sandboxfile.Load(path); err == nil { // msb up would refuse it; the other may be added next
+			for _, on := range s.DependsOn {
+				if _, there := f.Sandboxes[on]; !there {
+					a.warn("depends_on: there is no sandbox "+on+" in "+path, "add it with: msb add "+on+" --image IMAGE")
+				}
+			}
+		}
 		return nil
 	}
 	return c
@@ -175,7 +182,7 @@ func (a *app) removeEntries(file string, names []string, quiet bool) error {
 	}
 	dropped, err := sandboxfile.Drop(path, names)
 	if errors.Is(err, os.ErrNotExist) {
-		return &sandbox.Error{Kind: sandbox.NotFound, Message: "there is no " + path, Hint: "make one with: msb init"}
+		return &sandbox.Error{Kind: sandbox.InvalidArgument, Message: "there is no " + path, Hint: "make one with: msb init"}
 	}
 	if err != nil {
 		return err

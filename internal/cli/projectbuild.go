@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"maps"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -24,6 +25,7 @@ have by the build's name (image: NAME). One that is there as the file says it is
 	f.refuse("", "snapshot", "", "Keep the build as a snapshot", "not supported yet: snapshots come with a later release", "use it as an image")
 	p.declareFile(f, "f")
 	f.quiet(&p.quiet)
+	c.ValidArgsFunction = a.completeFile(&p, func(p *project.Project) []string { return slices.Sorted(maps.Keys(p.File.Builds)) })
 	c.RunE = func(c *cobra.Command, names []string) error {
 		if err := f.refusal(); err != nil {
 			return err

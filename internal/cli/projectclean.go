@@ -26,6 +26,7 @@ volume rm), and so does the file.`,
 	f.refuse("a", "all", "", "Both", "not supported", "remove sandboxes with msb rm, images with msb image prune, and MSB_HOME by hand")
 	p.declareFile(f, "f")
 	f.quiet(&p.quiet)
+	c.ValidArgsFunction = a.completeEntries(&p)
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if err := f.refusal(); err != nil {
 			return err

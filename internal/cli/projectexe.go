@@ -3,7 +3,6 @@ package cli
 import (
 	"cmp"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -25,7 +24,7 @@ func (a *app) exeCommand() *cobra.Command {
 	)
 	c := a.command(&cobra.Command{Use: "exe", Aliases: []string{"x"}, Short: "Run a command in a temporary sandbox",
 		Long: `It is msb run without a name, in the words of microsandbox 0.2. With -f the name is that of an entry of the Sandboxfile, of which
-nothing but the configuration is used: neither its files nor what it depends on.`,
+nothing but the configuration is used: neither its files and ports nor what it depends on.`,
 		Example: "msb x python:3.12 -- -c 'print(1)'\nmsb exe -f . web~test"},
 		positional{"<NAME[~SCRIPT]>", "Image; with -f, a sandbox of the Sandboxfile"}, positional{"[-- ARGS...]", "Arguments in the place of its own"})
 	f := flagsOf(c, false)
@@ -48,6 +47,7 @@ nothing but the configuration is used: neither its files nor what it depends on.
 	e.declare(f)
 	p.declareFile(f, "f")
 	f.quiet(&p.quiet)
+	c.ValidArgsFunction = a.completeTargets(&p)
 	c.RunE = func(c *cobra.Command, args []string) error {
 		names, rest := split(c, args)
 		name, script, _ := strings.Cut(names[0], "~")
@@ -78,7 +78,7 @@ nothing but the configuration is used: neither its files nor what it depends on.
 				return err
 			}
 			s = proj.File.Sandboxes[name]
-			spec.Name, spec.Labels = ref.Name, nil
+			spec.Name, spec.Labels, spec.Network.Ports = ref.Name, nil, nil // those may be its sandbox's now
 		} else {
 			if rules.Dir, err = filepath.Abs("."); err != nil {
 				return err
@@ -115,9 +115,7 @@ nothing but the configuration is used: neither its files nor what it depends on.
 		}
 		defer a.stopAfter(b, info)
 		if len(command) == 0 {
-			if command = info.Spec.Command(); len(rest) > 0 {
-				command = append(slices.Clone(info.Spec.Entrypoint()), rest...)
-			}
+			command = withArgs(info.Spec, rest)
 		}
 		if len(command) == 0 {
 			command = []string{cmp.Or(s.Shell, sandbox.DefaultShell)}

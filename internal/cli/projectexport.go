@@ -30,7 +30,7 @@ machine, or with -N in another namespace. It has neither files nor the values of
 	c.ValidArgsFunction = a.completeNames
 	c.RunE = func(c *cobra.Command, names []string) error {
 		if _, err := os.Lstat(path); path != "" && !force && !errors.Is(err, fs.ErrNotExist) {
-			return &sandbox.Error{Kind: sandbox.AlreadyExists, Message: path + " is there already", Hint: "replace it with --force"}
+			return &sandbox.Error{Kind: sandbox.InvalidArgument, Message: path + " is there already", Hint: "replace it with --force"}
 		}
 		b, err := a.backend(UseManage)
 		if err != nil {

@@ -3,6 +3,7 @@ package cli
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"slices"
 	"strings"
@@ -28,6 +29,7 @@ func (a *app) logCommand() *cobra.Command {
 	f.toggle("", "timestamps", "Begin each line with its time", &l.timestamps)
 	f.words("", "color", "WHEN", "Colours: auto (default), always or never", &l.color, "auto", "always", "never")
 	p.declare(f)
+	c.ValidArgsFunction = a.completeEntries(&p)
 	c.RunE = func(c *cobra.Command, names []string) error {
 		if err := f.refusal(); err != nil {
 			return err
@@ -56,6 +58,10 @@ func (o *opened) logs(names []string, l *logsFlags) error {
 		return err
 	}
 	names = slices.DeleteFunc(slices.Clone(names), func(n string) bool { _, there := infos[n]; return !there })
+	if len(names) == 0 {
+		fmt.Fprintln(o.app.err, "None of them has been started (msb up starts them).")
+		return nil
+	}
 	width := 0
 	for _, n := range names {
 		width = max(width, len(n))

@@ -40,6 +40,19 @@ func commandFor(name, script, exec string, entry sandboxfile.Sandbox, args []str
 	return command, nil
 }
 
+// withArgs is a sandbox's own command with those arguments, if there are any, in the place of its own. Without an entrypoint the command's
+// first word is the program (contract server-v0.2 §3.3).
+func withArgs(spec sandbox.Spec, args []string) []string {
+	command := spec.Command()
+	if len(args) == 0 {
+		return command
+	}
+	if entrypoint := spec.Entrypoint(); len(entrypoint) > 0 {
+		return append(slices.Clone(entrypoint), args...)
+	}
+	return append(command[:min(len(command), 1)], args...)
+}
+
 // runEntry runs a command in a project's sandbox, which is made and started for it if need be, and then stopped again.
 func (a *app) runEntry(c *cobra.Command, p *project.Project, target, exec string, args []string, e *execFlags, detach, quiet bool) error {
 	name, script, _ := strings.Cut(target, "~")
@@ -77,9 +90,7 @@ func (a *app) runEntry(c *cobra.Command, p *project.Project, target, exec string
 		info.Status = sandbox.Stopped
 	}
 	if len(command) == 0 {
-		if command = info.Effective().Command(); len(args) > 0 {
-			command = append(slices.Clone(info.Effective().Entrypoint()), args...)
-		}
+		command = withArgs(info.Effective(), args)
 	}
 	if len(command) == 0 {
 		command = entry.Script(sandboxfile.ShellScript)
@@ -99,6 +110,7 @@ func (a *app) shellCommand() *cobra.Command {
 	f := flagsOf(c, false)
 	e.declare(f)
 	p.declare(f)
+	c.ValidArgsFunction = a.completeEntries(&p)
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if err := f.refusal(); err != nil {
 			return err

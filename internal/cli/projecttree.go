@@ -18,6 +18,7 @@ func (a *app) treeCommand() *cobra.Command {
 	f := flagsOf(c, false)
 	f.value("L", "level", "N", "How deep", setInt(&level, 1, 32))
 	p.declare(f)
+	c.ValidArgsFunction = a.completeEntries(&p)
 	c.RunE = func(_ *cobra.Command, names []string) error {
 		if err := f.refusal(); err != nil {
 			return err

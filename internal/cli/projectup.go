@@ -29,6 +29,7 @@ restarts what has changed). Without -d their output is shown until ctrl-C, which
 	f.toggle("", "dry-run", "Print what would be done, and do nothing", &p.dryRun)
 	f.format(&p.format)
 	p.declare(f)
+	c.ValidArgsFunction = a.completeEntries(&p.projectFlags)
 	c.RunE = func(c *cobra.Command, names []string) error {
 		if err := f.refusal(); err != nil {
 			return err
@@ -73,7 +74,7 @@ func (a *app) bring(c *cobra.Command, flags *planned, opt project.Options) error
 		if err != nil {
 			return o.s.explain(err)
 		}
-		return a.printSteps(plan, flags.format)
+		return o.printSteps(plan, flags.format)
 	}
 	err = o.change(flags.quiet, func(tell func(project.Event)) error {
 		plan, err := o.Plan(o.s.ctx, o.b, opt)
@@ -84,7 +85,7 @@ func (a *app) bring(c *cobra.Command, flags *planned, opt project.Options) error
 				}
 			}
 			if plan.Nothing() && !flags.quiet {
-				a.above(func() { fmt.Fprintln(a.err, "Nothing to do.") })
+				a.above(func() { fmt.Fprintln(a.err, o.nothing()) })
 			}
 			err = o.Run(o.s.ctx, o.b, plan, tell)
 		}
@@ -97,6 +98,9 @@ func (a *app) bring(c *cobra.Command, flags *planned, opt project.Options) error
 	if err != nil {
 		return err
 	}
+	if len(names) == 0 {
+		return nil
+	}
 	err = o.logs(names, &logsFlags{follow: true, color: "auto"})
 	if o.s.ctx.Err() == nil {
 		return err
@@ -107,19 +111,27 @@ func (a *app) bring(c *cobra.Command, flags *planned, opt project.Options) error
 	return o.down(opt.Names, backend.StopOptions{}, flags.quiet)
 }
 
-func (a *app) printSteps(plan project.Plan, format string) error {
+// nothing says why there is nothing to do.
+func (o *opened) nothing() string {
+	if len(o.File.Sandboxes) == 0 {
+		return "Nothing to do: " + o.Path + " has no sandboxes (add one with: msb add NAME --image IMAGE)."
+	}
+	return "Nothing to do."
+}
+
+func (o *opened) printSteps(plan project.Plan, format string) error {
 	if format == "json" {
-		return printJSON(a.out, each(plan.Steps, func(s project.Step) any {
+		return printJSON(o.app.out, each(plan.Steps, func(s project.Step) any {
 			return map[string]any{"action": s.Action, "name": s.Name, "why": s.Why, "after": append([]string{}, s.After...)}
 		}))
 	}
 	if plan.Nothing() {
-		fmt.Fprintln(a.err, "Nothing to do.")
+		fmt.Fprintln(o.app.err, o.nothing())
 	}
 	if len(plan.Steps) == 0 {
 		return nil
 	}
-	return printTable(a.out, []string{"NAME", "ACTION", "WHY"}, each(plan.Steps, func(s project.Step) []string { return []string{s.Name, string(s.Action), s.Why} }))
+	return printTable(o.app.out, []string{"NAME", "ACTION", "WHY"}, each(plan.Steps, func(s project.Step) []string { return []string{s.Name, string(s.Action), s.Why} }))
 }
 
 func (a *app) downCommand() *cobra.Command {
@@ -136,6 +148,7 @@ func (a *app) downCommand() *cobra.Command {
 	f.toggle("", "force", "Kill at once; what was not synced may be lost", &stop.force)
 	f.value("t", "timeout", "SECONDS", "How long they may take before they are killed (default 10)", setInt(&stop.seconds, 0, 1<<20))
 	p.declare(f)
+	c.ValidArgsFunction = a.completeEntries(&p)
 	c.RunE = func(c *cobra.Command, names []string) error {
 		if err := f.refusal(); err != nil {
 			return err

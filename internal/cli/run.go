@@ -57,7 +57,7 @@ msb run -d --name work host -- sleep 600`},
 	f.group("Project")
 	r.project.declareFile(f, "f")
 	f.value("", "exec", "COMMAND", "Command of a project's sandbox, which is not split into words", setString(&r.exec))
-	c.ValidArgsFunction = a.completeRoots
+	c.ValidArgsFunction = a.completeTargets(&r.project)
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if err := f.refusal(); err != nil {
 			return err

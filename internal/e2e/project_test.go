@@ -56,7 +56,6 @@ sandboxes:
     scripts:
       start: |
         if [ ! -s /data/pg/PG_VERSION ]; then
-          chmod 755 /data
           install -d -o postgres -m 700 /data/pg
           su postgres -c "/usr/lib/postgresql/15/bin/initdb -N -D /data/pg -E UTF8 --locale=C -A trust"
           echo "host all all all trust" >>/data/pg/pg_hba.conf

@@ -98,7 +98,7 @@ func (p *Project) BuildOrder(names []string) ([]string, error) {
 		}
 		build, ok := p.File.Builds[name]
 		if !ok {
-			return &sandbox.Error{Kind: sandbox.NotFound, Message: fmt.Sprintf("%s has no build %q", p.Path, name)}
+			return &sandbox.Error{Kind: sandbox.InvalidArgument, Message: fmt.Sprintf("%s has no build %q", p.Path, name)}
 		}
 		if _, err := p.buildHash(name, build, nil); err != nil { // no circle
 			return err

@@ -63,7 +63,7 @@ func Open(file, namespace string) (*Project, error) {
 	}
 	f, err := sandboxfile.Load(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, &sandbox.Error{Kind: sandbox.NotFound, Message: "there is no " + path, Err: fs.ErrNotExist, Hint: "make one with: msb init, or name it with -f"}
+		return nil, &sandbox.Error{Kind: sandbox.InvalidArgument, Message: "there is no " + path, Hint: "make one with: msb init, or name it with -f"}
 	}
 	if err != nil {
 		return nil, err
@@ -139,7 +139,11 @@ func (p *Project) Select(names []string) ([]string, error) {
 }
 
 func (p *Project) missing(name string) error {
-	return &sandbox.Error{Kind: sandbox.NotFound, Message: fmt.Sprintf("%s has no sandbox %q", p.Path, name), Hint: "it has: " + strings.Join(p.names(), ", ")}
+	hint := "it has: " + strings.Join(p.names(), ", ")
+	if len(p.File.Sandboxes) == 0 {
+		hint = "it has none yet: msb add " + name + " --image IMAGE"
+	}
+	return &sandbox.Error{Kind: sandbox.InvalidArgument, Message: fmt.Sprintf("%s has no sandbox %q", p.Path, name), Hint: hint}
 }
 
 func (p *Project) names() []string {

@@ -35,7 +35,7 @@ func TestNames(t *testing.T) {
 	if p := open(t, "name: X\n"); p.Name != "x" {
 		t.Errorf("named %s", p.Name)
 	}
-	if _, err := Open(t.TempDir(), "default"); sandbox.KindOf(err) != sandbox.NotFound || !strings.Contains(sandbox.HintOf(err), "msb init") {
+	if _, err := Open(t.TempDir(), "default"); sandbox.KindOf(err) != sandbox.InvalidArgument || !strings.Contains(sandbox.HintOf(err), "msb init") {
 		t.Errorf("no file: %v", err)
 	}
 }

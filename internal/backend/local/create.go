@@ -57,7 +57,7 @@ func (b *Backend) Create(ctx context.Context, req backend.CreateRequest) (sandbo
 	if err := spec.Validate(); err != nil {
 		return sandbox.Info{}, err
 	}
-	if err := b.ensureVolumes(ctx, req.Ref, spec.Mounts); err != nil {
+	if err := b.ensureVolumes(ctx, req.Ref, spec.Mounts, root); err != nil {
 		return sandbox.Info{}, err
 	}
 	now := time.Now().UTC()

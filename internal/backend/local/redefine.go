@@ -36,7 +36,7 @@ func (b *Backend) Redefine(ctx context.Context, req backend.CreateRequest) error
 	if err != nil {
 		return err
 	}
-	root.lease.Close()
+	defer root.lease.Close()
 	spec = spec.WithDefaults()
 	if spec.ManifestDigest != row.Spec.ManifestDigest || spec.Image.String() != row.Spec.Image.String() || spec.Image.Disk().Kind != row.Spec.Image.Disk().Kind {
 		return other("the image is another one")
@@ -44,7 +44,7 @@ func (b *Backend) Redefine(ctx context.Context, req backend.CreateRequest) error
 	if err := spec.Validate(); err != nil {
 		return err
 	}
-	if err := b.ensureVolumes(ctx, req.Ref, spec.Mounts); err != nil {
+	if err := b.ensureVolumes(ctx, req.Ref, spec.Mounts, root); err != nil {
 		return err
 	}
 	db, err := b.records()

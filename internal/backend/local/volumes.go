@@ -5,13 +5,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/microsandbox-go/microsandbox/internal/atomicfile"
 	"github.com/microsandbox-go/microsandbox/internal/backend"
+	"github.com/microsandbox-go/microsandbox/internal/driver/gvisor/gofer/format"
 	"github.com/microsandbox-go/microsandbox/internal/runner/launch"
 	"github.com/microsandbox-go/microsandbox/internal/state"
 	"github.com/microsandbox-go/microsandbox/sandbox"
@@ -214,21 +218,70 @@ func (b *Backend) ephemeralUsers(namespace, name string) string {
 }
 
 // ensureVolumes makes the volumes that a spec wants made, and looks that the others are there. To do so twice does nothing.
-func (b *Backend) ensureVolumes(ctx context.Context, ref sandbox.Ref, mounts []sandbox.Mount) error {
+func (b *Backend) ensureVolumes(ctx context.Context, ref sandbox.Ref, mounts []sandbox.Mount, root *root) error {
 	for _, m := range mounts {
 		if m.Type != sandbox.MountNamed {
 			continue
 		}
-		if m.Create == "" || m.Create == sandbox.VolumeExisting {
-			if _, err := b.GetVolume(ctx, ref.Namespace, m.Host); err != nil {
-				return err
-			}
-			continue
-		}
-		_, err := b.CreateVolume(ctx, backend.VolumeRequest{Namespace: ref.Namespace, Name: m.Host})
-		if err != nil && (m.Create == sandbox.VolumeCreate || sandbox.KindOf(err) != sandbox.VolumeExists) {
+		if err := b.ensureVolume(ctx, ref, m); err != nil {
 			return err
 		}
+		if err := b.ownVolume(ref, m, root); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *Backend) ensureVolume(ctx context.Context, ref sandbox.Ref, m sandbox.Mount) error {
+	if m.Create == "" || m.Create == sandbox.VolumeExisting {
+		_, err := b.GetVolume(ctx, ref.Namespace, m.Host)
+		return err
+	}
+	_, err := b.CreateVolume(ctx, backend.VolumeRequest{Namespace: ref.Namespace, Name: m.Host})
+	if err != nil && (m.Create == sandbox.VolumeCreate || sandbox.KindOf(err) != sandbox.VolumeExists) {
+		return err
+	}
+	return nil
+}
+
+// ownVolume gives a volume that nothing is in yet the owner and the mode that the image has where it is mounted, as users of Docker
+// expect; where the image has nothing it is root's, and everybody may look into it.
+func (b *Backend) ownVolume(ref sandbox.Ref, m sandbox.Mount, root *root) error {
+	if m.StatVirtualization == sandbox.StatOff || m.Options.ReadOnly {
+		return nil
+	}
+	fail := func(err error) error {
+		return &sandbox.Error{Op: "create", Ref: ref, Kind: sandbox.IO, Message: "prepare the volume " + m.Host, Err: err}
+	}
+	if err := b.makeVolumeDir(ref.Namespace, m.Host); err != nil {
+		return err
+	}
+	dir, err := os.Open(b.volumeDir(ref.Namespace, m.Host))
+	if err != nil {
+		return fail(err)
+	}
+	defer dir.Close()
+	_, own, err := format.Read(int(dir.Fd()), unix.S_IFDIR)
+	if err != nil || own {
+		return err
+	}
+	if _, err := dir.Readdirnames(1); err != io.EOF { // somebody has put it there
+		return nil
+	}
+	attr := format.Attr{Mode: unix.S_IFDIR | 0o755}
+	mode, uid, gid, ok, err := root.Dir(m.Guest)
+	if err != nil {
+		return err
+	}
+	if ok {
+		attr = format.Attr{Mode: mode, UID: uid, GID: gid}
+	}
+	if m.Owner != nil {
+		attr.UID, attr.GID = m.Owner.UID, m.Owner.GID
+	}
+	if err := format.Write(int(dir.Fd()), attr); err != nil && err != unix.EOPNOTSUPP { // then nobody's view is kept there
+		return fail(err)
 	}
 	return nil
 }

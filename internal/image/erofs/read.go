@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"path"
+	"strings"
 	"time"
 )
 
@@ -80,7 +81,45 @@ func (w *walker) walk(p string, nid uint64, depth int) error {
 	if err != nil || dirents == nil {
 		return err
 	}
-	return w.entries(p, dirents, e.Size, depth)
+	return w.names(p, dirents, e.Size, func(name string, nid uint64) error { return w.walk(path.Join(p, name), nid, depth+1) })
+}
+
+// errFound ends a walk.
+var errFound = errors.New("found")
+
+// Lookup returns what is at a path of an image, whose links are not followed. The error is fs.ErrNotExist where there is nothing.
+func Lookup(r io.ReaderAt, p string) (*Entry, error) {
+	img, err := open(r)
+	if err != nil {
+		return nil, err
+	}
+	e, dirents, err := img.entry(".", img.root)
+	for name := range strings.SplitSeq(strings.Trim(path.Clean("/"+p), "/"), "/") {
+		if err != nil || name == "" {
+			break
+		}
+		at, found := uint64(0), false
+		if dirents != nil {
+			err = img.names(e.Path, dirents, e.Size, func(have string, nid uint64) error {
+				if have != name {
+					return nil
+				}
+				at, found = nid, true
+				return errFound
+			})
+		}
+		switch {
+		case err != nil && err != errFound:
+		case !found:
+			err = fs.ErrNotExist
+		default:
+			e, dirents, err = img.entry(path.Join(e.Path, name), at)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return e, nil
 }
 
 // entry reads an inode. The reader is of the entries of a directory, of which there are Size bytes, or nil.
@@ -140,8 +179,8 @@ func (w *image) entry(p string, nid uint64) (*Entry, io.Reader, error) {
 	return e, nil, nil
 }
 
-// entries walks what is in a directory, block by block.
-func (w *walker) entries(p string, r io.Reader, size int64, depth int) error {
+// names calls each with what is in a directory, block by block.
+func (w *image) names(p string, r io.Reader, size int64, each func(name string, nid uint64) error) error {
 	le := binary.LittleEndian
 	for ; size > 0; size -= blockSize {
 		b := make([]byte, min(size, blockSize))
@@ -176,7 +215,7 @@ func (w *walker) entries(p string, r io.Reader, size int64, depth int) error {
 			} else if checkPath(s) != nil {
 				return fmt.Errorf("%w: a name in directory %q", ErrFormat, p)
 			}
-			if err := w.walk(path.Join(p, string(name)), le.Uint64(d), depth+1); err != nil {
+			if err := each(string(name), le.Uint64(d)); err != nil {
 				return err
 			}
 		}

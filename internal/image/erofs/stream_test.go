@@ -150,6 +150,11 @@ func FuzzWalk(f *testing.F) {
 			}
 			return nil
 		})
+		for _, p := range []string{"a/b", ".", "d/x", "l"} {
+			if e, err := erofs.Lookup(bytes.NewReader(b), p); err == nil && e.Path != p {
+				t.Errorf("%q is found at %q", p, e.Path)
+			}
+		}
 		devices, _ := erofs.Devices(bytes.NewReader(b))
 		for _, e := range devices {
 			if !fs.ValidPath(e.Path) && utf8.ValidString(e.Path) || e.Path == "." || e.Mode&fs.ModeDevice == 0 {

@@ -91,6 +91,32 @@ func TestCorners(t *testing.T) {
 	file := image(t, func(w *erofs.Writer) { corners(t, m, w) })
 	checkAll(t, m, file)
 
+	t.Run("lookup", func(t *testing.T) {
+		f, err := os.Open(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		n := 0
+		if err := erofs.Walk(f, func(want *erofs.Entry) error {
+			n++
+			if n%97 != 0 && strings.HasPrefix(want.Path, "wide/") { // they are many
+				return nil
+			}
+			got, err := erofs.Lookup(f, "/"+want.Path)
+			if err != nil || got.Path != want.Path || got.Inode != want.Inode || got.Attr != want.Attr || got.Mode != want.Mode {
+				t.Errorf("%s: %+v, %v", want.Path, got, err)
+			}
+			return nil
+		}); err != nil || n < 1000 {
+			t.Errorf("%d names, %v", n, err)
+		}
+		for _, p := range []string{"none", "su/x", "tmp/../su/y", "link/1/x"} {
+			if e, err := erofs.Lookup(f, p); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("%s: %+v, %v", p, e, err)
+			}
+		}
+	})
 	t.Run("fsck", func(t *testing.T) {
 		fsck, err := exec.LookPath("fsck.erofs")
 		if err != nil {
