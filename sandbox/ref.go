@@ -49,7 +49,7 @@ func (n Name) Validate() error { return validateWord("sandbox name", string(n)) 
 
 func validateWord(what, s string) error {
 	bad := func(why string) error {
-		return &Error{Kind: InvalidConfig, Message: fmt.Sprintf("%s %q %s", what, s, why),
+		return &Error{Kind: InvalidConfig, Message: fmt.Sprintf("%s %q %s", what, s[:min(len(s), MaxNameLen)], why),
 			Hint: "use letters, digits, '.', '_' and '-', starting with a letter or a digit"}
 	}
 	switch {

@@ -87,7 +87,8 @@ type Audit struct {
 	Caller  Caller
 	Action  string
 	Ref     sandbox.Ref
-	Err     error
+	Kind    sandbox.Kind // "": it was done
+	Failure string       // what went wrong, a hundred bytes of it at most
 }
 
 // ObserveAudit has f called with each change that is audited, before it is logged.
@@ -104,7 +105,7 @@ func (s *Server) served(t *trace, rec *recorder, r *http.Request) {
 	if status == 0 {
 		status = http.StatusOK
 	}
-	line := []slog.Attr{slog.String("id", t.id), slog.String("method", r.Method), slog.String("path", logPath(r.URL.Path)), slog.Int("status", status),
+	line := []slog.Attr{slog.String("id", t.id), slog.String("method", clip(r.Method)), slog.String("path", logPath(r.URL.Path)), slog.Int("status", status),
 		slog.Int64("bytes", rec.bytes), slog.Float64("ms", float64(took.Microseconds())/1000), slog.String("remote", r.RemoteAddr)}
 	if t.caller.KeyID != "" {
 		line = append(line, slog.String("key", t.caller.KeyID))
@@ -131,6 +132,7 @@ func (s *Server) served(t *trace, rec *recorder, r *http.Request) {
 // Audited notes that somebody changed something, or tried to.
 func (s *Server) Audited(ctx context.Context, action string, ref sandbox.Ref, err error, attrs ...slog.Attr) {
 	c, at, id := CallerOf(ctx), time.Now().UTC(), auditID()
+	ref.Namespace, ref.Name = clip(ref.Namespace), sandbox.Name(clip(string(ref.Name))) // it may not have been looked at
 	line := []slog.Attr{slog.String("event", id), slog.String("request", RequestID(ctx)), slog.String("key", c.KeyID), slog.String("as", c.Namespace), slog.String("action", action),
 		slog.String("namespace", ref.Namespace), slog.String("sandbox", string(ref.Name)), slog.Bool("ok", err == nil)}
 	if err != nil {
@@ -143,7 +145,11 @@ func (s *Server) Audited(ctx context.Context, action string, ref sandbox.Ref, er
 		f(action, err == nil)
 	}
 	for _, f := range s.audits {
-		f(Audit{id, at, RequestID(ctx), c, action, ref, err})
+		a := Audit{ID: id, At: at, Request: RequestID(ctx), Caller: c, Action: action, Ref: ref, Kind: sandbox.KindOf(err)}
+		if err != nil {
+			a.Failure = clip(err.Error())
+		}
+		f(a)
 	}
 	record := slog.NewRecord(at, slog.LevelInfo, "audit", 0)
 	record.AddAttrs(append(line, attrs...)...)

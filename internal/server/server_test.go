@@ -282,6 +282,28 @@ func TestRequestLog(t *testing.T) {
 	}
 }
 
+// TestLogsAreBounded has what a client says of itself in a line of the logs cut short.
+func TestLogsAreBounded(t *testing.T) {
+	var log, audit bytes.Buffer
+	var seen Audit
+	s := New(Config{Keys: testKeys(t), Log: slog.New(slog.NewJSONHandler(&log, nil)), Audit: slog.New(slog.NewJSONHandler(&audit, nil))})
+	s.ObserveAudit(func(a Audit) { seen = a })
+	long := strings.Repeat("X", 60000)
+	s.Mount(Route{Pattern: "/x", Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ref := sandbox.Ref{Namespace: long, Name: sandbox.Name(long)}
+		s.Audited(r.Context(), "create", ref, ref.Validate())
+	})})
+	ask(t, s, long, "/x", map[string]string{"Authorization": vectorTeam}, "")
+	for _, b := range []*bytes.Buffer{&log, &audit} {
+		if b.Len() == 0 || b.Len() > 2000 {
+			t.Errorf("%d bytes are logged", b.Len())
+		}
+	}
+	if n := len(seen.Ref.Name) + len(seen.Ref.Namespace) + len(seen.Failure); n > 400 || seen.Kind != sandbox.InvalidConfig {
+		t.Errorf("%d bytes of %q are kept", n, seen.Kind)
+	}
+}
+
 func TestDevelopmentListensOnLoopbackOnly(t *testing.T) {
 	if l, err := New(Config{}).Listen(context.Background(), "0.0.0.0:0"); sandbox.KindOf(err) != sandbox.InvalidConfig {
 		t.Errorf("listens on %v, %v", l, err)

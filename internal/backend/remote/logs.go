@@ -116,6 +116,7 @@ func (s *stream) Next() (sandbox.LogEntry, error) {
 		return sandbox.LogEntry{}, io.EOF
 	}
 	var since time.Time // it broke off
+	broken := 0
 	for {
 		e, err := s.read()
 		if err == nil || err == io.EOF || sandbox.KindOf(err) == sandbox.Protocol {
@@ -129,16 +130,21 @@ func (s *stream) Next() (sandbox.LogEntry, error) {
 		}
 		s.body.Close()
 		for {
+			// A server that is just starting again refuses connections, knows nothing of us, or breaks off again.
+			if time.Since(since) > resumeFor {
+				return e, err
+			}
+			if broken++; broken > 1 { // the first time it may be there at once
+				select {
+				case <-s.ctx.Done():
+				case <-time.After(resumePause):
+				}
+			}
 			if err = s.open(); err == nil {
 				break
 			}
-			// A server that is just starting again refuses connections, or knows nothing of us.
-			if k := sandbox.KindOf(err); k != sandbox.Runtime || time.Since(since) > resumeFor {
+			if sandbox.KindOf(err) != sandbox.Runtime {
 				return e, err
-			}
-			select {
-			case <-s.ctx.Done():
-			case <-time.After(resumePause):
 			}
 		}
 	}

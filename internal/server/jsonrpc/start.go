@@ -11,6 +11,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/microsandbox-go/microsandbox/internal/backend"
@@ -81,7 +82,7 @@ func (v *Service) Start(ctx context.Context, p StartParams) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	plan, err := v.plan(ctx, ref, p.Config, nil)
+	plan, err := v.plan(ctx, ref, p.Config)
 	if err == nil && p.Config != nil {
 		err = sandboxfile.Update(v.dir(ref.Namespace), p.Sandbox, *p.Config)
 	}
@@ -138,17 +139,39 @@ type wanted struct {
 // maxDepth is how far dependencies may go (contract server-v0.2 §3.1).
 const maxDepth = 32
 
-// plan is what to start for ref, what it depends on first. above are those that depend on it.
-func (v *Service) plan(ctx context.Context, ref sandbox.Ref, config *sandboxfile.Sandbox, above []sandbox.Ref) ([]wanted, error) {
+// planner gathers what is to be started, what others depend on first.
+type planner struct {
+	v    *Service
+	file func() (*sandboxfile.File, error)
+	done map[sandbox.Ref]bool
+	all  []wanted
+}
+
+// plan is what to start for ref, what it depends on first.
+func (v *Service) plan(ctx context.Context, ref sandbox.Ref, config *sandboxfile.Sandbox) ([]wanted, error) {
+	p := planner{v: v, done: map[sandbox.Ref]bool{}}
+	p.file = sync.OnceValues(func() (*sandboxfile.File, error) { return sandboxfile.Load(sandboxfile.Path(v.dir(ref.Namespace))) })
+	err := p.add(ctx, ref, config, nil)
+	return p.all, err
+}
+
+// add adds ref, once. above are those that depend on it.
+func (p *planner) add(ctx context.Context, ref sandbox.Ref, config *sandboxfile.Sandbox, above []sandbox.Ref) error {
 	if slices.Contains(above, ref) || len(above) > maxDepth {
-		return nil, server.Invalid("sandbox '%s' depends on itself, or on too many others in turn", ref.Name)
+		return server.Invalid("sandbox '%s' depends on itself, or on too many others in turn", ref.Name)
+	}
+	if p.done[ref] {
+		return nil
+	}
+	p.done[ref] = true
+	if err := ctx.Err(); err != nil {
+		return &sandbox.Error{Op: "start", Ref: ref, Kind: sandbox.Cancelled, Message: "start", Err: context.Cause(ctx)}
 	}
 	entry := config
-	dir := v.dir(ref.Namespace)
 	if entry == nil {
-		f, err := sandboxfile.Load(sandboxfile.Path(dir))
+		f, err := p.file()
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, err
+			return err
 		}
 		if err == nil {
 			if have, ok := f.Sandboxes[string(ref.Name)]; ok {
@@ -156,36 +179,32 @@ func (v *Service) plan(ctx context.Context, ref sandbox.Ref, config *sandboxfile
 			}
 		}
 		if entry == nil { // one that was made in another way is as good
-			if _, gerr := v.backend.Get(ctx, ref); gerr == nil {
-				return []wanted{{ref: ref}}, nil
+			if _, gerr := p.v.backend.Get(ctx, ref); gerr == nil {
+				p.all = append(p.all, wanted{ref: ref})
+				return nil
 			}
-			if _, serr := os.Stat(dir); err != nil && serr == nil {
-				return nil, server.Invalid("No configuration provided and no existing configuration found for sandbox '%s'", ref.Name)
+			if _, serr := os.Stat(p.v.dir(ref.Namespace)); err != nil && serr == nil {
+				return server.Invalid("No configuration provided and no existing configuration found for sandbox '%s'", ref.Name)
 			}
-			return nil, server.Invalid("Sandbox '%s' not found in existing configuration", ref.Name)
+			return server.Invalid("Sandbox '%s' not found in existing configuration", ref.Name)
 		}
 	}
-	spec, err := v.spec(ref, *entry)
+	spec, err := p.v.spec(ref, *entry)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	var all []wanted
+	above = append(slices.Clone(above), ref)
 	for _, name := range entry.DependsOn {
 		other, err := Ref(ctx, ref.Namespace, name)
-		if err != nil {
-			return nil, err
+		if err == nil {
+			err = p.add(ctx, other, nil, above)
 		}
-		first, err := v.plan(ctx, other, nil, append(slices.Clone(above), ref))
 		if err != nil {
-			return nil, err
-		}
-		for _, w := range first {
-			if !slices.ContainsFunc(all, func(have wanted) bool { return have.ref == w.ref }) {
-				all = append(all, w)
-			}
+			return err
 		}
 	}
-	return append(all, wanted{ref, &spec, entry.AtStart == sandboxfile.StartsNothing}), nil
+	p.all = append(p.all, wanted{ref, &spec, entry.AtStart == sandboxfile.StartsNothing})
+	return nil
 }
 
 // spec is what an entry asks for here.

@@ -84,10 +84,7 @@ type events struct {
 }
 
 func (e *events) add(a server.Audit) {
-	line := audited{Time: a.At, ID: a.ID, Request: a.Request, Key: a.Caller.KeyID, Action: a.Action, Namespace: a.Ref.Namespace, Sandbox: string(a.Ref.Name), OK: a.Err == nil}
-	if a.Err != nil {
-		line.Kind, line.Error = sandbox.KindOf(a.Err), a.Err.Error()
-	}
+	line := audited{Time: a.At, ID: a.ID, Request: a.Request, Key: a.Caller.KeyID, Action: a.Action, Namespace: a.Ref.Namespace, Sandbox: string(a.Ref.Name), OK: a.Kind == "", Kind: a.Kind, Error: a.Failure}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.all = append(e.all, line.event())

@@ -118,10 +118,10 @@ func (h *Handler) create(r *request) (any, error) {
 		return nil, err
 	}
 	ctx := r.Context()
-	server.Note(ctx, slog.String("sandbox", b.Name))
 	req, err := h.request(ctx, r.namespace, b)
 	ref := req.Ref
 	if err == nil {
+		server.Note(ctx, slog.String("sandbox", b.Name))
 		req.Prepare = r.URL.Query().Get("start") != "true"
 	}
 	wait, werr := r.wait()
