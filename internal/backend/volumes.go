@@ -21,6 +21,12 @@ type Volumes interface {
 	RemoveVolume(ctx context.Context, namespace, name string) error
 }
 
+// VolumeFinder is a backend that knows volumes by their IDs.
+type VolumeFinder interface {
+	// FindVolume returns a volume, whose use is not measured. Kind: VolumeNotFound.
+	FindVolume(ctx context.Context, namespace, id string) (Volume, error)
+}
+
 // VolumeEditor is a backend whose volumes can be changed.
 type VolumeEditor interface {
 	// UpdateVolume changes a volume. Sandboxes that run keep the limit that they were started with. Kinds: VolumeNotFound,

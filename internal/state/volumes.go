@@ -59,6 +59,18 @@ func (db *DB) GetVolume(namespace, name string) (Volume, error) {
 	return all[0], nil
 }
 
+// FindVolume returns the record of the volume with an ID. Kind: VolumeNotFound.
+func (db *DB) FindVolume(namespace, id string) (Volume, error) {
+	all, err := db.volumes("namespace = ?1 AND id = ?2", namespace, id)
+	if err == nil && len(all) == 0 {
+		err = &sandbox.Error{Kind: sandbox.VolumeNotFound, Message: "there is no volume with this id"}
+	}
+	if err != nil {
+		return Volume{}, err
+	}
+	return all[0], nil
+}
+
 // ListVolumes returns the volumes of a namespace, newest first; "" is all namespaces.
 func (db *DB) ListVolumes(namespace string) ([]Volume, error) {
 	return db.volumes("?1 = '' OR namespace = ?1", namespace)

@@ -21,8 +21,8 @@ import (
 // FS is the files below a directory. The zero Limit is none.
 type FS struct {
 	Dir   string
-	Limit int64 // bytes of all files together
-	Used  int64 // of them, before what is written
+	Limit int64                 // bytes of all files together
+	Used  func() (int64, error) // measures how many there are; asked with a Limit only
 }
 
 // Info says what a guest sees of a file.

@@ -2,6 +2,7 @@ package volumefs
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -88,7 +89,8 @@ func TestLinks(t *testing.T) {
 
 // TestLimit: what does not fit, or ends early, changes nothing and leaves nothing.
 func TestLimit(t *testing.T) {
-	fs := FS{Dir: t.TempDir(), Limit: 10, Used: 3}
+	dir := t.TempDir()
+	fs := FS{Dir: dir, Limit: 10, Used: func() (int64, error) { return sizes(t, dir), nil }}
 	must(t, fs.Write("a", strings.NewReader("abc")))
 	if err := fs.Write("a", strings.NewReader("12345678901")); !errors.Is(err, unix.ENOSPC) {
 		t.Errorf("too much: %v", err)
@@ -101,6 +103,63 @@ func TestLimit(t *testing.T) {
 	if err != nil || len(all) != 1 || all[0].Path != "/a" || all[0].Size != 10 {
 		t.Errorf("left: %+v, %v", all, err)
 	}
+}
+
+// TestLimitOfMany: files that are written at the same time fit together, or do not come.
+func TestLimitOfMany(t *testing.T) {
+	dir := t.TempDir()
+	fs := FS{Dir: dir, Limit: 10, Used: func() (int64, error) { return sizes(t, dir), nil }}
+	const writers = 8
+	begun, errs := make(chan struct{}, writers), make(chan error, writers)
+	all := make(chan struct{})
+	for i := range writers {
+		go func() {
+			first := true
+			r := readerFunc(func(p []byte) (int, error) {
+				if !first {
+					return 0, io.EOF
+				}
+				first = false
+				begun <- struct{}{}
+				<-all // each has looked how much there is
+				return copy(p, "12345678"), nil
+			})
+			errs <- fs.Write(fmt.Sprint(i), r)
+		}()
+	}
+	for range writers {
+		<-begun
+	}
+	close(all)
+	there := 0
+	for range writers {
+		if err := <-errs; err == nil {
+			there++
+		} else if !errors.Is(err, unix.ENOSPC) {
+			t.Error(err)
+		}
+	}
+	if got := sizes(t, dir); there != 1 || got != 8 {
+		t.Errorf("%d were written, %d bytes are there", there, got)
+	}
+}
+
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
+
+// sizes is how many bytes the files of a directory have.
+func sizes(t *testing.T, dir string) (n int64) {
+	all, err := os.ReadDir(dir)
+	if err != nil {
+		t.Error(err)
+	}
+	for _, e := range all {
+		if i, err := e.Info(); err == nil {
+			n += i.Size()
+		}
+	}
+	return n
 }
 
 type broken struct{}

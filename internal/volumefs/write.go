@@ -47,14 +47,45 @@ func (f FS) Write(p string, r io.Reader) error {
 	if err := setAttr(fd, a); err != nil {
 		return fail(p, err)
 	}
-	if err := f.fill(file, r, old); err != nil {
+	n, err := f.fill(file, r, old)
+	if err != nil {
 		var read *readError
 		if errors.As(err, &read) {
 			return read.err
 		}
 		return fail(p, err)
 	}
-	return fail(p, christen(fd, dir, name))
+	return fail(p, f.publish(fd, dir, name, p, n))
+}
+
+// publish gives a file of n bytes its name if there still is room for it: others may have been written meanwhile.
+func (f FS) publish(fd, dir int, name, p string, n int64) error {
+	if f.Limit == 0 {
+		return christen(fd, dir, name)
+	}
+	root, err := unix.Open(f.Dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(root)
+	for err = unix.EINTR; err == unix.EINTR; {
+		err = unix.Flock(root, unix.LOCK_EX) // one after the other
+	}
+	if err != nil {
+		return err
+	}
+	var old int64
+	if have, err := info(dir, name, p); err == nil {
+		old = have.Size
+	}
+	used, err := f.Used()
+	if err != nil {
+		return err
+	}
+	if used-old+n > f.Limit {
+		return unix.ENOSPC
+	}
+	return christen(fd, dir, name)
 }
 
 // readError is of the one who sends.
@@ -62,29 +93,32 @@ type readError struct{ err error }
 
 func (r *readError) Error() string { return r.err.Error() }
 
-// fill copies r into a new file, and no more than the limit leaves. old is what goes for it.
-func (f FS) fill(file *os.File, r io.Reader, old int64) error {
+// fill copies r into a new file, n bytes, and no more than the limit leaves. old is what goes for it.
+func (f FS) fill(file *os.File, r io.Reader, old int64) (n int64, err error) {
 	room := int64(1) << 62
 	if f.Limit > 0 {
-		room = max(0, f.Limit-f.Used+old)
+		used, err := f.Used()
+		if err != nil {
+			return 0, err
+		}
+		room = max(0, f.Limit-used+old)
 	}
-	var n int64
 	buf := make([]byte, 256<<10)
 	for {
 		got, err := r.Read(buf)
 		if n += int64(got); n > room {
-			return unix.ENOSPC
+			return n, unix.ENOSPC
 		}
 		if got > 0 {
 			if _, werr := file.Write(buf[:got]); werr != nil {
-				return werr
+				return n, werr
 			}
 		}
 		if err == io.EOF {
-			return nil
+			return n, nil
 		}
 		if err != nil {
-			return &readError{err}
+			return n, &readError{err}
 		}
 	}
 }

@@ -23,6 +23,7 @@ import (
 
 var (
 	_ backend.Volumes      = (*Backend)(nil)
+	_ backend.VolumeFinder = (*Backend)(nil)
 	_ backend.VolumeEditor = (*Backend)(nil)
 )
 
@@ -56,11 +57,11 @@ func (b *Backend) CreateVolume(_ context.Context, req backend.VolumeRequest) (ba
 		return backend.Volume{}, err
 	}
 	point("volume: recorded")
-	return b.volume(v, false), b.makeVolumeDir(req.Namespace, req.Name)
+	return b.volume(v), b.makeVolumeDir(req.Namespace, req.Name)
 }
 
 // UpdateVolume changes the limit and the labels of a volume.
-func (b *Backend) UpdateVolume(_ context.Context, namespace, name string, change backend.VolumeChange) (backend.Volume, error) {
+func (b *Backend) UpdateVolume(ctx context.Context, namespace, name string, change backend.VolumeChange) (backend.Volume, error) {
 	bad := func(format string, args ...any) error {
 		return &sandbox.Error{Op: "update volume", Kind: sandbox.InvalidConfig, Message: fmt.Sprintf(format, args...)}
 	}
@@ -81,7 +82,7 @@ func (b *Backend) UpdateVolume(_ context.Context, namespace, name string, change
 	}
 	var has int64
 	if q := change.QuotaMiB; q != nil && *q > 0 {
-		has = used(b.volumeDir(namespace, name))
+		has = used(ctx, b.volumeDir(namespace, name))
 	}
 	err = db.EditVolume(namespace, name, func(v *state.Volume) error {
 		if q := change.QuotaMiB; q != nil {
@@ -99,7 +100,7 @@ func (b *Backend) UpdateVolume(_ context.Context, namespace, name string, change
 		return backend.Volume{}, err
 	}
 	v, err := db.GetVolume(namespace, name)
-	return b.volume(v, true), err
+	return b.measuredVolume(ctx, v), err
 }
 
 // makeVolumeDir makes the directory of a volume that has its record. One that is there stays: the record is written first.
@@ -111,7 +112,7 @@ func (b *Backend) makeVolumeDir(namespace, name string) error {
 }
 
 // GetVolume returns what is known of a volume.
-func (b *Backend) GetVolume(_ context.Context, namespace, name string) (backend.Volume, error) {
+func (b *Backend) GetVolume(ctx context.Context, namespace, name string) (backend.Volume, error) {
 	db, err := b.recordsIfAny()
 	if err != nil {
 		return backend.Volume{}, err
@@ -123,7 +124,23 @@ func (b *Backend) GetVolume(_ context.Context, namespace, name string) (backend.
 	if err != nil {
 		return backend.Volume{}, err
 	}
-	return b.volume(v, true), nil
+	return b.measuredVolume(ctx, v), nil
+}
+
+// FindVolume returns a volume by its ID, unmeasured.
+func (b *Backend) FindVolume(_ context.Context, namespace, id string) (backend.Volume, error) {
+	db, err := b.recordsIfAny()
+	if err != nil {
+		return backend.Volume{}, err
+	}
+	if db == nil {
+		return backend.Volume{}, &sandbox.Error{Kind: sandbox.VolumeNotFound, Message: "there is no volume with this id"}
+	}
+	v, err := db.FindVolume(namespace, id)
+	if err != nil {
+		return backend.Volume{}, err
+	}
+	return b.volume(v), nil
 }
 
 func missingVolume(name string) error {
@@ -131,7 +148,7 @@ func missingVolume(name string) error {
 }
 
 // ListVolumes returns the volumes of a namespace, newest first.
-func (b *Backend) ListVolumes(_ context.Context, namespace string) ([]backend.Volume, error) {
+func (b *Backend) ListVolumes(ctx context.Context, namespace string) ([]backend.Volume, error) {
 	db, err := b.recordsIfAny()
 	if err != nil || db == nil {
 		return nil, err
@@ -142,24 +159,29 @@ func (b *Backend) ListVolumes(_ context.Context, namespace string) ([]backend.Vo
 	}
 	all := make([]backend.Volume, 0, len(rows))
 	for _, v := range rows {
-		all = append(all, b.volume(v, true))
+		all = append(all, b.measuredVolume(ctx, v))
 	}
 	return all, nil
 }
 
-func (b *Backend) volume(v state.Volume, measure bool) backend.Volume {
-	out := backend.Volume{Namespace: v.Namespace, Name: v.Name, ID: v.ID, QuotaMiB: v.QuotaMiB, Labels: v.Labels, CreatedAt: v.CreatedAt, UpdatedAt: v.UpdatedAt,
+func (b *Backend) volume(v state.Volume) backend.Volume {
+	return backend.Volume{Namespace: v.Namespace, Name: v.Name, ID: v.ID, QuotaMiB: v.QuotaMiB, Labels: v.Labels, CreatedAt: v.CreatedAt, UpdatedAt: v.UpdatedAt,
 		Path: b.volumeDir(v.Namespace, v.Name), Users: v.Users}
-	if measure {
-		out.Used = used(out.Path)
-	}
+}
+
+func (b *Backend) measuredVolume(ctx context.Context, v state.Volume) backend.Volume {
+	out := b.volume(v)
+	out.Used = used(ctx, out.Path)
 	return out
 }
 
-// used is how many bytes the files below a directory have. Links are not followed.
-func used(dir string) int64 {
+// used is how many bytes the files below a directory have. Links are not followed. When nobody waits for it any more it is too few.
+func used(ctx context.Context, dir string) int64 {
 	var n int64
 	_ = filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
+		if ctx.Err() != nil {
+			return fs.SkipAll
+		}
 		if err != nil {
 			return nil // just removed by a guest
 		}

@@ -110,11 +110,14 @@ func (h *Handler) defaultVolume(r *request) (any, error) {
 
 // volume finds a volume by its ID.
 func (h *Handler) volume(r *request) (backend.Volume, error) {
+	id := r.PathValue("id")
+	if finder, ok := h.backend.(backend.VolumeFinder); ok {
+		return finder.FindVolume(r.Context(), r.namespace, id)
+	}
 	all, err := h.allVolumes(r)
 	if err != nil {
 		return backend.Volume{}, err
 	}
-	id := r.PathValue("id")
 	for _, v := range all {
 		if v.ID == id {
 			return v, nil
@@ -125,6 +128,13 @@ func (h *Handler) volume(r *request) (backend.Volume, error) {
 
 func (h *Handler) getVolume(r *request) (any, error) {
 	v, err := h.volume(r)
+	if err != nil {
+		return nil, err
+	}
+	keeper, err := h.keeper()
+	if err == nil {
+		v, err = keeper.GetVolume(r.Context(), r.namespace, v.Name) // measured
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -187,7 +197,17 @@ func (h *Handler) files(r *request) (volumefs.FS, error) {
 	if v.Path == "" {
 		return volumefs.FS{}, &sandbox.Error{Kind: sandbox.Unsupported, Message: "this server does not have the volume's files"}
 	}
-	return volumefs.FS{Dir: v.Path, Limit: int64(v.QuotaMiB) * mib, Used: v.Used}, nil
+	measure := func() (int64, error) {
+		keeper, err := h.keeper()
+		if err == nil {
+			v, err = keeper.GetVolume(r.Context(), r.namespace, v.Name)
+		}
+		if err == nil {
+			err = r.Context().Err()
+		}
+		return v.Used, err
+	}
+	return volumefs.FS{Dir: v.Path, Limit: int64(v.QuotaMiB) * mib, Used: measure}, nil
 }
 
 // path is the path that a request's header has.
