@@ -140,7 +140,7 @@ func newWorld(t *testing.T) *world {
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(w.top) })
 	w.home = filepath.Join(w.top, "server")
-	leakcheck.Check(t, leakcheck.Home(w.home, "tls", "bin/*", "images/*", "run/.lock", "db/*", "logs/*", "namespaces", "sandboxes", "sandboxes/default", "volumes", "volumes/default"), leakcheck.Binaries(bin))
+	leakcheck.Check(t, leakcheck.Home(w.home, "tls", "bin/*", "images/*", "run/.lock", "db/*", "logs/*", "namespaces", "sandboxes", "sandboxes/default", "volumes", "volumes/default", "server.key"), leakcheck.Binaries(bin), leakcheck.Within(10*time.Second))
 	t.Cleanup(func() {
 		w.local("server", "stop")
 		if names := strings.Fields(w.local("ls", "-q").out); len(names) > 0 {
@@ -150,6 +150,10 @@ func newWorld(t *testing.T) *world {
 			w.local("volume", "rm", name)
 		}
 	})
+	// Values of secrets are kept under it.
+	if err := errors.Join(os.MkdirAll(w.home, 0o700), os.WriteFile(filepath.Join(w.home, "server.key"), []byte("0123456789abcdefghijklmnopqrstuv"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
 	w.serve("0")
 	w.env = []string{"MSB_BACKEND=cloud", "MSB_API_URL=" + w.url, "MSB_API_KEY=msb_test", "MSB_HOME=" + filepath.Join(w.top, "client")}
 	return w

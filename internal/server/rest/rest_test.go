@@ -398,6 +398,30 @@ func TestEventsOfBefore(t *testing.T) {
 	}
 }
 
+// TestDescribed looks for every route in the API's description.
+func TestDescribed(t *testing.T) {
+	s := server.New(server.Config{Backend: &kept{dir: t.TempDir()}})
+	t.Cleanup(s.Close)
+	described := map[string]bool{}
+	for _, d := range api() {
+		described[d.route] = true
+	}
+	routes := 0
+	for _, r := range New(s).Routes() {
+		method, path, ok := strings.Cut(r.Pattern, " ")
+		if !ok || path == "/v1/openapi.json" {
+			continue // of many methods: those of a sandbox, which are all asked for by their description
+		}
+		routes++
+		if !described[method+" "+path] {
+			t.Errorf("%s is not described", r.Pattern)
+		}
+	}
+	if routes < 30 {
+		t.Errorf("there are %d routes", routes)
+	}
+}
+
 // FuzzPlace reads cursors of anybody.
 func FuzzPlace(f *testing.F) {
 	f.Add(place{1700000000, "name"}.String())

@@ -148,5 +148,22 @@ await step('volumes', async () => {
   await Volume.remove('sdk-vol');
   await assert.rejects(Volume.get('sdk-vol'));
 });
+await step('default volume', async () => {
+  await assert.rejects(Volume.getDefault());
+  await Volume.builder('default').create();
+  const v = await Volume.getDefault();
+  assert.equal(v.isDefault, true); // it has no name to the SDK
+  await v.fs().write('a', 'of all');
+  assert.equal(await v.fs().readToString('a'), 'of all');
+  await Volume.remove('default');
+});
+await step('secrets', async () => {
+  const s = await Sandbox.builder('sdk-secret').image('host').memory(256).secret((x) => x.env('TOKEN').value('hush-value').allowHost('api.example.com')).create();
+  assert.equal((await s.shell('echo $TOKEN')).stdout(), '$MSB_TOKEN\n');
+  await s.stop();
+  const again = await (await Sandbox.get('sdk-secret')).connectOrStart(); // its value was kept
+  assert.equal((await again.shell('echo $TOKEN')).stdout(), '$MSB_TOKEN\n');
+  await again.destroy();
+});
 console.log('done');
 process.exit(0);
