@@ -72,6 +72,18 @@ func (s *service) start(flags ...string) {
 	s.url, s.pid = state.URL, state.PID
 }
 
+// kill kills the server, and waits until another one can take its place.
+func (s *service) kill() {
+	s.w.t.Helper()
+	s.w.must(syscall.Kill(s.pid, syscall.SIGKILL))
+	f, err := os.Open(filepath.Join(s.w.home, "server.pid"))
+	s.w.must(err)
+	defer f.Close()
+	if !until(patience, func() bool { return syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) == nil }) {
+		s.w.t.Fatal("the server that was killed is still there")
+	}
+}
+
 func (s *service) key(namespace string) string {
 	s.w.t.Helper()
 	var out struct{ Token string }
@@ -358,10 +370,7 @@ func TestServerAlone(t *testing.T) {
 		}
 		_, port, err := net.SplitHostPort(strings.TrimPrefix(s.url, "http://"))
 		w.must(err)
-		w.must(syscall.Kill(s.pid, syscall.SIGKILL))
-		if !until(tidy, func() bool { _, err := s.try("GET", "/healthz", nil, ""); return err != nil }) {
-			t.Fatal("it still answers")
-		}
+		s.kill()
 		s.start("--dev") // on another port, and the PID file was there
 		if a := s.ask("GET", "/api/v1/health", nil, ""); a.status != 200 || a.body != `{"message":"Service is healthy"}` {
 			t.Errorf("health is %+v", a)

@@ -14,7 +14,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -271,7 +270,7 @@ func TestServerKillNine(t *testing.T) {
 				})
 			}
 			time.Sleep(time.Duration(rand.IntN(600)) * time.Millisecond) // somewhere in it
-			w.must(syscall.Kill(s.pid, syscall.SIGKILL))
+			s.kill()
 			wait.Wait()
 			s.start()
 			if out, _, err := s.old("steady").run("sh", []string{"-c", "kill -0 $(cat /tmp/pid) && echo alive"}); err != nil || out != "alive\n" {

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"os/exec"
 	"strings"
-	"syscall"
 	"testing"
 )
 
@@ -101,7 +100,7 @@ func TestServerCode(t *testing.T) {
 			if got := s.code("python", "print('x' * 10_000_000)", 0).text("stdout"); len(got) != 10_000_000 {
 				t.Errorf("of 10 MB %d bytes came", len(got))
 			}
-			w.must(syscall.Kill(s.pid, syscall.SIGKILL))
+			s.kill()
 			s.start("--dev")
 			if got := s.code("python", "n", 0).text("stdout"); got != "41" {
 				t.Errorf("after the server was killed n is %q", got)

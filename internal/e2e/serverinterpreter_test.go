@@ -262,3 +262,32 @@ func TestServerInterpreters(t *testing.T) {
 		}
 	})
 }
+
+// TestServerGraceful stops a server while it answers: nobody else gets in, the answer is finished, and the sandbox lives on.
+func TestServerGraceful(t *testing.T) {
+	served(t, func(w *world) {
+		s := w.serve()
+		if a := s.ask("POST", "/v1/sandboxes?start=true", keyed(s.team), `{"name":"i","image":{"type":"oci","reference":"host"}}`); a.status != 200 {
+			t.Fatalf("%d %s", a.status, a.body)
+		}
+		c := s.streamCell(s.team, s.on("i")+"/interpreters/bash/one", "V=1; until test -e /tmp/go; do sleep 0.02; done; echo end")
+		stopped := make(chan result, 1)
+		go func() { stopped <- w.run("server", "stop") }()
+		if !until(patience, func() bool { _, err := s.try("GET", "/healthz", nil, ""); return err != nil }) {
+			t.Error("it lets others in")
+		}
+		w.ok2("--namespace", "team-a", "exec", "i", "--", "touch", "/tmp/go")
+		var o cellOutput
+		if c.next("output", &o); o.Text != "end\n" {
+			t.Errorf("%+v", o)
+		}
+		c.next("done", nil)
+		if r := <-stopped; r.code != 0 {
+			t.Errorf("server stop: %+v", r)
+		}
+		s.start()
+		if r := s.runCell(s.team, s.on("i")+"/interpreters/bash/one", "echo $V", ""); r.Fresh || r.Outputs[0].Text != "1\n" {
+			t.Errorf("after the server was started again: %+v", r)
+		}
+	})
+}

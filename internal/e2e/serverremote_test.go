@@ -46,6 +46,9 @@ func TestServerRemote(t *testing.T) {
 		if a := s.ask("GET", s.on("far"), keyed(s.team), ""); a.status != 200 || !strings.Contains(a.body, `"status":"running"`) {
 			t.Errorf("it is not the server's: %d %s", a.status, clip(a.body))
 		}
+		if audit, err := os.ReadFile(filepath.Join(w.home, "logs", "audit.log")); err != nil || !strings.Contains(string(audit), `"action":"agent","namespace":"team-a","sandbox":"far","ok":true`) {
+			t.Errorf("that its agent was used is not in the audit log: %v", err)
+		}
 		w.write(filepath.Join(client, "config.json"), profile(other), 0o600)
 		if r := w.run("exec", "far", "--", "true"); r.code == 0 || !strings.Contains(r.err, "far") {
 			t.Errorf("exec of another namespace: %+v", r)

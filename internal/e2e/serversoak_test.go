@@ -9,7 +9,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 )
@@ -89,7 +88,7 @@ func TestServerSoak(t *testing.T) {
 			round(calls, true)
 		}()
 		time.Sleep(time.Duration(rand.IntN(1000)) * time.Millisecond) // somewhere in it
-		w.must(syscall.Kill(s.pid, syscall.SIGKILL))
+		s.kill()
 		next := &service{w: w, all: s.all}
 		next.start("--port", port, "--max-starts", "4")
 		<-asking

@@ -36,6 +36,7 @@ func (h *Handler) agent(r *request, info sandbox.Info) (any, error) {
 	ctx, cancel := context.WithTimeout(r.Context(), relayDialed)
 	relay, err := h.backend.Dial(ctx, info.Ref)
 	cancel()
+	h.server.Audited(r.Context(), "agent", info.Ref, err) // it may do anything by it
 	if err != nil {
 		return nil, err
 	}
