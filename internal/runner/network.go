@@ -104,6 +104,7 @@ func (s *supervisor) setPolicy(p sandbox.NetworkPolicy, strict *bool) error {
 		return err
 	}
 	s.policy, s.strict = p, now
+	s.event("the network policy is now: " + p.String())
 	return nil
 }
 

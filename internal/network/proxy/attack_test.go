@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/microsandbox-go/microsandbox/internal/network/secret"
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
 
@@ -420,4 +421,32 @@ func TestOnViolation(t *testing.T) {
 	if !s.other["evil"].saw(placeholder) || s.good.saw(placeholder) || !s.said("secret API_KEY may not go to shared.test") {
 		t.Errorf("hosts of a passthrough: %q", s.events)
 	}
+}
+
+// TestSetSecrets changes the secrets under a connection that is used again: each request has those that there are when it begins.
+func TestSetSecrets(t *testing.T) {
+	s := newScene(t, opts{})
+	send := func() string { return s.do("GET", "https://"+good+"/", nil, "X", placeholder) }
+	change := func(value string, f func(*sandbox.Secrets)) {
+		set, err := secret.New(keySecret(f), []string{value})
+		must(t, err)
+		s.proxy.SetSecrets(set)
+	}
+	if said := send(); !strings.HasPrefix(said, "200") || !s.good.saw(value) {
+		t.Fatalf("the first value: %s", said)
+	}
+	const next = "sk-another-value-of-it"
+	change(next, nil)
+	if said := send(); !strings.HasPrefix(said, "200") || !s.good.saw(next) {
+		t.Errorf("the second value: %s", said)
+	}
+	change(next, func(x *sandbox.Secrets) { x.Secrets[0].AllowedHosts = []sandbox.HostPattern{{Exact: other}} })
+	if said := send(); !strings.HasPrefix(said, "403") || !s.said("secret API_KEY may not go to "+good) {
+		t.Errorf("where it may not go any more: %s", said)
+	}
+	s.proxy.SetSecrets(&secret.Set{})
+	if said := send(); !strings.HasPrefix(said, "200") || !s.good.saw(placeholder) {
+		t.Errorf("without secrets the placeholder is a text like any other: %s", said)
+	}
+	s.neverSaw("a change")
 }

@@ -45,6 +45,7 @@ type bed struct {
 	stack   *stack.Stack
 	ends    netstack.Ends
 	gateway *netstack.Gateway
+	proxy   *Proxy
 	roots   *x509.CertPool // what the guest trusts
 	servers *issuer        // makes the servers' certificates
 
@@ -95,6 +96,8 @@ func newBed(t testing.TB, o opts) *bed {
 	p, err := New(Config{TLS: o.tls, CACert: certPEM, CAKey: keyPEM, Roots: outside, Upstream: o.scoped, Secrets: set,
 		Terminate: func(why string) { b.mu.Lock(); b.ended = append(b.ended, why); b.mu.Unlock() }})
 	must(t, err)
+
+	b.proxy = p
 
 	policy := sandbox.PublicPolicy()
 	if o.policy != nil {

@@ -461,6 +461,31 @@ func TestNothingShowsValues(t *testing.T) {
 	}
 }
 
+// TestRedactorRemembers keeps the values of sets that were replaced out of a log, too, and what was made before it knew any.
+func TestRedactorRemembers(t *testing.T) {
+	var b bytes.Buffer
+	var r Redactor
+	log := slog.New(r.Handler(slog.NewTextHandler(&b, nil))).With("k", "v")
+	log.Info("nothing is secret: first-value second-value")
+	for _, v := range []string{"first-value", "second-value"} {
+		s := &sandbox.Secrets{Secrets: []sandbox.Secret{{EnvVar: "K", Placeholder: "$MSB_K", AllowedHosts: []sandbox.HostPattern{{Any: true}}}}}
+		set, err := New(s, []string{v})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Add(set)
+		r.Add(&Set{})
+	}
+	b2 := b.Len()
+	log.Info("m", "first", "a first-value b", "second", errors.New("second-value"))
+	if said := b.String()[b2:]; strings.Contains(said, "-value") || strings.Count(said, "[secret]") != 2 || !strings.Contains(said, "k=v") {
+		t.Error(said)
+	}
+	if !strings.Contains(b.String()[:b2], "first-value") {
+		t.Error("what is no secret is not shown")
+	}
+}
+
 // FuzzWatch has the scanner find a placeholder that is there as it is, whatever else is, in any pieces.
 func FuzzWatch(f *testing.F) {
 	f.Add([]byte("x"), []byte("y"), uint8(3), true)
