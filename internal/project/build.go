@@ -244,6 +244,9 @@ func (p *Project) buildSpec(name string, build sandboxfile.Build) (sandbox.Spec,
 	if err != nil {
 		return spec, err
 	}
+	if i := spec.Image.OCI; i != nil && i.Reference == sandbox.HostImage { // all of this machine's /usr would be in it
+		return spec, &sandbox.Error{Kind: sandbox.InvalidConfig, Message: p.Path + ": nothing is built upon the image host: it is this machine's own /usr", Hint: "name an image of a registry, or a directory"}
+	}
 	spec.Patches = nil // they would be in the image
 	if _, ok := p.File.Builds[build.Image]; ok && spec.Image.OCI != nil {
 		spec.Image.OCI.Reference, spec.PullPolicy = p.BuildRef(build.Image), sandbox.PullNever

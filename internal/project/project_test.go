@@ -52,6 +52,14 @@ func TestOrder(t *testing.T) {
 	}
 }
 
+// TestBuildHost: the image of this machine is not copied into another.
+func TestBuildHost(t *testing.T) {
+	p := open(t, "builds:\n  b: {image: host, steps: [one]}\n")
+	if _, err := p.buildSpec("b", p.File.Builds["b"]); sandbox.KindOf(err) != sandbox.InvalidConfig || !strings.Contains(err.Error(), "nothing is built upon the image host") {
+		t.Errorf("the error is %v", err)
+	}
+}
+
 // TestHash: what changes a sandbox changes its hash, and nothing else does.
 func TestHash(t *testing.T) {
 	const file = "builds:\n  b: {image: y, steps: [one]}\nsandboxes:\n  a: {image: x, envs: [A=1], depends_on: [c]}\n  c: {image: b, ports: [5432]}\n"
