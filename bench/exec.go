@@ -93,10 +93,9 @@ func runscContainer(o options, home, static string) (prefix []string, stop func(
 	global := c.args[:slices.Index(c.args, "run")]
 	run := func(args ...string) error {
 		cmd := exec.Command(global[0], append(slices.Clone(global[1:]), args...)...)
-		var stderr bytes.Buffer
-		cmd.Stderr = &stderr
+		cmd.Stderr = os.Stderr // no pipe: the container would hold it open
 		if err := cmd.Run(); err != nil {
-			return fmt.Errorf("runsc %s: %w\n%s", args[0], err, stderr.String())
+			return fmt.Errorf("runsc %s: %w", args[0], err)
 		}
 		return nil
 	}
