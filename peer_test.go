@@ -74,7 +74,7 @@ func TestPeers(t *testing.T) {
 		}
 	}
 	const size = 256 << 20
-	for i := range max(rounds/6, 1) + 1 {
+	for i := range max(rounds/6, 3) + 1 {
 		out, up, down := round{Name: "stdout", Bytes: size}, round{Name: "upload", Bytes: size}, round{Name: "download", Bytes: size}
 		want := func(n int64, err error) error {
 			if err == nil && n != size {
