@@ -1,6 +1,7 @@
 package microsandbox
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"maps"
@@ -39,7 +40,8 @@ type ModifyOptions struct {
 	DryRun          bool // plan only
 }
 
-// SecretModifySpec is what a secret is to be. At most one of Env, Value and Store is set.
+// SecretModifySpec is what a secret is to be. At most one of Env, Value and Store is set; none is Env of the secret's own name. Store is
+// ErrUnsupportedOperation here, and so is Value for a start to come, as records have no values. Without AllowedHosts a secret that is there keeps its own.
 type SecretModifySpec struct {
 	Env          string // variable of this machine that has the value
 	Value        string
@@ -115,10 +117,11 @@ func (h *SandboxHandle) Modify(ctx context.Context, opts ModifyOptions) (*Sandbo
 	if err != nil {
 		return nil, wrap(err)
 	}
-	if len(opts.Secrets) > 0 || len(opts.SecretsRemove) > 0 {
-		return nil, wrap(&sandbox.Error{Op: "modify", Kind: sandbox.Unsupported, Message: "not supported yet: to change secrets"})
+	change, err := opts.modification()
+	if err != nil {
+		return nil, wrap(err)
 	}
-	plan, err := b.Modify(ctx, h.ref, backend.ModifyRequest{Modification: opts.modification(), Policy: sandbox.ModifyPolicy(opts.Policy), DryRun: opts.DryRun})
+	plan, err := b.Modify(ctx, h.ref, backend.ModifyRequest{Modification: change, Policy: sandbox.ModifyPolicy(opts.Policy), DryRun: opts.DryRun})
 	if err != nil {
 		return nil, wrap(err)
 	}
@@ -133,8 +136,8 @@ func (h *SandboxHandle) Modify(ctx context.Context, opts ModifyOptions) (*Sandbo
 	return &out, nil
 }
 
-func (o ModifyOptions) modification() sandbox.Modification {
-	m := sandbox.Modification{EnvRemove: o.EnvRemove, Labels: o.Labels, LabelsRemove: o.LabelsRemove}
+func (o ModifyOptions) modification() (sandbox.Modification, error) {
+	m := sandbox.Modification{EnvRemove: o.EnvRemove, Labels: o.Labels, LabelsRemove: o.LabelsRemove, SecretsRemove: o.SecretsRemove}
 	set := func(to **int, n int) {
 		if n > 0 {
 			*to = &n
@@ -151,5 +154,33 @@ func (o ModifyOptions) modification() sandbox.Modification {
 	if o.Workdir != "" {
 		m.Workdir = &o.Workdir
 	}
-	return m
+	for _, name := range slices.Sorted(maps.Keys(o.Secrets)) {
+		secret, err := o.Secrets[name].secret(name)
+		if err != nil {
+			return m, err
+		}
+		m.Secrets = append(m.Secrets, secret)
+	}
+	return m, nil
+}
+
+// secret is what a secret is to be.
+func (s SecretModifySpec) secret(name string) (sandbox.Secret, error) {
+	out := sandbox.Secret{EnvVar: name, Placeholder: s.Placeholder, Source: &sandbox.SecretSource{Kind: sandbox.SecretFromEnv, Var: cmp.Or(s.Env, name)}}
+	switch {
+	case s.Env != "" && s.Store != "" || s.Value != "" && s.Env+s.Store != "":
+		return out, badConfig("the secret %.100s has more than one of Env, Value and Store", name)
+	case s.Value != "":
+		out.Source, out.Value = nil, sandbox.SecretValue(s.Value)
+	case s.Store != "":
+		out.Source = &sandbox.SecretSource{Kind: sandbox.SecretFromStore, Reference: s.Store}
+	}
+	for _, h := range s.AllowedHosts {
+		p, err := sandbox.ParseHostPattern(h)
+		if err != nil {
+			return out, badHost(name, h)
+		}
+		out.AllowedHosts = append(out.AllowedHosts, p)
+	}
+	return out, nil
 }

@@ -120,7 +120,7 @@ func TestModify(t *testing.T) {
 	if got := shell(t, sb, "echo $A $PWD"); got != "2 /usr" {
 		t.Errorf("after a live change: %q", got)
 	}
-	_, err := sb.Modify(ctx, microsandbox.ModifyOptions{SecretsRemove: []string{"X"}})
+	_, err := sb.Modify(ctx, microsandbox.ModifyOptions{Policy: microsandbox.ModificationPolicyNextStart, Secrets: map[string]microsandbox.SecretModifySpec{"X": {Value: "hunter2", AllowedHosts: []string{"a.example"}}}})
 	wantKind(t, err, microsandbox.ErrUnsupportedOperation)
 }
 

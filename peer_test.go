@@ -57,22 +57,24 @@ func TestPeers(t *testing.T) {
 	say := func(r round) { fmt.Printf("round: %s\n", must[[]byte](t)(json.Marshal(r))) }
 
 	for i := range 5*rounds + 1 {
-		r := round{Name: "exec"}
-		r.Ours = timed(func() error {
-			out, err := sb.Exec(ctx, static, nil)
-			if err == nil && !out.Success() {
-				err = fmt.Errorf("exit code %d", out.ExitCode())
+		for _, b := range []struct{ name, path string }{{"exec", "/bench/nothing"}, {"exec of Go", static}} {
+			r := round{Name: b.name}
+			r.Ours = timed(func() error {
+				out, err := sb.Exec(ctx, b.path, nil)
+				if err == nil && !out.Success() {
+					err = fmt.Errorf("exit code %d", out.ExitCode())
+				}
+				return err
+			})
+			r.Theirs = timed(other(nil, nil, b.path))
+			r.CLI = timed(exec.Command(filepath.Join(bin, "msb"), "exec", "peer", "--", b.path).Run)
+			if i > 0 { // the first does not count
+				say(r)
 			}
-			return err
-		})
-		r.Theirs = timed(other(nil, nil, static))
-		r.CLI = timed(exec.Command(filepath.Join(bin, "msb"), "exec", "peer", "--", static).Run)
-		if i > 0 { // the first does not count
-			say(r)
 		}
 	}
 	const size = 256 << 20
-	for i := range max(rounds/6, 1) + 1 {
+	for i := range max(rounds/6, 3) + 1 {
 		out, up, down := round{Name: "stdout", Bytes: size}, round{Name: "upload", Bytes: size}, round{Name: "download", Bytes: size}
 		want := func(n int64, err error) error {
 			if err == nil && n != size {

@@ -343,7 +343,7 @@ func (c *SandboxConfig) intercept(n *sandbox.Network) error {
 			for _, h := range hosts {
 				p, err := sandbox.ParseHostPattern(h)
 				if err != nil {
-					return badConfig("the secret %.100s: %q is no host or pattern such as *.example.com", s.EnvVar, h)
+					return badHost(s.EnvVar, h)
 				}
 				secret.AllowedHosts = append(secret.AllowedHosts, p)
 			}
@@ -354,6 +354,10 @@ func (c *SandboxConfig) intercept(n *sandbox.Network) error {
 		n.Secrets.Secrets = append(n.Secrets.Secrets, secret)
 	}
 	return nil
+}
+
+func badHost(secret, host string) error {
+	return badConfig("the secret %.100s: %q is no host or pattern such as *.example.com", secret, host)
 }
 
 func (t *TLSConfig) tls() (*sandbox.TLS, error) {

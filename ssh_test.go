@@ -174,11 +174,12 @@ func TestSSHServer(t *testing.T) {
 	if err := errors.Join(s.RequestPty("vt100", 10, 20, nil), s.Shell(), s.WindowChange(30, 40)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := io.WriteString(in, "stty size; echo $TERM; exit 3\n"); err != nil {
+	// Requests and data come to the server by two ways: the size may be there a little after the line.
+	if _, err := io.WriteString(in, `n=0; until [ "$(stty size)" = "30 40" ] || [ $((n+=1)) -gt 1000 ]; do :; done; stty size; echo $TERM; exit 3`+"\n"); err != nil {
 		t.Fatal(err)
 	}
 	text := must[[]byte](t)(io.ReadAll(stdout))
-	if err := s.Wait(); !errors.As(err, &exit) || exit.ExitStatus() != 3 || !strings.Contains(string(text), "30 40") || !strings.Contains(string(text), "vt100") {
+	if err := s.Wait(); !errors.As(err, &exit) || exit.ExitStatus() != 3 || !strings.HasSuffix(string(text), "30 40\r\nvt100\r\n") {
 		t.Errorf("%q, %v", text, err)
 	}
 	s = must[*ssh.Session](t)(c.NewSession())

@@ -62,7 +62,7 @@ type Change struct {
 	Kind   string `json:"kind"` // config | secret
 	Field  string `json:"field"`
 	Name   string `json:"name,omitempty"` // of a secret
-	Change string `json:"change"`         // added | updated | removed; of a secret added | rotated | hosts updated | removed
+	Change string `json:"change"`         // added | updated | removed; of a secret added | rotated | hosts updated | placeholder updated | removed
 	// Before and after; of secrets only where the value comes from.
 	Before      *string     `json:"before,omitempty"`
 	After       *string     `json:"after,omitempty"`
@@ -218,10 +218,18 @@ func (m Modification) applySecrets(n Network) (Network, []Change) {
 		if i := find(s.EnvVar); i >= 0 {
 			old := all.Secrets[i]
 			c.Change, c.BeforeRef = "rotated", old.ref()
-			if !slices.Equal(old.AllowedHosts, s.AllowedHosts) {
-				c.Change = "hosts updated"
+			if len(s.AllowedHosts) == 0 {
+				s.AllowedHosts = old.AllowedHosts
+				c.AllowHosts = hostTexts(s.AllowedHosts)
 			}
-			s.Placeholder, s.Injection, s.RequireTLSIdentity, s.OnViolation = old.Placeholder, old.Injection, old.RequireTLSIdentity, old.OnViolation
+			s.Placeholder = cmp.Or(s.Placeholder, old.Placeholder)
+			switch {
+			case !slices.Equal(old.AllowedHosts, s.AllowedHosts):
+				c.Change = "hosts updated"
+			case s.Placeholder != old.Placeholder:
+				c.Change = "placeholder updated"
+			}
+			s.Injection, s.RequireTLSIdentity, s.OnViolation = old.Injection, old.RequireTLSIdentity, old.OnViolation
 			all.Secrets[i] = s
 		} else {
 			all.Secrets = append(all.Secrets, s)

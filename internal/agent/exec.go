@@ -191,13 +191,42 @@ const readSize = 64 << 10
 
 var readBuffers = sync.Pool{New: func() any { return agentproto.NewDataBuffer(readSize) }}
 
+// floodSize is the same for a command whose output comes faster than it is read: to wake who waits costs a guest more than to copy.
+const floodSize = 256 << 10
+
+var floodBuffers = sync.Pool{New: func() any { return agentproto.NewDataBuffer(floodSize) }}
+
+// fSetPipeSize is F_SETPIPE_SZ.
+const fSetPipeSize = 1031
+
+// enlarge lets a pipe hold floodSize. It reports whether it does; a terminal does not.
+func enlarge(pipe *os.File) (ok bool) {
+	conn, err := pipe.SyscallConn()
+	if err != nil {
+		return false
+	}
+	_ = conn.Control(func(fd uintptr) {
+		_, _, e := syscall.Syscall(syscall.SYS_FCNTL, fd, fSetPipeSize, floodSize)
+		ok = e == 0
+	})
+	return ok
+}
+
 // copy sends what the command writes, until nobody can write it any more.
 func (s *execSession) copy(t agentproto.Type, from *os.File) {
-	buf := readBuffers.Get().(*agentproto.DataBuffer)
-	defer readBuffers.Put(buf)
+	pool := &readBuffers
+	buf := pool.Get().(*agentproto.DataBuffer)
+	defer func() { pool.Put(buf) }()
 	for {
 		s.window.wait()
 		n, err := readAvailable(from, buf.Space())
+		if n == readSize && pool == &readBuffers && enlarge(from) { // it is a flood
+			old := buf
+			pool = &floodBuffers
+			buf = pool.Get().(*agentproto.DataBuffer)
+			copy(buf.Space(), old.Space()[:n])
+			readBuffers.Put(old)
+		}
 		s.reads.Add(1)
 		if n > 0 && s.left.Load() {
 			n = 0 // nobody hears it

@@ -85,6 +85,13 @@ type StopOptions struct {
 	Timeout time.Duration // 0: 10 s
 }
 
+// StartChecker is a backend that knows before a start what would keep it from working.
+type StartChecker interface {
+	// CheckStart returns the error that the sandbox's next start would fail with for what is missing outside of it, such as the value of
+	// a secret. Kinds: InvalidConfig, Unsupported.
+	CheckStart(ctx context.Context, info sandbox.Info) error
+}
+
 // Owner is a backend that can let a sandbox's life end with this process (CreateRequest.Attached, StartOptions.Attached).
 type Owner interface {
 	// Disown lets a sandbox that this process owns live on. It does nothing if the one with that ID is not owned.

@@ -11,7 +11,7 @@ import (
 )
 
 // The queue between who prints and the disk has room for queueBytes; as many again may be on their way. When it is full, a
-// session waits for the disk as long as the log could keep what it prints: burst bytes at once, and refill bytes a second. Who
+// session waits for the disk as long as the log could keep what it prints: burst bytes at once, and refill bytes for each second that it did not wait. Who
 // prints more than that, to a client that reads it, is not held up: the oldest segment of the queue is dropped, and the log
 // says how much is missing there. So short output is whole, the end of long output is exact, and nothing is out of order.
 // Nobody waits longer than patience for a disk that hangs.
@@ -186,7 +186,10 @@ func (w *Writer) waitLocked() bool {
 	late := time.NewTimer(patience)
 	defer late.Stop()
 	w.waiting++
-	defer func() { w.waiting-- }()
+	defer func() {
+		w.waiting--
+		w.counted = time.Now() // a disk that is slower than refill does not hold up a flood for good
+	}()
 	for !w.closed && len(w.queue) == queueBytes/segmentBytes {
 		room := w.room
 		signal(w.stir)

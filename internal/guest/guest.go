@@ -104,12 +104,17 @@ func StopWithin(timeout time.Duration, force bool) backend.StopOptions {
 	return backend.StopOptions{Force: force || timeout <= 0, Timeout: max(0, timeout)}
 }
 
-// Restart stops a sandbox that runs, and starts it again. One of which nothing would be left is refused before it is stopped. Kinds:
-// InvalidArgument, those of Stop and Start.
+// Restart stops a sandbox that runs, and starts it again. One of which nothing would be left, or that could not be
+// started, is refused before it is stopped. Kinds: InvalidArgument, those of CheckStart, Stop and Start.
 func Restart(ctx context.Context, b backend.Backend, info sandbox.Info, stop backend.StopOptions, start func() error) error {
 	if info.Spec.Lifecycle.Ephemeral {
 		return &sandbox.Error{Op: "restart", Ref: info.Ref, Kind: sandbox.InvalidArgument, Message: "sandbox '" + string(info.Ref.Name) + "' is ephemeral: nothing of it would be left to start",
 			Hint: "make one that is kept with: msb create --name NAME IMAGE"}
+	}
+	if c, ok := b.(backend.StartChecker); ok {
+		if err := c.CheckStart(ctx, info); err != nil {
+			return err
+		}
 	}
 	if !info.Status.Terminal() {
 		if err := b.Stop(ctx, info.Ref, stop); err != nil && sandbox.KindOf(err) != sandbox.NotRunning {

@@ -1,6 +1,7 @@
 package local
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"slices"
@@ -98,6 +99,20 @@ func secretValue(s sandbox.Secret) (string, error) {
 		return "", &sandbox.Error{Kind: sandbox.InvalidConfig, Message: fmt.Sprintf("the secret %s is larger than %d KiB", s.EnvVar, sandbox.MaxSecretValue>>10)}
 	}
 	return v, nil
+}
+
+// CheckStart says what is missing of the files, variables and values that the sandbox's next start reads.
+func (b *Backend) CheckStart(_ context.Context, info sandbox.Info) error {
+	row, err := b.row(info.Ref)
+	if err != nil {
+		return err
+	}
+	n := row.Spec.WithDefaults().Network
+	if err := b.unseal(row, &n); err != nil {
+		return err
+	}
+	_, err = b.proxy(n)
+	return err
 }
 
 func fromEnv(what, name string) (string, error) {
