@@ -277,6 +277,7 @@ func Strays(home string, alive func(id string) bool) []string {
 		parents = append(parents, dir)
 	}
 	var strays []string
+	living := map[string]bool{} // asked about once; who is dead may live by the time of the next question
 	for _, parent := range parents {
 		if parent == "" {
 			continue
@@ -286,7 +287,11 @@ func Strays(home string, alive func(id string) bool) []string {
 			continue
 		}
 		for _, dir := range names {
-			if !alive(strings.TrimPrefix(filepath.Base(dir), prefix)) {
+			id := strings.TrimPrefix(filepath.Base(dir), prefix)
+			if !living[id] {
+				living[id] = alive(id)
+			}
+			if !living[id] {
 				strays = append(strays, dir)
 			}
 		}

@@ -419,3 +419,22 @@ func BenchmarkOpen(b *testing.B) {
 		db.Close()
 	}
 }
+
+func TestLiveRefs(t *testing.T) {
+	db := open(t, t.TempDir())
+	for _, name := range []string{"made", "begun", "ended"} {
+		insert(t, db, row(name, nil))
+	}
+	for _, id := range []string{"id-begun", "id-ended"} {
+		if _, err := db.Begin(id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := db.End("id-ended", sandbox.Crashed, sandbox.End{Reason: sandbox.ReasonLost, At: time.Now()}, Measured{}); err != nil {
+		t.Fatal(err)
+	}
+	refs, err := db.LiveRefs()
+	if want := []sandbox.Ref{sandbox.DefaultRef("begun")}; err != nil || !slices.Equal(refs, want) {
+		t.Errorf("live are %v, %v; want %v", refs, err, want)
+	}
+}

@@ -120,7 +120,6 @@ type Query struct {
 	Labels    map[string]string // all of them
 	Before    int64             // Seq; 0 is no bound
 	Limit     int               // 0 is none
-	Live      bool              // those that have, or had, processes when they were last written
 }
 
 // List returns sandboxes, newest first.
@@ -141,9 +140,6 @@ func (db *DB) List(q Query) ([]Row, error) {
 	}
 	if q.Before > 0 {
 		add("seq < ?", q.Before)
-	}
-	if q.Live {
-		add("status NOT IN (?, ?, ?)", string(sandbox.Created), string(sandbox.Stopped), string(sandbox.Crashed))
 	}
 	query := "SELECT " + rowColumns + " FROM sandbox WHERE " + strings.Join(where, " AND ") + " ORDER BY seq DESC"
 	if q.Limit > 0 {
@@ -350,4 +346,14 @@ func (db *DB) Names() (map[string]bool, error) {
 		return nil
 	})
 	return names, err
+}
+
+// LiveRefs are the sandboxes that have, or had, processes when they were last written.
+func (db *DB) LiveRefs() ([]sandbox.Ref, error) {
+	var refs []sandbox.Ref
+	err := db.read("read", "SELECT namespace, name FROM sandbox WHERE status NOT IN (?, ?, ?)", func(s *sqlite.Stmt) error {
+		refs = append(refs, sandbox.Ref{Namespace: s.ColumnText(0), Name: sandbox.Name(s.ColumnText(1))})
+		return nil
+	}, string(sandbox.Created), string(sandbox.Stopped), string(sandbox.Crashed))
+	return refs, err
 }

@@ -37,13 +37,13 @@ func (b *Backend) recordsIfAny() (*state.DB, error) {
 // tidy records how those ended that were running, and removes the directories that belong to no record: somebody was killed
 // while he removed one.
 func (b *Backend) tidy(db *state.DB) {
-	rows, err := db.List(state.Query{Live: true})
+	refs, err := db.LiveRefs()
 	if err != nil {
 		return
 	}
-	for _, r := range rows {
-		if !b.store.Live(r.Ref.ShortID()) {
-			_ = b.settleIn(db, r.Ref)
+	for _, ref := range refs {
+		if !b.store.Live(ref.ShortID()) {
+			_ = b.settleIn(db, ref)
 		}
 	}
 	found := b.directories() // before the records are read: one that is just being made has its record first
