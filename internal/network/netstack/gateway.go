@@ -108,6 +108,7 @@ type Gateway struct {
 	conns int
 
 	dnsInFlight atomic.Int32
+	lingerTime  time.Duration
 }
 
 type stats struct {
@@ -176,7 +177,7 @@ func start(cfg Config) (*Gateway, error) {
 		open:  map[io.Closer]struct{}{},
 		flows: map[flowKey]*flow{},
 		live:  map[uint64]*entry{},
-		notes: newLimit(noteRate, time.Now()),
+		notes: newLimit(noteRate, time.Now()), lingerTime: lingerTime,
 	}
 	g.limits = [2]limit{newLimit(cfg.Egress, time.Now()), newLimit(cfg.Ingress, time.Now())}
 	gateways := []netip.Addr{cfg.Ends.Gateway4, cfg.Ends.Gateway6}

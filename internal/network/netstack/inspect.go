@@ -48,8 +48,12 @@ func (g *Gateway) inspect(c *Conn) {
 	stop := context.AfterFunc(g.ctx, c.ep.Abort)
 	defer stop()
 	conn := &guestConn{TCPConn: gonet.NewTCPConn(c.queue, c.ep), g: g, e: c.e}
-	defer conn.Close()
+	defer g.linger(c.ep, c.queue)
+	host := c.Host
 	g.cfg.Inspector.Serve(g.ctx, c, conn)
+	if host != nil {
+		_ = host.Close()
+	}
 }
 
 // Policy is today's policy, to ask it more than Check does.

@@ -7,9 +7,11 @@ import (
 	"net"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/waiter"
 
 	"github.com/microsandbox-go/microsandbox/internal/network/policy"
@@ -41,9 +43,37 @@ func (r *relay) run() {
 	up.Go(func() { r.end(r.toHost()) })
 	r.end(r.toGuest())
 	up.Wait()
-	r.guest.Close()
+	_ = r.host.Close()
 	if r.grown {
 		r.g.growth.Add(1)
+	}
+	r.g.linger(r.guest, r.queue)
+}
+
+// lingerTime is how long the guest may take nothing of what is still to be sent to it when its connection was closed here.
+const lingerTime = 2 * time.Minute
+
+// linger closes the guest's side of a connection and returns when the guest has received all that was sent to it, or will not:
+// until then it is memory here, which the connection's place among MaxConns is for.
+func (g *Gateway) linger(ep tcpip.Endpoint, queue *waiter.Queue) {
+	entry, gone := waiter.NewChannelEntry(waiter.EventHUp | waiter.EventErr)
+	queue.EventRegister(&entry)
+	defer queue.EventUnregister(&entry)
+	patience := tcpip.TCPUserTimeoutOption(g.lingerTime)
+	_ = ep.SetSockOpt(&patience)
+	ep.Close()
+	for pause := time.Millisecond; ; pause = min(2*pause, time.Second) { // nothing tells of FIN-WAIT-2
+		switch tcp.EndpointState(ep.State()) {
+		case tcp.StateClose, tcp.StateError, tcp.StateTimeWait, tcp.StateFinWait2:
+			return
+		}
+		select {
+		case <-gone:
+		case <-time.After(pause):
+		case <-g.ctx.Done():
+			ep.Abort()
+			return
+		}
 	}
 }
 

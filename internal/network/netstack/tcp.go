@@ -153,7 +153,7 @@ func (g *Gateway) serveDNS(req *tcp.ForwarderRequest) {
 		return
 	}
 	conn := gonet.NewTCPConn(&queue, ep)
-	defer conn.Close()
+	defer g.linger(ep, &queue)
 	stop := context.AfterFunc(g.ctx, ep.Abort)
 	defer stop()
 	g.names.Serve(g.ctx, conn)

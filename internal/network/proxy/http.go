@@ -145,7 +145,9 @@ func (s *session) request(w http.ResponseWriter, r *http.Request) {
 	_ = http.NewResponseController(w).EnableFullDuplex()
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
-	res, err := s.client.RoundTrip(out.WithContext(httptrace.WithClientTrace(ctx, informer(w, plan))))
+	trace, answered := informer(w, plan)
+	res, err := s.client.RoundTrip(out.WithContext(httptrace.WithClientTrace(ctx, trace)))
+	answered()
 	if err != nil {
 		if bad := watch.violation(); bad != nil {
 			s.stopped(w, bad)
@@ -286,9 +288,14 @@ func upgradeOf(h http.Header) string {
 }
 
 // informer passes on answers that are only informative, but 100, which the server here sends by itself when the body is read.
-func informer(w http.ResponseWriter, plan *secret.Plan) *httptrace.ClientTrace {
-	return &httptrace.ClientTrace{Got1xxResponse: func(code int, header textproto.MIMEHeader) error {
-		if code == http.StatusContinue || code == http.StatusSwitchingProtocols {
+// The transport tells of them in a goroutine of its own, also when RoundTrip has returned: from answered on nothing is passed on.
+func informer(w http.ResponseWriter, plan *secret.Plan) (trace *httptrace.ClientTrace, answered func()) {
+	var mu sync.Mutex
+	over := false
+	trace = &httptrace.ClientTrace{Got1xxResponse: func(code int, header textproto.MIMEHeader) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if over || code == http.StatusContinue || code == http.StatusSwitchingProtocols {
 			return nil
 		}
 		plan.Mask(http.Header(header))
@@ -297,6 +304,7 @@ func informer(w http.ResponseWriter, plan *secret.Plan) *httptrace.ClientTrace {
 		clear(w.Header())
 		return nil
 	}}
+	return trace, func() { mu.Lock(); over = true; mu.Unlock() }
 }
 
 // answer copies a response.

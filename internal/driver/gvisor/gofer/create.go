@@ -35,8 +35,9 @@ func (fd *control) newAttr(mode linux.FileMode, uid lisafs.UID, gid lisafs.GID) 
 // it half made. It returns the file open for reading and writing.
 func (fd *control) add(name string, a format.Attr, content string) (host int, err error) {
 	m := fd.m
-	counted := !a.IsWhiteout()
-	if counted {
+	if m.rootStore && a.IsWhiteout() { // gVisor's overlay takes the sandbox down if it cannot make one; RenameAt2 stops in time
+		m.quota.forceInode()
+	} else {
 		if err := m.quota.takeAll(uint64(len(content))); err != nil {
 			return -1, err
 		}
@@ -46,7 +47,7 @@ func (fd *control) add(name string, a format.Attr, content string) (host int, er
 		}
 	}
 	defer func() {
-		if err != nil && counted {
+		if err != nil {
 			m.quota.give(uint64(len(content)))
 			m.quota.giveInode()
 		}
@@ -298,9 +299,8 @@ func (fd *control) Link(dir lisafs.ControlFDImpl, name string) (*lisafs.ControlF
 
 // victim is a name that is about to go, by removal or by another's taking its place.
 type victim struct {
-	in    *inode
-	whole bool // it is counted
-	last  bool // it is the inode's last name, or a directory
+	in   *inode
+	last bool // it is the inode's last name, or a directory
 }
 
 // lookAt finds out what a name stands for before it goes, and locks its inode. It returns nil if nothing needs counting.
@@ -325,7 +325,7 @@ func (m *mount) lookAt(dir int, name string) (*victim, error) {
 	if st, err = statOf(fd); err == nil { // again, now that nobody else takes a name away
 		var a format.Attr
 		if a, err = m.attrOf(&handle{fd: fd, path: path, in: in}, &st); err == nil {
-			return &victim{in: in, whole: !a.IsWhiteout(), last: st.Nlink <= 1 || a.Mode&unix.S_IFMT == unix.S_IFDIR}, nil
+			return &victim{in: in, last: st.Nlink <= 1 || a.Mode&unix.S_IFMT == unix.S_IFDIR}, nil
 		}
 	}
 	in.mu.Unlock()
@@ -338,7 +338,7 @@ func (m *mount) went(v *victim, gone bool) {
 	if v == nil {
 		return
 	}
-	if gone && v.last && v.whole {
+	if gone && v.last {
 		v.in.gone = true
 	}
 	v.in.mu.Unlock()
@@ -386,6 +386,10 @@ func (fd *control) RenameAt2(name string, dir lisafs.ControlFDImpl, to string, f
 		case nil, unix.ENOENT:
 		default:
 			return err
+		}
+		if m.rootStore && (v == nil || !v.last) && !m.quota.hasInode() { // the overlay puts a whiteout at the old name
+			m.went(v, false)
+			return unix.ENOSPC
 		}
 		if st.Nlink > 1 && st.Mode&unix.S_IFMT != unix.S_IFDIR && m.sameAt(at.h.fd, to, &st) {
 			// Two names of one inode. By rename(2) both stay, and so they would on the host; but gVisor's overlay takes the

@@ -78,6 +78,18 @@ func (q *quota) takeInode() error {
 	}
 }
 
+// hasInode reports whether there is room for one file.
+func (q *quota) hasInode() bool {
+	return !q.on || q.room(4096) && (q.inodes == 0 || q.used.inodes.Load() < q.inodes)
+}
+
+// forceInode charges one file, whether there is room or not.
+func (q *quota) forceInode() {
+	if q.on {
+		q.used.inodes.Add(1)
+	}
+}
+
 func (q *quota) giveInode() {
 	if q.on {
 		sub(&q.used.inodes, 1)

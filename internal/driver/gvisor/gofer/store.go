@@ -128,7 +128,7 @@ func each(fd int, f func(name string, kind uint8) error) error {
 }
 
 // count walks all that is below a directory and returns the sum of the sizes of regular files and the number of files and
-// directories, without whiteouts. In a store it removes what was being made when a gofer was killed: a thing gets its
+// directories, whiteouts among them. In a store it removes what was being made when a gofer was killed: a thing gets its
 // attribute before anything else, so that one without it is empty.
 func count(root int, store bool) (bytes, inodes uint64, err error) {
 	seen := map[inodeKey]bool{} // files with several names
@@ -176,12 +176,9 @@ func count(root int, store bool) (bytes, inodes uint64, err error) {
 				seen[key] = true
 			}
 			if kind == unix.S_IFREG && (st.Mode&unix.S_ISVTX != 0 || store && st.Size == 0) {
-				a, have, err := attrOfName(dir, name, uint32(st.Mode))
+				_, have, err := attrOfName(dir, name, uint32(st.Mode))
 				if err != nil && store {
 					return err
-				}
-				if have && a.IsWhiteout() {
-					return nil
 				}
 				if store && !have && st.Size == 0 && unix.Unlinkat(dir, name, 0) == nil {
 					return nil

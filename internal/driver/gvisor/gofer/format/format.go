@@ -136,25 +136,28 @@ func DecodeStore(b []byte) (id [StoreIDSize]byte, err error) {
 }
 
 // CleanMark is the value of CleanName: a store that was closed and what was counted in it. It holds until the machine
-// boots again, since nobody knows what of a mark reached the disk before a crash.
+// boots again, since nobody knows what of a mark reached the disk before a crash. One of version 1, which had no byte for its
+// version and did not count whiteouts, is no mark.
 type CleanMark struct {
 	Boot   string // the kernel's boot id
 	Bytes  uint64
 	Inodes uint64
 }
 
+const cleanVersion = 2
+
 // Encode is the reverse of [DecodeClean].
 func (c CleanMark) Encode() []byte {
 	b := binary.LittleEndian.AppendUint64(nil, c.Bytes)
 	b = binary.LittleEndian.AppendUint64(b, c.Inodes)
-	return append(b, c.Boot...)
+	return append(append(b, cleanVersion), c.Boot...)
 }
 
 // DecodeClean reads the value of [CleanName].
 func DecodeClean(b []byte) (CleanMark, bool) {
-	if len(b) < 16 {
+	if len(b) < 17 || b[16] != cleanVersion {
 		return CleanMark{}, false
 	}
-	c := CleanMark{Bytes: binary.LittleEndian.Uint64(b), Inodes: binary.LittleEndian.Uint64(b[8:]), Boot: string(b[16:])}
+	c := CleanMark{Bytes: binary.LittleEndian.Uint64(b), Inodes: binary.LittleEndian.Uint64(b[8:]), Boot: string(b[17:])}
 	return c, c.Boot != "" && c.Bytes < 1<<63 && c.Inodes < 1<<63
 }
