@@ -237,6 +237,9 @@ func TestConfined(t *testing.T) {
 	if code, answer := s.ask("team", "POST", "/v1/sandboxes?start=true", mount(inside)); code != 200 {
 		t.Errorf("a directory that may be had: %d %s", code, answer)
 	}
+	if len(s.kept.asked) != 1 || !s.kept.asked[0].Resolved {
+		t.Errorf("links may be followed again: %+v", s.kept.asked)
+	}
 }
 
 // TestSecretsStay looks for what was sent in what is answered.

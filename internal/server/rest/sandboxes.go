@@ -181,7 +181,7 @@ func (h *Handler) request(ctx context.Context, namespace string, b cloudapi.Crea
 	} else if req.Spec, err = b.Spec(); err != nil {
 		return req, err
 	}
-	req.Spec.Name = req.Ref.Name
+	req.Spec.Name, req.Resolved = req.Ref.Name, true
 	if x != nil {
 		req.Startup, req.Replace, req.Grace, req.Generated = x.Startup, x.Replace, time.Duration(x.GraceMS)*time.Millisecond, x.Generated
 	} else {
