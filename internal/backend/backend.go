@@ -52,6 +52,8 @@ type CreateRequest struct {
 	Grace   time.Duration
 	// Generated says that the name is a new one of sandbox.GenerateName, which nobody can have.
 	Generated bool
+	// Resolved says that the paths of this machine in Spec were looked at already and lead through no link: one that does by now is refused.
+	Resolved bool
 	// Registry is what the image's registry knows the user by, in the place of what is stored and configured; nil is that. It is not kept.
 	Registry *RegistryAuth
 	// Progress is called with what is being done, from one goroutine at a time; nil is silence.

@@ -22,14 +22,15 @@ import (
 // localFormat changes whenever DirRoot makes something else of the same directory.
 const localFormat = "local 1"
 
-// DirRoot returns the root made of a directory of this machine, or of a tar in one file, compressed or not.
+// DirRoot returns the root made of a directory of this machine, or of a tar in one file, compressed or not. A path that leads through a
+// symbolic link is refused: whoever is asked for one resolves it, and looks whether it may be read, first.
 //
 // The root is a snapshot: an EROFS file like that of an image, made again when stat says that anything in the directory
 // changed. So a sandbox cannot reach the directory, however it tries, starts as fast as from an image, and sees owners,
 // modes and devices as they are on the disk, whoever the user is. What the user may not read is an error. Sockets are left
 // out, and so is what is mounted below the directory. Of a tar all entries count as of a layer, but whiteouts are just files.
 //
-// Kinds of errors: ImageNotFound when there is nothing at path, InvalidConfig when it holds MSB_HOME, ImagePullFailed, IO.
+// Kinds of errors: ImageNotFound when there is nothing at path, InvalidConfig when it and MSB_HOME are within each other, ImagePullFailed, IO.
 func (s *Store) DirRoot(ctx context.Context, path string) (*Root, error) {
 	root, err := s.dirRoot(ctx, path)
 	var e *sandbox.Error
@@ -47,27 +48,32 @@ func (s *Store) DirRoot(ctx context.Context, path string) (*Root, error) {
 }
 
 func (s *Store) dirRoot(ctx context.Context, path string) (*Root, error) {
-	path, err := real(path)
+	path, err := filepath.Abs(path)
 	if err != nil {
 		return nil, err
 	}
-	info, err := os.Stat(path)
+	top, err := openNoLinks(path)
 	if err != nil {
 		return nil, err
+	}
+	defer top.Close()
+	info, err := top.Stat()
+	if err != nil {
+		return nil, err
+	}
+	home, err := real(s.home)
+	if err != nil {
+		return nil, err
+	}
+	if within(path, home) || within(home, path) {
+		return nil, &sandbox.Error{Op: "read root", Kind: sandbox.InvalidConfig,
+			Message: fmt.Sprintf("MSB_HOME (%s) and %s are within each other", home, path), Hint: "have them in different directories"}
 	}
 	place := newKey(localFormat)
 	place.add(path)
 	id := newKey(localFormat)
-	l := &local{top: path, limits: s.cfg.Limits, key: id}
+	l := &local{top: top, limits: s.cfg.Limits, key: id}
 	if info.IsDir() {
-		home, err := real(s.home)
-		if err != nil {
-			return nil, err
-		}
-		if home == path || strings.HasPrefix(home, strings.TrimSuffix(path, "/")+"/") {
-			return nil, &sandbox.Error{Op: "read root", Kind: sandbox.InvalidConfig,
-				Message: fmt.Sprintf("MSB_HOME (%s) is inside %s", home, path), Hint: "set MSB_HOME to a directory outside of it"}
-		}
 		if err := l.inspect(ctx); err != nil {
 			return nil, err
 		}
@@ -98,7 +104,7 @@ func (s *Store) dirRoot(ctx context.Context, path string) (*Root, error) {
 	if info.IsDir() {
 		f, err = l.convert(ctx, w.path("image"))
 	} else {
-		src := source{descriptor: descriptor{Size: info.Size()}, open: func(context.Context) (io.ReadCloser, error) { return os.Open(path) }}
+		src := source{descriptor: descriptor{Size: info.Size()}, open: func(context.Context) (io.ReadCloser, error) { return os.Open(opened(top)) }}
 		f, _, err = s.convert(ctx, w.path("image"), []source{src}, true, func(Phase, int, int64) {})
 	}
 	if err != nil {
@@ -109,6 +115,26 @@ func (s *Store) dirRoot(ctx context.Context, path string) (*Root, error) {
 	}
 	s.sweepRoots(prefix, root.Path)
 	return root, nil
+}
+
+// openNoLinks opens a file or directory whose path leads through no symbolic link. It waits for no pipe, and wakes no device.
+func openNoLinks(path string) (*os.File, error) {
+	fd, err := unix.Openat2(unix.AT_FDCWD, path, &unix.OpenHow{Flags: unix.O_RDONLY | unix.O_NONBLOCK | unix.O_NOCTTY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS})
+	if errors.Is(err, unix.ELOOP) {
+		return nil, &sandbox.Error{Op: "read root", Kind: sandbox.InvalidConfig, Message: path + " leads through a symbolic link", Hint: "name what it leads to"}
+	}
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
+
+// opened is a path of what is open, whatever is at its own by now.
+func opened(f *os.File) string { return fmt.Sprintf("/proc/self/fd/%d", f.Fd()) }
+
+// within reports whether path is dir or below it.
+func within(dir, path string) bool {
+	return path == dir || strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")
 }
 
 // sweepRoots removes what was made of the same path before, unless somebody runs from it or used it lately.
@@ -128,7 +154,7 @@ func (k key) addStat(info fs.FileInfo) {
 
 // local is a directory of this machine that becomes an image.
 type local struct {
-	top    string
+	top    *os.File
 	limits Limits
 	key    key
 }
@@ -144,7 +170,7 @@ func (l *local) inspect(ctx context.Context) error {
 
 // walk visits everything on the directory's file system, beneath its root.
 func (l *local) walk(ctx context.Context, visit func(p string, root *os.Root, info fs.FileInfo) error) error {
-	root, err := os.OpenRoot(l.top)
+	root, err := os.OpenRoot(opened(l.top))
 	if err != nil {
 		return err
 	}

@@ -115,6 +115,19 @@ func TestDirRoot(t *testing.T) {
 	if _, err := s.DirRoot(context.Background(), filepath.Dir(s.home)); !errors.Is(err, sandbox.InvalidConfig) {
 		t.Errorf("a directory that holds MSB_HOME: %v", err)
 	}
+	within := filepath.Join(s.home, "within")
+	link := filepath.Join(t.TempDir(), "link")
+	if err := errors.Join(os.MkdirAll(within, 0o755), os.Symlink(top, link)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.DirRoot(context.Background(), within); !errors.Is(err, sandbox.InvalidConfig) {
+		t.Errorf("a directory within MSB_HOME: %v", err)
+	}
+	for _, path := range []string{link, link + "/etc"} {
+		if root, err := s.DirRoot(context.Background(), path); !errors.Is(err, sandbox.InvalidConfig) {
+			t.Errorf("%s through a link: %+v, %v", path, root, err)
+		}
+	}
 	o := Options{Limits: Limits{Entries: 3}}
 	if _, err := Open(t.TempDir(), o).DirRoot(context.Background(), top); !errors.Is(err, ErrTooLarge) {
 		t.Errorf("too many entries: %v", err)

@@ -41,6 +41,22 @@ func read(t *testing.T, b []byte) []entry {
 	}
 }
 
+// TestCopyThroughLinks has sources that somebody made links of, or of a directory above.
+func TestCopyThroughLinks(t *testing.T) {
+	dir := t.TempDir()
+	if err := errors.Join(os.MkdirAll(filepath.Join(dir, "real/tree"), 0o755), os.WriteFile(filepath.Join(dir, "real/file"), []byte("hush"), 0o600),
+		os.Symlink("real", filepath.Join(dir, "link")), os.Symlink("real/file", filepath.Join(dir, "flink"))); err != nil {
+		t.Fatal(err)
+	}
+	for src, kind := range map[string]string{"link/file": sandbox.PatchCopyFile, "flink": sandbox.PatchCopyFile, "link": sandbox.PatchCopyDir, "link/tree": sandbox.PatchCopyDir} {
+		var b bytes.Buffer
+		err := Write(&b, nil, sandbox.Spec{Patches: []sandbox.Patch{{Type: kind, Src: filepath.Join(dir, src), Dst: "/x"}}}, Network{})
+		if !errors.Is(err, sandbox.PatchFailed) || bytes.Contains(b.Bytes(), []byte("hush")) {
+			t.Errorf("%s %s: %v", kind, src, err)
+		}
+	}
+}
+
 func TestWrite(t *testing.T) {
 	dir := t.TempDir()
 	for name, body := range map[string]string{"tree/a": "A", "tree/sub/b": "B", "one": "1"} {

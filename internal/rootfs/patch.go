@@ -58,9 +58,18 @@ func copyError(p sandbox.Patch, err error) error {
 // openFlags opens a file, and neither waits for a pipe nor wakes a device that is in its place.
 const openFlags = os.O_RDONLY | unix.O_NONBLOCK | unix.O_NOCTTY
 
-// copyFile copies the file that Src names, through links if it is one. In the guest it is root's.
+// openNoLinks opens a path that leads through no symbolic link: the backend resolved it when the sandbox was made.
+func openNoLinks(path string) (*os.File, error) {
+	fd, err := unix.Openat2(unix.AT_FDCWD, path, &unix.OpenHow{Flags: uint64(openFlags | unix.O_CLOEXEC), Resolve: unix.RESOLVE_NO_SYMLINKS})
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
+
+// copyFile copies the file that Src names. In the guest it is root's.
 func (t *writer) copyFile(p sandbox.Patch, op agentproto.FilesOp) error {
-	f, err := os.OpenFile(p.Src, openFlags, 0)
+	f, err := openNoLinks(p.Src)
 	if err != nil {
 		return copyError(p, err)
 	}
@@ -80,7 +89,12 @@ func (t *writer) copyFile(p sandbox.Patch, op agentproto.FilesOp) error {
 
 // copyDir copies the tree below Src. Links in it are copied as links; what is neither file, directory nor link is refused.
 func (t *writer) copyDir(p sandbox.Patch, op agentproto.FilesOp) error {
-	root, err := os.OpenRoot(p.Src)
+	dir, err := openNoLinks(p.Src)
+	if err != nil {
+		return copyError(p, err)
+	}
+	defer dir.Close()
+	root, err := os.OpenRoot(fmt.Sprintf("/proc/self/fd/%d", dir.Fd()))
 	if err != nil {
 		return copyError(p, err)
 	}

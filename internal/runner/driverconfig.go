@@ -44,12 +44,10 @@ func (s *supervisor) driverConfig(id string, control *os.File, link *driver.Link
 func bindOf(m launch.Mount) driver.Bind {
 	b := driver.Bind{Source: m.Source, Target: m.Target, ReadOnly: m.Options.ReadOnly, NoExec: m.Options.NoExec, NoSUID: m.Options.NoSUID,
 		NoDev: m.Options.NoDev, Shared: true}
-	if m.Stat != sandbox.StatOff {
-		limit := uint64(m.QuotaMiB) << 20
-		b.Files = &driver.Files{Stat: m.Stat, Mirror: m.Mirror, UID: m.Owner.UID, GID: m.Owner.GID, LimitBytes: limit}
-		if limit > 0 {
-			b.Files.LimitInodes = max(limit/bytesPerInode, leastInodes)
-		}
+	limit := uint64(m.QuotaMiB) << 20
+	b.Files = &driver.Files{Stat: m.Stat, Mirror: m.Mirror, UID: m.Owner.UID, GID: m.Owner.GID, LimitBytes: limit}
+	if limit > 0 {
+		b.Files.LimitInodes = max(limit/bytesPerInode, leastInodes)
 	}
 	return b
 }

@@ -21,11 +21,18 @@ type admission struct {
 
 	mu      sync.Mutex
 	waiting int
-	coming  map[string]map[*sandbox.Spec]sandbox.Ref // by namespace: what is being started and not there yet
+	coming  map[string]map[*claimed]bool // by namespace: what is being made, started or changed, and not there yet
+}
+
+// claimed is what a sandbox is about to take.
+type claimed struct {
+	ref  sandbox.Ref
+	spec sandbox.Spec
+	runs bool
 }
 
 func newAdmission(b backend.Backend, l Limits) *admission {
-	a := &admission{backend: b, limits: l, coming: map[string]map[*sandbox.Spec]sandbox.Ref{}}
+	a := &admission{backend: b, limits: l, coming: map[string]map[*claimed]bool{}}
 	if n := cmp.Or(l.Starts, 2*runtime.GOMAXPROCS(0)); n > 0 {
 		a.slots = make(chan struct{}, n)
 	}
@@ -37,6 +44,11 @@ func newAdmission(b backend.Backend, l Limits) *admission {
 // is a [Failure], 429 with a time to come back.
 func (s *Server) Admit(ctx context.Context, ref sandbox.Ref, spec sandbox.Spec) (done func(), err error) {
 	return s.admit.admit(ctx, ref, spec.WithDefaults())
+}
+
+// Reserve is Admit without a turn, for what is no start: a sandbox that is made or changed, and runs or does not.
+func (s *Server) Reserve(ctx context.Context, ref sandbox.Ref, spec sandbox.Spec, runs bool) (done func(), err error) {
+	return s.admit.claim(ctx, &claimed{ref, spec.WithDefaults(), runs})
 }
 
 // Waiting is how many starts wait for their turn.
@@ -55,19 +67,12 @@ func (a *admission) admit(ctx context.Context, ref sandbox.Ref, spec sandbox.Spe
 			<-a.slots
 		}
 	}
-	if err := a.claim(ctx, ref, &spec); err != nil {
+	done, err := a.claim(ctx, &claimed{ref, spec, true})
+	if err != nil {
 		leave()
 		return nil, err
 	}
-	return sync.OnceFunc(func() {
-		a.mu.Lock()
-		delete(a.coming[ref.Namespace], &spec)
-		if len(a.coming[ref.Namespace]) == 0 {
-			delete(a.coming, ref.Namespace)
-		}
-		a.mu.Unlock()
-		leave()
-	}), nil
+	return sync.OnceFunc(func() { done(); leave() }), nil
 }
 
 // turn takes a slot.
@@ -99,17 +104,17 @@ func (a *admission) turn(ctx context.Context, ref sandbox.Ref) error {
 	}
 }
 
-// claim looks whether the namespace may have one more of spec, and counts it from now on.
-func (a *admission) claim(ctx context.Context, ref sandbox.Ref, spec *sandbox.Spec) error {
-	l := a.limits
+// claim looks whether the namespace may have what is claimed, and counts it until done is called.
+func (a *admission) claim(ctx context.Context, c *claimed) (done func(), err error) {
+	l, ref := a.limits, c.ref
 	if l.Sandboxes <= 0 && l.CPUs <= 0 && l.MemoryMiB <= 0 && l.DiskMiB <= 0 {
-		return nil
+		return func() {}, nil
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	infos, err := a.backend.List(ctx, ref.Namespace)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	var have usage
 	for _, i := range infos {
@@ -117,12 +122,12 @@ func (a *admission) claim(ctx context.Context, ref sandbox.Ref, spec *sandbox.Sp
 			have.add(i.Effective(), !i.Status.Terminal())
 		}
 	}
-	for other, of := range a.coming[ref.Namespace] {
-		if of != ref {
-			have.add(*other, true)
+	for other := range a.coming[ref.Namespace] {
+		if other.ref != ref {
+			have.add(other.spec, other.runs)
 		}
 	}
-	have.add(*spec, true)
+	have.add(c.spec, c.runs)
 	for _, c := range []struct {
 		what       string
 		have, most int
@@ -130,17 +135,24 @@ func (a *admission) claim(ctx context.Context, ref sandbox.Ref, spec *sandbox.Sp
 		if c.most > 0 && c.have > c.most {
 			f := busy(fmt.Sprintf("namespace %s may have %d %s", ref.Namespace, c.most, c.what), 10*time.Second)
 			f.Hint = "stop others first"
-			return f
+			return nil, f
 		}
 	}
 	if a.coming[ref.Namespace] == nil {
-		a.coming[ref.Namespace] = map[*sandbox.Spec]sandbox.Ref{}
+		a.coming[ref.Namespace] = map[*claimed]bool{}
 	}
-	a.coming[ref.Namespace][spec] = ref
-	return nil
+	a.coming[ref.Namespace][c] = true
+	return func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		delete(a.coming[ref.Namespace], c)
+		if len(a.coming[ref.Namespace]) == 0 {
+			delete(a.coming, ref.Namespace)
+		}
+	}, nil
 }
 
-// usage is what sandboxes take.
+// usage is what sandboxes take, or may come to take while they run.
 type usage struct{ sandboxes, cpus, memory, disk int }
 
 func (u *usage) add(s sandbox.Spec, runs bool) {
@@ -149,8 +161,8 @@ func (u *usage) add(s sandbox.Spec, runs bool) {
 	}
 	if runs {
 		u.sandboxes++
-		u.cpus += s.Resources.CPUs
-		u.memory += s.Resources.MemoryMiB
+		u.cpus += max(s.Resources.CPUs, s.Resources.MaxCPUs)
+		u.memory += max(s.Resources.MemoryMiB, s.Resources.MaxMemoryMiB)
 	}
 }
 

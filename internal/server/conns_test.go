@@ -144,6 +144,14 @@ func TestAdmission(t *testing.T) {
 		if _, err := s.Admit(t.Context(), ref("a"), spec(1, 2000)); status(err) != http.StatusTooManyRequests {
 			t.Errorf("too much memory: %v", err)
 		}
+		grows := spec(1, 256)
+		grows.Resources.MaxCPUs = 3
+		if _, err := s.Admit(t.Context(), ref("a"), grows); status(err) != http.StatusTooManyRequests {
+			t.Errorf("CPUs that it may be given later: %v", err)
+		}
+		if _, err := s.Reserve(t.Context(), ref("old"), spec(5, 256), true); status(err) != http.StatusTooManyRequests {
+			t.Errorf("more CPUs for what runs: %v", err)
+		}
 		if done, err := s.Admit(t.Context(), ref("old"), spec(4, 2048)); err != nil { // it counts once
 			t.Errorf("the same again: %v", err)
 		} else {

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -13,12 +14,29 @@ import (
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
 
-// checkBinds looks at the sources of the mounts on this machine, and rewrites those that may be links to where they lead.
-func (b *Backend) checkBinds(mounts []sandbox.Mount) error {
+// checkSources looks at the paths of this machine that a spec mounts and copies, and rewrites them to where their links lead. What was
+// resolved before and leads through a link by now is refused, here or where it is opened: a guest that has a directory above may have
+// put the link there.
+func (b *Backend) checkSources(spec *sandbox.Spec, resolved bool) error {
+	spec.Mounts, spec.Patches = slices.Clone(spec.Mounts), slices.Clone(spec.Patches)
+	for i := range spec.Patches {
+		p := &spec.Patches[i]
+		if resolved || p.Type != sandbox.PatchCopyFile && p.Type != sandbox.PatchCopyDir {
+			continue
+		}
+		if real, err := filepath.EvalSymlinks(p.Src); err == nil { // else it is said where it is opened
+			p.Src = real
+		}
+	}
+	return b.checkBinds(spec.Mounts, resolved)
+}
+
+// checkBinds is checkSources for mounts alone, in place.
+func (b *Backend) checkBinds(mounts []sandbox.Mount, resolved bool) error {
 	for i := range mounts {
 		m := &mounts[i]
 		if m.Type == sandbox.MountBind {
-			if err := b.checkBind(m); err != nil {
+			if err := b.checkBind(m, resolved); err != nil {
 				return err
 			}
 		}
@@ -26,13 +44,16 @@ func (b *Backend) checkBinds(mounts []sandbox.Mount) error {
 	return nil
 }
 
-func (b *Backend) checkBind(m *sandbox.Mount) error {
+var errLink = errors.New("the path leads through a symbolic link by now")
+
+func (b *Backend) checkBind(m *sandbox.Mount, resolved bool) error {
 	bad := func(hint, format string, args ...any) error {
 		return &sandbox.Error{Kind: sandbox.InvalidConfig, Message: fmt.Sprintf(format, args...), Hint: hint}
 	}
 	if !filepath.IsAbs(m.Host) {
 		return bad("", "the mount source %q is not an absolute path", m.Host)
 	}
+	asked := filepath.Clean(m.Host)
 	info, err := os.Lstat(m.Host)
 	if err != nil {
 		return &sandbox.Error{Kind: sandbox.InvalidConfig, Message: "mount " + m.Host, Err: err}
@@ -65,6 +86,9 @@ func (b *Backend) checkBind(m *sandbox.Mount) error {
 	}
 	if err := checkFilesystem(real); err != nil {
 		return err
+	}
+	if resolved && real != asked {
+		return bad("", "the mount source %s: %v", asked, errLink)
 	}
 	m.Host = real // where the walk led now is what is mounted, and no link on the way is followed again
 	if within(home, real) || within(real, home) {

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"time"
 
 	"github.com/microsandbox-go/microsandbox/internal/atomicfile"
@@ -41,8 +40,7 @@ func (b *Backend) Create(ctx context.Context, req backend.CreateRequest) (sandbo
 	if _, err := b.proxy(spec.WithDefaults().Network); err != nil {
 		return sandbox.Info{}, err
 	}
-	spec.Mounts = slices.Clone(spec.Mounts)
-	if err := b.checkBinds(spec.Mounts); err != nil {
+	if err := b.checkSources(&spec, req.Resolved); err != nil {
 		return sandbox.Info{}, err
 	}
 	if err := b.vacate(ctx, req); err != nil {

@@ -2,7 +2,6 @@ package local
 
 import (
 	"context"
-	"slices"
 
 	"github.com/microsandbox-go/microsandbox/internal/backend"
 	"github.com/microsandbox-go/microsandbox/internal/state"
@@ -28,8 +27,7 @@ func (b *Backend) Redefine(ctx context.Context, req backend.CreateRequest) error
 	if err := unsupported(spec.WithDefaults()); err != nil {
 		return err
 	}
-	spec.Mounts = slices.Clone(spec.Mounts)
-	if err := b.checkBinds(spec.Mounts); err != nil {
+	if err := b.checkSources(&spec, req.Resolved); err != nil {
 		return err
 	}
 	root, err := b.root(ctx, &spec, req)

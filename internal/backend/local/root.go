@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path"
+	"path/filepath"
 
 	"github.com/microsandbox-go/microsandbox/internal/backend"
 	"github.com/microsandbox-go/microsandbox/internal/image"
@@ -60,7 +61,11 @@ func (b *Backend) resolve(ctx context.Context, spec *sandbox.Spec, req backend.C
 	s := b.images()
 	if i.Bind != nil {
 		progress(backend.Event{Step: "image", Text: "Reading " + i.Bind.Path})
-		return s.DirRoot(ctx, i.Bind.Path)
+		path := i.Bind.Path
+		if real, err := filepath.EvalSymlinks(path); err == nil && !req.Resolved { // else it is said when it is opened
+			path = real
+		}
+		return s.DirRoot(ctx, path)
 	}
 	opt := image.PullOptions{Policy: image.IfMissing}
 	switch spec.PullPolicy {

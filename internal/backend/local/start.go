@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/microsandbox-go/microsandbox/internal/backend"
@@ -121,7 +122,7 @@ func (b *Backend) startAgain(ctx context.Context, row state.Row, opt backend.Sta
 	if err := b.enoughDisk(); err != nil {
 		return sandbox.Info{}, err
 	}
-	if err := b.checkBinds(row.Spec.Mounts); err != nil {
+	if err := b.checkBinds(slices.Clone(row.Spec.Mounts), true); err != nil {
 		return sandbox.Info{}, err
 	}
 	if err := b.unseal(row, &row.Spec.Network); err != nil {

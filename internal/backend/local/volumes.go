@@ -329,7 +329,9 @@ func (b *Backend) mounts(ref sandbox.Ref, spec sandbox.Spec) ([]launch.Mount, er
 			if err := b.makeVolumeDir(v.Namespace, v.Name); err != nil { // its maker may have been killed
 				return nil, err
 			}
-			l.Source = v.Path
+			if l.Source, err = filepath.EvalSymlinks(v.Path); err != nil { // no guest has a directory above it
+				return nil, &sandbox.Error{Kind: sandbox.IO, Message: "find volume " + v.Name, Err: err}
+			}
 			if l.QuotaMiB == 0 || v.QuotaMiB > 0 && v.QuotaMiB < l.QuotaMiB {
 				l.QuotaMiB = v.QuotaMiB
 			}

@@ -84,7 +84,11 @@ func (Driver) create(ctx context.Context, cfg driver.Config, start func(*instanc
 			return nil, err
 		}
 	}
-	spec, err := ociSpec(cfg, "/")
+	served, err := servedMounts(cfg)
+	if err != nil {
+		return nil, err
+	}
+	spec, err := ociSpec(cfg, "/", served)
 	if err != nil {
 		return nil, fmt.Errorf("describe the sandbox: %w", err)
 	}
@@ -106,7 +110,7 @@ func (Driver) create(ctx context.Context, cfg driver.Config, start func(*instanc
 	if err != nil {
 		return nil, fmt.Errorf("boot gVisor: %w", err)
 	}
-	i := &instance{id: cfg.ID, conf: conf, c: c, state: state, sentry: c.Sandbox.Getpid(), gofer: c.GoferPid.Load(), goferfd: -1, served: servedMounts(cfg), done: make(chan struct{})}
+	i := &instance{id: cfg.ID, conf: conf, c: c, state: state, sentry: c.Sandbox.Getpid(), gofer: c.GoferPid.Load(), goferfd: -1, served: served, done: make(chan struct{})}
 	if err := i.watch(); err != nil {
 		return nil, err
 	}

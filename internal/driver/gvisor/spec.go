@@ -9,6 +9,7 @@ import (
 	"strconv"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"github.com/microsandbox-go/microsandbox/internal/driver"
 	"github.com/microsandbox-go/microsandbox/internal/driver/gvisor/gofer"
@@ -33,19 +34,24 @@ var guestCaps = []string{
 // which costs a third of a start and more of every system call; how much CPU time the guest gets is limited elsewhere.
 const minCPUs = 2
 
-// servedMounts lists the mounts that our own file server serves: the disk, and binds that say how.
-func servedMounts(cfg driver.Config) []gofer.Mount {
+// servedMounts lists the mounts that our own file server serves: the disk, and binds that say how. Those are found here, at paths that
+// lead through no link, so that what somebody puts there until they are mounted is not served.
+func servedMounts(cfg driver.Config) ([]gofer.Mount, error) {
 	var served []gofer.Mount
 	if d := cfg.Disk; d != nil {
 		served = append(served, gofer.Mount{Target: driver.DiskTarget, Stat: gofer.Store, Bytes: d.LimitBytes, Inodes: d.LimitInodes})
 	}
 	for _, b := range cfg.Binds {
 		if f := b.Files; f != nil {
+			id, err := identify(b.Source)
+			if err != nil {
+				return nil, fmt.Errorf("mount %s: %w", b.Source, err)
+			}
 			served = append(served, gofer.Mount{Target: b.Target, Stat: gofer.Stat(f.Stat), Mirror: f.Mirror, UID: f.UID, GID: f.GID, Shared: shared(b),
-				Bytes: f.LimitBytes, Inodes: f.LimitInodes})
+				Bytes: f.LimitBytes, Inodes: f.LimitInodes, Source: id})
 		}
 	}
-	return served
+	return served, nil
 }
 
 // shared reports whether a bind is looked at anew each time. gVisor's kernel maps what is shared through file descriptors of
@@ -55,8 +61,8 @@ func shared(b driver.Bind) bool {
 }
 
 // ociSpec describes the sandbox in the words of the OCI runtime specification, which gVisor takes. emptyDir is an
-// existing empty directory: with an EROFS root gVisor ignores what is there.
-func ociSpec(cfg driver.Config, emptyDir string) (*specs.Spec, error) {
+// existing empty directory: with an EROFS root gVisor ignores what is there. served is what our own file server serves.
+func ociSpec(cfg driver.Config, emptyDir string, served []gofer.Mount) (*specs.Spec, error) {
 	mounts := []specs.Mount{
 		{Destination: "/proc", Type: "proc", Source: "proc"},
 		{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", "ro"}},
@@ -91,7 +97,7 @@ func ociSpec(cfg driver.Config, emptyDir string) (*specs.Spec, error) {
 	if cfg.CPUs > 0 {
 		annotations[cpusAnnotation] = strconv.Itoa(min(max(cfg.CPUs, minCPUs), runtime.NumCPU()))
 	}
-	if err := gofer.Annotate(annotations, servedMounts(cfg)); err != nil {
+	if err := gofer.Annotate(annotations, served); err != nil {
 		return nil, err
 	}
 	return &specs.Spec{
@@ -148,4 +154,18 @@ func writeBundle(dir string, spec *specs.Spec) error {
 		return fmt.Errorf("write the sandbox's OCI spec: %w", err)
 	}
 	return nil
+}
+
+// identify is the device and inode of a path that leads through no symbolic link.
+func identify(path string) (*[2]uint64, error) {
+	fd, err := unix.Openat2(unix.AT_FDCWD, path, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS})
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return nil, err
+	}
+	return &[2]uint64{st.Dev, st.Ino}, nil
 }

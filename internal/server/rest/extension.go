@@ -75,13 +75,33 @@ func (h *Handler) modify(r *request, info sandbox.Info) (any, error) {
 	}
 	err := h.confineNetwork(r.Context(), sandbox.Network{Secrets: &sandbox.Secrets{Secrets: b.Secrets}})
 	var plan sandbox.Plan
+	done := func() {}
+	if err == nil && !b.DryRun {
+		done, err = h.reserve(r, info, b)
+	}
 	if err == nil {
+		defer done()
 		plan, err = m.Modify(r.Context(), info.Ref, backend.ModifyRequest{Modification: b.Modification, Policy: b.Policy, DryRun: b.DryRun})
 	}
 	if !b.DryRun {
 		h.server.Audited(r.Context(), "modify", info.Ref, err)
 	}
 	return plan, err
+}
+
+// reserve looks whether the namespace may have what the sandbox is to be. What does not grow it may always.
+func (h *Handler) reserve(r *request, info sandbox.Info, b cloudapi.ModifyBody) (done func(), err error) {
+	next, _ := b.Modification.Apply(info.Spec)
+	next = next.WithDefaults()
+	was, runs := info.Effective().WithDefaults(), !info.Status.Terminal() && b.Policy != sandbox.ModifyNextStart
+	if !runs {
+		was = info.Spec.WithDefaults()
+	}
+	n, w := next.Resources, was.Resources
+	if n.MaxCPUs <= w.MaxCPUs && n.MaxMemoryMiB <= w.MaxMemoryMiB && next.Image.Disk().SizeMiB <= was.Image.Disk().SizeMiB {
+		return func() {}, nil
+	}
+	return h.server.Reserve(r.Context(), info.Ref, next, runs)
 }
 
 func (h *Handler) network(r *request, info sandbox.Info) (any, error) {
@@ -117,7 +137,12 @@ func (h *Handler) redefine(r *request, info sandbox.Info) (any, error) {
 	}
 	b.Name = string(info.Ref.Name)
 	req, err := h.request(r.Context(), info.Ref.Namespace, b)
+	done := func() {}
 	if err == nil {
+		done, err = h.server.Reserve(r.Context(), info.Ref, req.Spec, false) // only what is stopped is redefined
+	}
+	if err == nil {
+		defer done()
 		err = d.Redefine(r.Context(), req)
 	}
 	h.server.Audited(r.Context(), "redefine", info.Ref, err)

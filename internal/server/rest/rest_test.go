@@ -98,7 +98,7 @@ type site struct {
 func newSite(t testing.TB) *site { return newSiteOf(t, "") }
 
 // newSiteOf is one that goes on with an audit log.
-func newSiteOf(t testing.TB, auditFile string) *site {
+func newSiteOf(t testing.TB, auditFile string, configure ...func(*server.Config)) *site {
 	home := t.TempDir()
 	if err := server.SaveSecret(home, "0123456789abcdefghijklmnopqrstuv"); err != nil {
 		t.Fatal(err)
@@ -121,6 +121,9 @@ func newSiteOf(t testing.TB, auditFile string) *site {
 		}
 		t.Cleanup(func() { log.Close() })
 		cfg.Audit = slog.New(slog.NewJSONHandler(log, nil))
+	}
+	for _, c := range configure {
+		c(&cfg)
 	}
 	srv := server.New(cfg)
 	t.Cleanup(srv.Close)
@@ -240,6 +243,9 @@ func TestConfined(t *testing.T) {
 	if code, answer := s.ask("team", "POST", "/v1/sandboxes?start=true", mount(inside)); code != 200 {
 		t.Errorf("a directory that may be had: %d %s", code, answer)
 	}
+	if len(s.kept.asked) != 1 || !s.kept.asked[0].Resolved {
+		t.Errorf("links may be followed again: %+v", s.kept.asked)
+	}
 }
 
 // TestSecretsStay looks for what was sent in what is answered.
@@ -326,6 +332,32 @@ func TestModifyConfined(t *testing.T) {
 	}
 	if _, events := s.ask("team", "GET", "/v1/events", ""); strings.Contains(answer+events, "hush") {
 		t.Errorf("%s %s", answer, events)
+	}
+}
+
+// TestModifyLimited makes of a sandbox what its namespace may not have, and makes and redefines ones with too large disks.
+func TestModifyLimited(t *testing.T) {
+	s := newSiteOf(t, "", func(c *server.Config) { c.Limits = server.Limits{CPUs: 4, MemoryMiB: 2048, DiskMiB: 10 << 10} })
+	const image = `"image":{"type":"oci","reference":"host"}`
+	if code, answer := s.ask("team", "POST", "/v1/sandboxes?start=true", `{"name":"a",`+image+`,"resources":{"cpus":1,"memory_mib":256}}`); code != 200 {
+		t.Fatalf("%d %s", code, answer)
+	}
+	const at = "/v1/sandboxes/by-name/a/modify"
+	for _, body := range []string{`{"CPUs":5}`, `{"MaxCPUs":5}`, `{"MemoryMiB":2049}`, `{"MaxMemoryMiB":4096}`, `{"RootDiskMiB":10241}`, `{"CPUs":5,"policy":"restart"}`, `{"RootDiskMiB":10241,"policy":"next_start"}`} {
+		if code, answer := s.ask("team", "POST", at, body); code != 429 {
+			t.Errorf("%s: %d %s", body, code, answer)
+		}
+	}
+	if len(s.kept.modified) > 0 {
+		t.Errorf("modified: %+v", s.kept.modified)
+	}
+	for _, body := range []string{`{"CPUs":4}`, `{"Workdir":"/x"}`, `{"CPUs":5,"DryRun":true}`} {
+		if code, answer := s.ask("team", "POST", at, body); code != 200 {
+			t.Errorf("%s: %d %s", body, code, answer)
+		}
+	}
+	if code, answer := s.ask("team", "POST", "/v1/sandboxes", `{"name":"b","image":{"type":"oci","reference":"host"},"resources":{"disk_size_mib":8192}}`); code != 429 {
+		t.Errorf("a disk too large of what is not started: %d %s", code, answer)
 	}
 }
 

@@ -142,13 +142,17 @@ func (h *Handler) create(r *request) (any, error) {
 
 // make makes a sandbox.
 func (h *Handler) make(ctx context.Context, req backend.CreateRequest, registry *cloudapi.Registry) (sandbox.Info, error) {
-	if !req.Prepare {
-		done, err := h.server.Admit(ctx, req.Ref, req.Spec)
-		if err != nil {
-			return sandbox.Info{}, err
+	admit := h.server.Admit
+	if req.Prepare {
+		admit = func(ctx context.Context, ref sandbox.Ref, spec sandbox.Spec) (func(), error) {
+			return h.server.Reserve(ctx, ref, spec, false)
 		}
-		defer done()
 	}
+	done, err := admit(ctx, req.Ref, req.Spec)
+	if err != nil {
+		return sandbox.Info{}, err
+	}
+	defer done()
 	if registry != nil && (registry.Mode == "inline" || registry.Mode == "anonymous") && req.Spec.Image.OCI != nil && req.Spec.PullPolicy != sandbox.PullNever {
 		images, ok := h.backend.(backend.Images)
 		if !ok {
@@ -181,7 +185,7 @@ func (h *Handler) request(ctx context.Context, namespace string, b cloudapi.Crea
 	} else if req.Spec, err = b.Spec(); err != nil {
 		return req, err
 	}
-	req.Spec.Name = req.Ref.Name
+	req.Spec.Name, req.Resolved = req.Ref.Name, true
 	if x != nil {
 		req.Startup, req.Replace, req.Grace, req.Generated = x.Startup, x.Replace, time.Duration(x.GraceMS)*time.Millisecond, x.Generated
 	} else {

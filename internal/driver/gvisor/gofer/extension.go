@@ -1,6 +1,7 @@
 package gofer
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -86,6 +87,10 @@ func (s *server) PrepareGofer(ctx extension.GoferPrepareContext) (extension.Gofe
 		if err != nil {
 			return none, fmt.Errorf("open %s: %w", m.Target, err)
 		}
+		if err := m.checkSource(fd); err != nil {
+			unix.Close(fd)
+			return none, fmt.Errorf("open %s: %w", m.Target, err)
+		}
 		opened, err := s.open(m, fd, &slots[n])
 		if err != nil {
 			return none, fmt.Errorf("serve %s: %w", m.Target, err)
@@ -93,6 +98,18 @@ func (s *server) PrepareGofer(ctx extension.GoferPrepareContext) (extension.Gofe
 		s.mounts[filepath.Join("/", at)] = opened
 	}
 	return none, nil
+}
+
+// checkSource looks whether what is open is the mount's source.
+func (m Mount) checkSource(fd int) error {
+	if m.Source == nil {
+		return nil
+	}
+	st, err := statOf(fd)
+	if err == nil && *m.Source != [2]uint64{unix.Mkdev(st.Dev_major, st.Dev_minor), st.Ino} {
+		err = errors.New("another file has taken its place")
+	}
+	return err
 }
 
 // open makes a mount of an open directory or file, of which it takes ownership.

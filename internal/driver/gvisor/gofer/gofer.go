@@ -46,6 +46,8 @@ type Mount struct {
 	Shared bool   // others change it meanwhile, so the sentry remembers nothing and maps files through their descriptors
 	Bytes  uint64 // limit on the sum of file sizes; 0 is none
 	Inodes uint64 // limit on the number of files and directories; 0 is none
+	// Source is the device and inode of what is to be served; nil is whatever is there.
+	Source *[2]uint64
 }
 
 // annotation is where the OCI spec has the mounts.

@@ -122,6 +122,30 @@ func TestAnnotation(t *testing.T) {
 	}
 }
 
+// TestSource has another directory take the place of one that was looked at.
+func TestSource(t *testing.T) {
+	open := func(dir string) int {
+		fd, err := unix.Open(dir, unix.O_PATH|unix.O_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { unix.Close(fd) })
+		return fd
+	}
+	one, other := open(t.TempDir()), open(t.TempDir())
+	var st unix.Stat_t
+	if err := unix.Fstat(one, &st); err != nil {
+		t.Fatal(err)
+	}
+	m := Mount{Target: "/x", Stat: Off, Source: &[2]uint64{st.Dev, st.Ino}}
+	if err := m.checkSource(one); err != nil {
+		t.Errorf("the same: %v", err)
+	}
+	if err := m.checkSource(other); err == nil {
+		t.Error("another directory was taken for the one")
+	}
+}
+
 // TestCrash leaves what a gofer that is killed may leave: a directory and, where files cannot be made without a name, a
 // file, that have no attribute yet. The next one removes them, and nothing else.
 func TestCrash(t *testing.T) {
