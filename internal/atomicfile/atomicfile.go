@@ -101,7 +101,7 @@ func Discard(dir string) error {
 	if err := os.Rename(dir, gone); err != nil {
 		return err
 	}
-	return os.RemoveAll(gone)
+	return RemoveAll(gone)
 }
 
 // IsTemp reports whether name is that of a file that was begun and neither committed nor aborted.

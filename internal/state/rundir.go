@@ -286,7 +286,7 @@ func (s Store) Sweep() ([]sandbox.Ref, error) {
 			continue
 		}
 		if atomicfile.IsTemp(e.Name()) { // somebody was killed while he removed it
-			errs = append(errs, os.RemoveAll(dir))
+			errs = append(errs, atomicfile.RemoveAll(dir))
 			continue
 		}
 		if live, err := held(dir); live && err == nil {

@@ -119,7 +119,7 @@ func (c *checker) directories(context.Context) error {
 	temps, _ := filepath.Glob(filepath.Join(c.cfg.Home, "sandboxes", "*", ".*"))
 	for _, p := range temps {
 		if atomicfile.IsTemp(p) {
-			c.note("sandboxes", p, "the removal of a sandbox was cut off", "remove the rest", func() error { return os.RemoveAll(p) })
+			c.note("sandboxes", p, "the removal of a sandbox was cut off", "remove the rest", func() error { return atomicfile.RemoveAll(p) })
 		}
 	}
 	found := listDirectories(filepath.Join(c.cfg.Home, "sandboxes")) // before the records: see tidy

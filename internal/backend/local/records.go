@@ -1,7 +1,6 @@
 package local
 
 import (
-	"os"
 	"path/filepath"
 	"time"
 
@@ -64,7 +63,7 @@ func (b *Backend) directories() map[string]sandbox.Ref {
 	temps, _ := filepath.Glob(filepath.Join(top, "*", ".*"))
 	for _, p := range temps {
 		if atomicfile.IsTemp(p) {
-			_ = os.RemoveAll(p)
+			_ = atomicfile.RemoveAll(p)
 		}
 	}
 	return listDirectories(top)
