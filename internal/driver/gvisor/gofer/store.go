@@ -127,76 +127,153 @@ func each(fd int, f func(name string, kind uint8) error) error {
 	}
 }
 
-// count walks all that is below a directory and returns the sum of the sizes of regular files and the number of files and
-// directories, whiteouts among them. In a store it removes what was being made when a gofer was killed: a thing gets its
-// attribute before anything else, so that one without it is empty.
+// counter counts what is below a directory: the sum of the sizes of regular files and the number of files and directories,
+// whiteouts among them. In a store it removes what was being made when a gofer was killed: a thing gets its attribute before
+// anything else, so that one without it is empty.
+type counter struct {
+	store         bool
+	bytes, inodes uint64
+	seen          map[inodeKey]bool // files with several names
+}
+
+// level is a directory on the way from where the count began to where it is.
+type level struct {
+	name string
+	key  inodeKey
+	subs []string // directories in it that are still to be counted
+}
+
 func count(root int, store bool) (bytes, inodes uint64, err error) {
-	seen := map[inodeKey]bool{} // files with several names
-	var walk func(dir, depth int) error
-	walk = func(dir, depth int) error {
-		return each(dir, func(name string, _ uint8) error {
-			fd, err := openBeneath(dir, name, unix.O_PATH)
-			if err != nil {
-				if err == unix.ENOENT || !store {
-					return nil // of somebody who is at work there, or a mount
+	c := &counter{store: store, seen: map[inodeKey]bool{}}
+	err = c.walk(root)
+	return c.bytes, c.inodes, err
+}
+
+// walk has one directory open at a time, however deep the tree is.
+func (c *counter) walk(root int) error {
+	dir, err := openBeneath(root, ".", unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		return err
+	}
+	defer func() { unix.Close(dir) }()
+	way := []level{{}}
+	for {
+		st, err := statOf(dir)
+		if err != nil {
+			return err
+		}
+		at := &way[len(way)-1]
+		at.key = keyOf(&st)
+		if at.subs, err = c.scan(dir); err != nil {
+			return err
+		}
+		for down := false; !down; {
+			at := &way[len(way)-1]
+			if n := len(at.subs); n > 0 {
+				name := at.subs[n-1]
+				at.subs = at.subs[:n-1]
+				sub, err := openBeneath(dir, name, unix.O_RDONLY|unix.O_DIRECTORY)
+				switch {
+				case err == nil:
+					unix.Close(dir)
+					dir, down = sub, true
+					way = append(way, level{name: name})
+				case c.store:
+					return fmt.Errorf("open %q: %w", name, err)
 				}
-				return fmt.Errorf("open %q: %w", name, err)
+				continue
 			}
-			defer unix.Close(fd)
-			st, err := statOf(fd)
+			if way = way[:len(way)-1]; len(way) == 0 {
+				return nil
+			}
+			up, depth, err := goUp(root, dir, way)
 			if err != nil {
 				return err
 			}
-			kind := st.Mode & unix.S_IFMT
-			if kind == unix.S_IFDIR {
-				sub, err := openBeneath(dir, name, unix.O_RDONLY|unix.O_DIRECTORY)
-				if err != nil {
-					if !store {
-						return nil
-					}
-					return fmt.Errorf("open %q: %w", name, err)
-				}
-				defer unix.Close(sub)
-				if store {
-					if _, have, err := format.Read(sub, uint32(st.Mode)); err == nil && !have && unix.Unlinkat(dir, name, unix.AT_REMOVEDIR) == nil {
-						return nil
-					}
-				}
-				inodes++
-				if depth >= maxDepth {
-					return unix.ELOOP
-				}
-				return walk(sub, depth+1)
-			}
-			if st.Nlink > 1 {
-				key := keyOf(&st)
-				if seen[key] {
-					return nil
-				}
-				seen[key] = true
-			}
-			if kind == unix.S_IFREG && (st.Mode&unix.S_ISVTX != 0 || store && st.Size == 0) {
-				_, have, err := attrOfName(dir, name, uint32(st.Mode))
-				if err != nil && store {
-					return err
-				}
-				if store && !have && st.Size == 0 && unix.Unlinkat(dir, name, 0) == nil {
-					return nil
-				}
-			}
-			inodes++
-			if kind == unix.S_IFREG {
-				bytes += st.Size
-			}
-			return nil
-		})
+			unix.Close(dir)
+			dir, way = up, way[:depth]
+		}
 	}
-	err = walk(root, 0)
-	return bytes, inodes, err
 }
 
-// maxDepth bounds how deep count goes: each step has two files open.
-const maxDepth = 4096
+// goUp opens the directory that way leads to, from one below it, and returns how much of the way there still is: in a mount
+// that others write to, directories may have been moved.
+func goUp(root, below int, way []level) (fd, depth int, err error) {
+	up, err := unix.Openat2(below, "..", &unix.OpenHow{Flags: unix.O_RDONLY | unix.O_DIRECTORY | openFlags, Resolve: unix.RESOLVE_NO_XDEV | unix.RESOLVE_NO_MAGICLINKS})
+	if err == nil {
+		if st, err := statOf(up); err == nil && keyOf(&st) == way[len(way)-1].key {
+			return up, len(way), nil
+		}
+		unix.Close(up)
+	}
+	if fd, err = openBeneath(root, ".", unix.O_RDONLY|unix.O_DIRECTORY); err != nil {
+		return -1, 0, err
+	}
+	for depth = 1; depth < len(way); depth++ {
+		next, err := openBeneath(fd, way[depth].name, unix.O_RDONLY|unix.O_DIRECTORY)
+		if err != nil {
+			break
+		}
+		if st, err := statOf(next); err != nil || keyOf(&st) != way[depth].key {
+			unix.Close(next)
+			break
+		}
+		unix.Close(fd)
+		fd = next
+	}
+	return fd, depth, nil
+}
+
+// scan counts what is in one directory, and returns the names of the directories in it.
+func (c *counter) scan(dir int) (subs []string, err error) {
+	err = each(dir, func(name string, _ uint8) error {
+		fd, err := openBeneath(dir, name, unix.O_PATH)
+		if err != nil {
+			if err == unix.ENOENT || !c.store {
+				return nil // of somebody who is at work there, or a mount
+			}
+			return fmt.Errorf("open %q: %w", name, err)
+		}
+		defer unix.Close(fd)
+		st, err := statOf(fd)
+		if err != nil {
+			return err
+		}
+		kind := st.Mode & unix.S_IFMT
+		if kind == unix.S_IFDIR {
+			if c.store {
+				if _, have, err := attrOfName(dir, name, uint32(st.Mode)); err == nil && !have && unix.Unlinkat(dir, name, unix.AT_REMOVEDIR) == nil {
+					return nil
+				}
+			}
+			c.inodes++
+			subs = append(subs, name)
+			return nil
+		}
+		if st.Nlink > 1 {
+			key := keyOf(&st)
+			if c.seen[key] {
+				return nil
+			}
+			c.seen[key] = true
+		}
+		if c.store && kind == unix.S_IFREG && (st.Mode&unix.S_ISVTX != 0 || st.Size == 0) {
+			_, have, err := attrOfName(dir, name, uint32(st.Mode))
+			if err != nil {
+				return err
+			}
+			if !have && st.Size == 0 && unix.Unlinkat(dir, name, 0) == nil {
+				return nil
+			}
+		}
+		c.inodes++
+		if kind == unix.S_IFREG {
+			c.bytes += st.Size
+		}
+		return nil
+	})
+	return subs, err
+}
 
 func attrOfName(dir int, name string, mode uint32) (format.Attr, bool, error) {
 	fd, err := openBeneath(dir, name, unix.O_RDONLY|unix.O_NONBLOCK)
