@@ -458,6 +458,37 @@ func TestFlood(t *testing.T) {
 }
 
 // TestNoFile sees that a run that is shorter than the wait touches nothing.
+// TestSmallPieces has a guest that prints in pieces of one byte, and of none: they are not free.
+func TestSmallPieces(t *testing.T) {
+	w := NewWriter(t.TempDir(), time.Hour, slog.New(slog.DiscardHandler)) // nothing is written before the queue is full
+	s := w.Session(1, false, false)
+	for range 1000 {
+		s.Stdout(nil)
+	}
+	if len(w.queue) > 0 {
+		t.Error("nothing is queued as something")
+	}
+	for n := range 4 * segmentItems {
+		s.Stdout([]byte{'x'})
+		if n%1000 != 0 {
+			continue
+		}
+		w.mu.Lock()
+		for _, seg := range w.queue {
+			if len(seg.items) > segmentItems {
+				t.Fatalf("%d pieces in a segment", len(seg.items))
+			}
+		}
+		w.mu.Unlock()
+	}
+	w.mu.Lock()
+	if n := len(w.queue); n != 4 {
+		t.Errorf("%d segments, want 4", n)
+	}
+	w.mu.Unlock()
+	w.Close()
+}
+
 func TestNoFile(t *testing.T) {
 	dir := t.TempDir()
 	w := NewWriter(dir, time.Hour, slog.New(slog.DiscardHandler))

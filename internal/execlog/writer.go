@@ -17,6 +17,7 @@ import (
 // Nobody waits longer than patience for a disk that hangs.
 const (
 	segmentBytes = 256 << 10
+	segmentItems = 16 << 10 // of a segment; each takes 72 bytes beside its data
 	queueBytes   = 8 * segmentBytes
 	burst        = MaxFile * (1 + OldFiles)
 	refill       = 32 << 20
@@ -111,6 +112,9 @@ func (s *Session) stdout() sandbox.LogSource {
 func (w *Writer) System(text string) { w.put(item{source: sandbox.LogSystem}, []byte(text)) }
 
 func (w *Writer) put(it item, data []byte) {
+	if len(data) == 0 && !it.end {
+		return
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	now := time.Now()
@@ -144,7 +148,7 @@ func (w *Writer) put(it item, data []byte) {
 // admitLocked returns a segment with room for n bytes, which it makes by waiting or by dropping what is oldest.
 func (w *Writer) admitLocked(n int, whole bool) *segment {
 	if len(w.queue) > 0 {
-		if seg := w.queue[len(w.queue)-1]; len(seg.data)+n <= segmentBytes {
+		if seg := w.queue[len(w.queue)-1]; len(seg.data)+n <= segmentBytes && len(seg.items) < segmentItems {
 			return seg
 		}
 	}
