@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
+	"sync"
 
 	"github.com/klauspost/compress/zstd"
 )
@@ -23,6 +25,9 @@ const (
 
 var errBomb = errors.New("the body decodes to too much")
 
+// zstds are those who decode zstd, whose window is memory for as long as the guest takes over its body. Others wait.
+var zstds = make(chan struct{}, 8)
+
 // codings splits the values of Content-Encoding. ok is false if there is one that cannot be undone.
 func codings(values []string) (list []string, ok bool) {
 	for _, v := range values {
@@ -36,7 +41,9 @@ func codings(values []string) (list []string, ok bool) {
 			}
 		}
 	}
-	return list, len(list) <= maxCodings
+	zstd := func(c string) bool { return c == "zstd" }
+	i := slices.IndexFunc(list, zstd)
+	return list, len(list) <= maxCodings && (i < 0 || !slices.ContainsFunc(list[i+1:], zstd))
 }
 
 // decoder undoes codings, the last one first.
@@ -85,6 +92,8 @@ type decodeReader struct {
 	plan *Plan
 	pipe *io.PipeWriter
 	done chan error
+	over chan struct{} // closed by Close
+	once sync.Once
 
 	last, next *piece // next was decoded, and last may go out
 	ready      []byte // the rest of what goes out
@@ -98,14 +107,28 @@ type piece struct {
 
 func newDecodeReader(in io.Reader, p *Plan, list []string) *decodeReader {
 	pr, pw := io.Pipe()
-	r := &decodeReader{in: in, plan: p, pipe: pw, done: make(chan error, 1), last: new(piece), next: new(piece)}
+	r := &decodeReader{in: in, plan: p, pipe: pw, done: make(chan error, 1), over: make(chan struct{}), last: new(piece), next: new(piece)}
 	counted := &counter{in: pr}
 	go func() {
-		err := search(counted, p, list)
+		err := r.search(counted, list)
 		_ = pr.CloseWithError(err) // what is still to come is refused with err, or dropped if that is nil
 		r.done <- err
 	}()
 	return r
+}
+
+var errOver = errors.New("no more wanted")
+
+func (r *decodeReader) search(in *counter, list []string) error {
+	if slices.Contains(list, "zstd") {
+		select {
+		case zstds <- struct{}{}:
+			defer func() { <-zstds }()
+		case <-r.over:
+			return errOver
+		}
+	}
+	return search(in, r.plan, list)
 }
 
 type counter struct {
@@ -196,5 +219,6 @@ func (r *decodeReader) fail(err error) {
 
 // Close lets go of what decodes beside. It is for a stream that was not read to its end.
 func (r *decodeReader) Close() {
-	_ = r.pipe.CloseWithError(errors.New("no more wanted"))
+	r.once.Do(func() { close(r.over) })
+	_ = r.pipe.CloseWithError(errOver)
 }

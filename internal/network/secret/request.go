@@ -32,10 +32,11 @@ func (p *Plan) Request(r *http.Request) (done func(), err error) {
 	if err := p.watchHead(r); err != nil {
 		return done, err
 	}
-	if err := p.replaceHeader(r.Header); err != nil {
+	grown := 0
+	if err := p.replaceHeader(r.Header, &grown); err != nil {
 		return done, err
 	}
-	if err := p.replaceQuery(r.URL); err != nil {
+	if err := p.replaceQuery(r.URL, &grown); err != nil {
 		return done, err
 	}
 	if r.Body == nil || r.Body == http.NoBody {
@@ -96,14 +97,15 @@ func basicAuth(v string) (scheme, plain string, ok bool) {
 	return "", "", false
 }
 
-func (p *Plan) replaceHeader(h http.Header) error {
+// replaceHeader adds to grown, which is bounded by maxText, what the values become longer by, in bytes.
+func (p *Plan) replaceHeader(h http.Header, grown *int) error {
 	plain := p.replacer(func(x *secret) bool { return x.headers })
 	basic := p.replacer(func(x *secret) bool { return x.basic })
 	for k, vs := range h {
 		for i, v := range vs {
 			if basic != nil && k == "Authorization" {
 				if scheme, auth, ok := basicAuth(v); ok {
-					with, err := p.replaceText(basic, auth)
+					with, err := p.replaceText(basic, auth, grown)
 					if err != nil {
 						return err
 					}
@@ -116,7 +118,7 @@ func (p *Plan) replaceHeader(h http.Header) error {
 			if plain == nil {
 				continue
 			}
-			with, err := p.replaceText(plain, v)
+			with, err := p.replaceText(plain, v, grown)
 			if err != nil {
 				return err
 			}
@@ -129,18 +131,21 @@ func (p *Plan) replaceHeader(h http.Header) error {
 	return nil
 }
 
-// maxText bounds what a text may become when its placeholders are replaced, in bytes: a value may be much longer.
+// maxText bounds what a request's head may become longer by when its placeholders are replaced, in bytes: a value may be much
+// longer, and a head full of placeholders.
 const maxText = 1 << 20
 
 // replaceText replaces in one part of a request's head.
-func (p *Plan) replaceText(with *strings.Replacer, text string) (string, error) {
-	size := len(text)
+func (p *Plan) replaceText(with *strings.Replacer, text string, grown *int) (string, error) {
+	more := 0
 	for _, x := range p.replace {
-		if size += strings.Count(text, x.placeholder) * len(x.value); size > maxText {
+		if more += strings.Count(text, x.placeholder) * len(x.value); *grown+more > maxText {
 			return "", p.misfit(text, "a text that would become too long")
 		}
 	}
-	return with.Replace(text), nil
+	now := with.Replace(text)
+	*grown += max(0, len(now)-len(text))
+	return now, nil
 }
 
 // fitsHeader reports whether v can be the value of a header (RFC 9110, section 5.5).
@@ -175,7 +180,7 @@ func (p *Plan) Mask(h http.Header) {
 }
 
 // replaceQuery replaces in the names and values of a query, which may be encoded. Those without a placeholder stay as they are.
-func (p *Plan) replaceQuery(u *url.URL) error {
+func (p *Plan) replaceQuery(u *url.URL, grown *int) error {
 	with := p.replacer(func(x *secret) bool { return x.query })
 	if with == nil || u.RawQuery == "" {
 		return nil
@@ -188,7 +193,7 @@ func (p *Plan) replaceQuery(u *url.URL) error {
 			part = rest[:i]
 		}
 		if plain, err := url.QueryUnescape(part); err == nil {
-			now, err := p.replaceText(with, plain)
+			now, err := p.replaceText(with, plain, grown)
 			if err != nil {
 				return err
 			}
@@ -281,7 +286,8 @@ func (b *body) trailer() error {
 	if err := b.plan.watchHeader(b.request.Trailer, "a trailer"); err != nil {
 		return err
 	}
-	return b.plan.replaceHeader(b.request.Trailer)
+	grown := 0
+	return b.plan.replaceHeader(b.request.Trailer, &grown)
 }
 
 func (b *body) Close() error {
