@@ -165,7 +165,7 @@ func (v *Service) plan(ctx context.Context, ref sandbox.Ref, config *sandboxfile
 			return nil, server.Invalid("Sandbox '%s' not found in existing configuration", ref.Name)
 		}
 	}
-	spec, err := v.spec(ref, *entry)
+	spec, err := v.spec(ctx, ref, *entry)
 	if err != nil {
 		return nil, err
 	}
@@ -189,7 +189,7 @@ func (v *Service) plan(ctx context.Context, ref sandbox.Ref, config *sandboxfile
 }
 
 // spec is what an entry asks for here.
-func (v *Service) spec(ref sandbox.Ref, entry sandboxfile.Sandbox) (sandbox.Spec, error) {
+func (v *Service) spec(ctx context.Context, ref sandbox.Ref, entry sandboxfile.Sandbox) (sandbox.Spec, error) {
 	cfg := v.server.Config()
 	spec, err := entry.Spec(string(ref.Name), sandboxfile.Rules{Dir: v.dir(ref.Namespace), Confined: true, Roots: cfg.VolumeRoots})
 	if err != nil {
@@ -203,6 +203,9 @@ func (v *Service) spec(ref sandbox.Ref, entry sandboxfile.Sandbox) (sandbox.Spec
 	}
 	sum := sha256.Sum256(text)
 	spec.Labels = map[string]string{configLabel: hex.EncodeToString(sum[:8])}
+	if err := v.server.ConfineHost(ctx, &spec); err != nil {
+		return spec, err
+	}
 	return spec, spec.WithDefaults().Validate()
 }
 
