@@ -49,9 +49,13 @@ type Config struct {
 	Origins []string
 	// VolumeRoots are the directories of this machine from which sandboxes may mount.
 	VolumeRoots []string
-	Limits      Limits
-	Timeouts    Timeouts
-	TLS         *tls.Config // nil: plain HTTP
+	// HostImage and HostNetwork let keys of one namespace have the image host, which has this machine's programs, and reach what listens
+	// on this machine.
+	HostImage, HostNetwork bool
+
+	Limits   Limits
+	Timeouts Timeouts
+	TLS      *tls.Config // nil: plain HTTP
 
 	Log   *slog.Logger // of requests and troubles; nil is silence
 	Audit *slog.Logger // of what was changed, by whom; nil is silence
@@ -156,6 +160,8 @@ type Route struct {
 	MaxBody int64
 	// AnyOrigin lets pages of all origins ask: the handler knows by something else that it was meant.
 	AnyOrigin bool
+	// Shown routes answer with what others wrote. Where no key is asked for, pages of other sites may not even get it.
+	Shown bool
 	// Fail writes what the server itself refuses, in the words of the protocol; nil is [WriteFailure].
 	Fail func(http.ResponseWriter, *http.Request, *Failure)
 }

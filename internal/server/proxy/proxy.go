@@ -1,5 +1,5 @@
 // Package proxy leads HTTP and WebSocket requests below /proxy/NAMESPACE/SANDBOX/PORT/ to a port in the sandbox, with nothing published
-// on this machine. Who asks has an API key of the namespace, or the URL is signed: the port is followed by ~EXPIRY~SIGNATURE then, so
+// on this machine. Who asks has an API key of the namespace, or the URL is signed: the port is followed by ~EXPIRY~KEY~SIGNATURE then, where KEY is the ID of the key that it was signed for, so
 // that links within the page keep it.
 //
 // What a sandbox shows is hostile, and comes from the same origin as this server. So browsers are told to treat it as a page of no origin
@@ -17,6 +17,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/http/httputil"
 	"net/url"
 	"strconv"
@@ -54,7 +55,7 @@ func New(s *server.Server) *Handler {
 
 // Routes are the endpoints. The signature is instead of a key and of the page's origin.
 func (h *Handler) Routes() []server.Route {
-	keyed := server.Route{Pattern: "/proxy/{namespace}/{sandbox}/{port}/{path...}", MaxBody: -1, Handler: http.HandlerFunc(h.keyed)}
+	keyed := server.Route{Pattern: "/proxy/{namespace}/{sandbox}/{port}/{path...}", MaxBody: -1, Shown: true, Handler: http.HandlerFunc(h.keyed)}
 	signed := server.Route{MaxBody: -1, Public: true, AnyOrigin: true, Handler: http.HandlerFunc(h.signed)}
 	return []server.Route{{Pattern: keyed.Pattern, MaxBody: -1, Public: true, AnyOrigin: true, Handler: h.split(h.server.Guard(keyed), h.server.Guard(signed))}}
 }
@@ -83,12 +84,13 @@ func (h *Handler) Sign(ctx context.Context, namespace, name string, port uint16,
 		return "", server.Invalid("a preview is of a port from 1 to 65535, for at most %d hours", int(MaxLife.Hours()))
 	}
 	expiry := strconv.FormatInt(h.now().Add(life).Unix(), 36)
-	return fmt.Sprintf("/proxy/%s/%s/%d~%s~%s/", namespace, name, port, expiry, h.signature(ref, port, expiry)), nil
+	key := server.CallerOf(ctx).KeyID
+	return fmt.Sprintf("/proxy/%s/%s/%d~%s~%s~%s/", namespace, name, port, expiry, key, h.signature(ref, port, expiry, key)), nil
 }
 
-func (h *Handler) signature(ref sandbox.Ref, port uint16, expiry string) string {
+func (h *Handler) signature(ref sandbox.Ref, port uint16, expiry, key string) string {
 	m := hmac.New(sha256.New, h.secret)
-	fmt.Fprintf(m, "%s/%s/%d/%s", ref.Namespace, ref.Name, port, expiry)
+	fmt.Fprintf(m, "%s/%s/%d/%s/%s", ref.Namespace, ref.Name, port, expiry, key)
 	return base64.RawURLEncoding.EncodeToString(m.Sum(nil)[:18])
 }
 
@@ -96,7 +98,7 @@ func (h *Handler) signature(ref sandbox.Ref, port uint16, expiry string) string 
 func (h *Handler) signed(w http.ResponseWriter, r *http.Request) {
 	refused := &server.Failure{Status: http.StatusForbidden, Code: server.CodeDenied, Message: "this URL is not signed, or not any more"}
 	parts := strings.Split(r.PathValue("port"), "~")
-	if len(parts) != 3 {
+	if len(parts) != 4 {
 		server.WriteFailure(w, r, refused)
 		return
 	}
@@ -106,12 +108,23 @@ func (h *Handler) signed(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	expiry, err := strconv.ParseInt(parts[1], 36, 64)
-	if err != nil || h.now().Unix() >= expiry || !hmac.Equal([]byte(parts[2]), []byte(h.signature(ref, port, parts[1]))) {
+	if err != nil || h.now().Unix() >= expiry || !hmac.Equal([]byte(parts[3]), []byte(h.signature(ref, port, parts[1], parts[2]))) || h.live(parts[2]) != nil {
 		server.WriteFailure(w, r, refused)
 		return
 	}
+	ctx, stop := server.While(r.Context(), func() error { return h.live(parts[2]) })
+	defer stop()
+	r = r.WithContext(ctx)
 	w.Header().Set("Access-Control-Allow-Origin", "*") // for the page itself, which has no origin; who has the URL may see it
 	h.lead(w, r, ref, port)
+}
+
+// live is the error of a key that was revoked; in development mode there are none.
+func (h *Handler) live(key string) error {
+	if keys := h.server.Config().Keys; keys != nil {
+		return keys.Live(key)
+	}
+	return nil
 }
 
 // keyed answers a request whose caller has a key.
@@ -154,13 +167,22 @@ func (h *Handler) lead(w http.ResponseWriter, r *http.Request, ref sandbox.Ref, 
 	}
 	defer release()
 	prefix := "/proxy/" + r.PathValue("namespace") + "/" + r.PathValue("sandbox") + "/" + r.PathValue("port")
+	forward(w, r, prefix, port, func(ctx context.Context) (net.Conn, error) { return client.DialTCP(ctx, "127.0.0.1", port) })
+}
+
+// forward passes the request to what dial reaches, without the prefix of its path.
+func forward(w http.ResponseWriter, r *http.Request, prefix string, port uint16, dial func(context.Context) (net.Conn, error)) {
 	transport := &http.Transport{DisableKeepAlives: true, DisableCompression: true, ResponseHeaderTimeout: 5 * time.Minute, MaxResponseHeaderBytes: 64 << 10,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return client.DialTCP(ctx, "127.0.0.1", port)
+			c, err := dial(ctx)
+			if err != nil {
+				return nil, err
+			}
+			return struct{ net.Conn }{c}, nil // without CloseWrite: when a client that upgraded goes, all of it does
 		}}
 	defer transport.CloseIdleConnections()
 	p := &httputil.ReverseProxy{
-		Transport:     transport,
+		Transport:     quiet{transport},
 		FlushInterval: -1, // what streams is passed on at once
 		ErrorLog:      slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug),
 		Rewrite: func(p *httputil.ProxyRequest) {
@@ -172,6 +194,7 @@ func (h *Handler) lead(w http.ResponseWriter, r *http.Request, ref sandbox.Ref, 
 			p.Out.Host = ""
 			p.SetXForwarded()
 			p.Out.Header.Set("X-Forwarded-Prefix", prefix)
+			p.Out.Header.Del("Cookie") // of this server's name: whatever else listens on it may have set them
 			if p.In.PathValue("port") != "" {
 				for _, name := range []string{"Authorization", "Proxy-Authorization"} { // the key is not the sandbox's
 					if strings.Contains(p.Out.Header.Get(name), server.TokenPrefix) {
@@ -182,6 +205,9 @@ func (h *Handler) lead(w http.ResponseWriter, r *http.Request, ref sandbox.Ref, 
 		},
 		ModifyResponse: func(resp *http.Response) error {
 			head := resp.Header
+			for _, name := range []string{"Nel", "Report-To", "Reporting-Endpoints", "Alt-Svc", "X-Request-Id"} { // about the origin, which is ours
+				head.Del(name)
+			}
 			head.Del("Set-Cookie")
 			head.Del("Clear-Site-Data")
 			head.Del("Service-Worker-Allowed")
@@ -203,6 +229,25 @@ func (h *Handler) lead(w http.ResponseWriter, r *http.Request, ref sandbox.Ref, 
 		},
 	}
 	p.ServeHTTP(w, r)
+}
+
+// quiet passes on no interim answers (1xx), whose headers ModifyResponse does not see: httputil learns of them by a trace.
+type quiet struct{ http.RoundTripper }
+
+// RoundTrip implements http.RoundTripper.
+func (q quiet) RoundTrip(r *http.Request) (*http.Response, error) {
+	return q.RoundTripper.RoundTrip(r.WithContext(untraced{r.Context()}))
+}
+
+// untraced is a context without a trace.
+type untraced struct{ context.Context }
+
+func (c untraced) Value(key any) any {
+	v := c.Context.Value(key)
+	if _, ok := v.(*httptrace.ClientTrace); ok {
+		return nil
+	}
+	return v
 }
 
 // gateway is the failure of a sandbox that does not answer.
