@@ -26,7 +26,7 @@ type Handler struct {
 
 // New returns the handler of a server.
 func New(s *server.Server) *Handler {
-	h := &Handler{server: s, backend: s.Backend(), events: &events{log: s.Config().AuditFile}, calls: calls{all: map[string]*call{}}}
+	h := &Handler{server: s, backend: s.Backend(), events: &events{log: s.Config().AuditFile}, calls: calls{all: map[string]map[string]*call{}}}
 	s.ObserveAudit(h.events.add)
 	return h
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -514,5 +515,28 @@ func TestBundle(t *testing.T) {
 	want := `{"application/json":{"a":1},"application/pdf":"","application/x+json":"{","image/png":"iVBORw==","image/svg+xml":"\u003csvg/\u003e","text/html":"\u003cb\u003e\ufffd"}`
 	if have := strings.ReplaceAll(string(data), "\uFFFD", `\ufffd`); err != nil || have != want {
 		t.Errorf("%s, %v; want %s", have, err, want)
+	}
+}
+
+// TestCallsOfOthers has one namespace take back as many requests as it may: the others' are taken back all the same, and have names of
+// their own.
+func TestCallsOfOthers(t *testing.T) {
+	s := newSite(t)
+	last := 0
+	for i := range keptCalls + 1 {
+		last, _ = s.ask("team", "DELETE", fmt.Sprintf("/v1/requests/%d", i), "")
+	}
+	if last != http.StatusTooManyRequests {
+		t.Errorf("one more than are kept: %d", last)
+	}
+	if code, answer := s.ask("other", "DELETE", "/v1/requests/0", ""); code != 200 {
+		t.Errorf("of another namespace: %d %s", code, answer)
+	}
+	const body = `{"name":"a","image":{"type":"oci","reference":"host"}}`
+	if code, answer := s.ask("other", "POST", "/v1/sandboxes?start=true", body, cloudapi.RequestHeader, "1"); code != 200 {
+		t.Errorf("a request that another namespace took back: %d %s", code, answer)
+	}
+	if code, answer := s.ask("team", "POST", "/v1/sandboxes?start=true", body, cloudapi.RequestHeader, "1"); code != 400 {
+		t.Errorf("a request that was taken back: %d %s", code, answer)
 	}
 }
