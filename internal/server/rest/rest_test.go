@@ -540,3 +540,40 @@ func TestCallsOfOthers(t *testing.T) {
 		t.Errorf("a request that was taken back: %d %s", code, answer)
 	}
 }
+
+// TestEventsOfOthers has one namespace cause more events than are kept: the others' stay, in a server that goes on with its log, too.
+func TestEventsOfOthers(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "audit.log")
+	s := newSiteOf(t, file)
+	_, _ = s.ask("other", "POST", "/v1/volumes", `{"name":"v"}`)
+	for range keptEvents + 1 {
+		_, _ = s.ask("team", "POST", "/v1/volumes", `{"name":"w"}`)
+	}
+	for _, s := range []*site{s, newSiteOf(t, file)} {
+		var p struct{ Data []event }
+		if code, answer := s.ask("other", "GET", "/v1/events", ""); code != 200 || json.Unmarshal([]byte(answer), &p) != nil || len(p.Data) != 1 || p.Data[0].Type != "volume.create" {
+			t.Errorf("of another namespace: %d %s", code, answer)
+		}
+	}
+}
+
+// TestEventsAreBounded has many namespaces: who has most of them gives way.
+func TestEventsAreBounded(t *testing.T) {
+	var e events
+	add := func(ns string, n int) {
+		for range n {
+			e.add(server.Audit{Ref: sandbox.Ref{Namespace: ns}})
+		}
+	}
+	add("few", 3)
+	for i := range keptEvents/keptOfOne + 5 {
+		add(fmt.Sprint("many", i), keptOfOne+1)
+	}
+	n := 0
+	for _, all := range e.all {
+		n += len(all)
+	}
+	if n != keptEvents || e.n != n || len(e.of("few")) != 3 {
+		t.Errorf("%d events, %d counted; %d of who has few", n, e.n, len(e.of("few")))
+	}
+}
