@@ -6,7 +6,6 @@ package rest
 import (
 	"encoding/json"
 	"errors"
-	"io"
 	"net/http"
 	"strings"
 
@@ -128,7 +127,7 @@ func refuse(w http.ResponseWriter, r *http.Request, f *server.Failure) { fail(w,
 
 // body reads a JSON object; an empty body is an empty one. Kind: InvalidArgument.
 func (r *request) body(into any) error {
-	data, err := io.ReadAll(r.Body)
+	data, err := server.ReadBody(r.Request, "content") // of a file, as a list of bytes (contract msb-0.6 §3.4)
 	if err != nil {
 		return err
 	}

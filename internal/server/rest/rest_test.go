@@ -577,3 +577,19 @@ func TestEventsAreBounded(t *testing.T) {
 		t.Errorf("%d events, %d counted; %d of who has few", n, e.n, len(e.of("few")))
 	}
 }
+
+// TestManyValues sends bodies that are short and make much, and one that is long and does not.
+func TestManyValues(t *testing.T) {
+	s := newSite(t)
+	const begin = `{"name":"a","image":{"type":"oci","reference":"host"},`
+	for name, body := range map[string]string{"mounts": begin + `"mounts":[` + strings.Repeat("{},", 1<<16) + `{}]}`, "nulls": begin + `"mounts":[` + strings.Repeat("null,", 1<<16) + `null]}`,
+		"deep": begin + `"x":` + strings.Repeat("[", 1000) + strings.Repeat("]", 1000) + "}"} {
+		if code, answer := s.ask("team", "POST", "/v1/sandboxes?start=true", body); code != 400 || !strings.Contains(answer, "the body") {
+			t.Errorf("%s: %d %s", name, code, answer)
+		}
+	}
+	file := begin + `"patches":[{"type":"file","path":"/x","content":[` + strings.Repeat("7,", 1<<20) + `7]}]}`
+	if code, answer := s.ask("team", "POST", "/v1/sandboxes?start=true", file); code != 200 || len(s.kept.asked) != 1 || len(s.kept.asked[0].Spec.Patches[0].Content) != 1<<20+1 {
+		t.Errorf("a file: %d %.200s", code, answer)
+	}
+}
