@@ -148,9 +148,9 @@ func (i *Interpreter) Run(ctx context.Context, code string, opts ...CellOption) 
 	if err != nil {
 		return nil, i.s.explain(ctx, err, 0)
 	}
-	var hear func(agentclient.Output)
+	var hear func(agentclient.Output) bool
 	if c.hear != nil {
-		hear = func(o agentclient.Output) { c.hear(outputOf(o)) }
+		hear = func(o agentclient.Output) bool { c.hear(outputOf(o)); return true }
 	}
 	r, err := cell.CollectWith(hear)
 	if err != nil {

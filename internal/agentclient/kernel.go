@@ -356,11 +356,12 @@ func (r *Result) Text() string {
 // Collect receives what the cell has yet to do and closes it. An error of the code is not an error: it is in the Result.
 func (c *Cell) Collect() (*Result, error) { return c.CollectWith(nil) }
 
-// CollectWith is Collect, and calls hear with each piece of output as it comes, if it is not nil.
-func (c *Cell) CollectWith(hear func(Output)) (*Result, error) {
+// CollectWith is Collect, and calls keep with each piece of output as it comes, if it is not nil. What it does not want to be kept is
+// counted among what was dropped.
+func (c *Cell) CollectWith(keep func(Output) bool) (*Result, error) {
 	defer c.Close()
 	r := &Result{}
-	left := c.most
+	left, dropped := c.most, uint64(0)
 	for {
 		e, err := c.Recv()
 		if err == io.EOF {
@@ -381,13 +382,17 @@ func (c *Cell) CollectWith(hear func(Output)) (*Result, error) {
 			r.Number, r.Fresh = e.Number, e.Fresh
 		case CellDone:
 			r.KernelDone = *e.Done
+			r.Dropped += dropped
 			return r, nil
 		default:
 			o := e.output()
-			if hear != nil {
-				hear(o)
+			if keep == nil || keep(o) {
+				r.add(o)
+			} else if o.Result != nil {
+				dropped += uint64(o.Result.size())
+			} else {
+				dropped += uint64(len(o.Text))
 			}
-			r.add(o)
 		}
 	}
 }

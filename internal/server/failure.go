@@ -94,17 +94,31 @@ func (f *Failure) Headers(h http.Header) {
 
 // WriteJSON writes v, whose keys are sorted where it is a map.
 func WriteJSON(w http.ResponseWriter, status int, v any) {
-	var b bytes.Buffer
-	enc := json.NewEncoder(&b)
+	out := &jsonAnswer{w: w, status: status}
+	enc := json.NewEncoder(out)
 	enc.SetEscapeHTML(false)
-	body := []byte(`{"code":5002,"error":"Internal server error"}`)
-	if err := enc.Encode(v); err != nil {
-		status = http.StatusInternalServerError
-	} else {
-		body = bytes.TrimSuffix(b.Bytes(), []byte("\n"))
+	if err := enc.Encode(v); err != nil && !out.begun {
+		out.status = http.StatusInternalServerError
+		_, _ = out.Write([]byte(`{"code":5002,"error":"Internal server error"}`))
 	}
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Cache-Control", "no-store")
-	w.WriteHeader(status)
-	_, _ = w.Write(body)
+}
+
+// jsonAnswer begins an answer with the first that is written of it. An encoder writes a value at once, and nothing of one that is none.
+type jsonAnswer struct {
+	w      http.ResponseWriter
+	status int
+	begun  bool
+}
+
+func (a *jsonAnswer) Write(p []byte) (int, error) {
+	if !a.begun {
+		a.begun = true
+		a.w.Header().Set("Content-Type", "application/json")
+		a.w.Header().Set("Cache-Control", "no-store")
+		a.w.WriteHeader(a.status)
+	}
+	if _, err := a.w.Write(bytes.TrimSuffix(p, []byte("\n"))); err != nil {
+		return 0, err
+	}
+	return len(p), nil
 }

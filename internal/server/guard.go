@@ -45,7 +45,7 @@ func (s *Server) guard(route Route) http.Handler {
 		if r.Body != nil && r.Body != http.NoBody {
 			r.Body = &timedBody{ReadCloser: r.Body, control: http.NewResponseController(w), timeout: s.cfg.Timeouts.Body, whole: most > 0}
 			if most > 0 {
-				r.Body = http.MaxBytesReader(w, r.Body, most)
+				r.Body = &heldBody{ReadCloser: http.MaxBytesReader(w, r.Body, most), trace: traceOf(r.Context())}
 			}
 		}
 		route.Handler.ServeHTTP(w, r)
@@ -73,6 +73,24 @@ func (b *timedBody) Read(p []byte) (int, error) {
 		_ = b.control.SetReadDeadline(time.Time{})
 	case err != nil:
 		err = &Failure{Status: http.StatusRequestTimeout, Code: CodeInvalid, Message: "the request body did not come", Err: err}
+	}
+	return n, err
+}
+
+// heldBody counts what is read of a body that is kept whole, but for the first freeBody bytes, until the request is answered. Where
+// there is no room for it, that is a [Failure], 429.
+type heldBody struct {
+	io.ReadCloser
+	trace *trace
+	size  int64
+}
+
+func (b *heldBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	before := max(b.size, freeBody)
+	b.size += int64(n)
+	if full := b.trace.body.add(b.trace.caller.Namespace, max(b.size, freeBody)-before); full != nil {
+		return 0, full
 	}
 	return n, err
 }

@@ -22,6 +22,8 @@ type trace struct {
 	began  time.Time
 	route  string
 	caller Caller
+	// What the request keeps in memory.
+	output, body holding
 
 	mu    sync.Mutex
 	attrs []slog.Attr

@@ -109,6 +109,8 @@ type Server struct {
 	log   *slog.Logger
 	audit *slog.Logger
 	pulls pulls
+	// What all requests keep in memory.
+	outputs, bodies *memory
 
 	// What goes on behind requests, see Go.
 	background context.Context
@@ -140,6 +142,7 @@ func New(cfg Config) *Server {
 	s.drain = sync.OnceFunc(func() { close(s.draining) })
 	s.conns = newConns(cfg.Backend)
 	s.admit = newAdmission(cfg.Backend, cfg.Limits)
+	s.outputs, s.bodies = newMemory(maxOutputs), newMemory(maxBodies)
 	return s
 }
 
@@ -272,7 +275,9 @@ func (s *Server) Go(ctx context.Context, f func(context.Context)) {
 
 // ServeHTTP gives the request a number, finds its route and logs how it went.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	t := &trace{id: requestID(), began: time.Now()}
+	t := &trace{id: requestID(), began: time.Now(), output: holding{memory: s.outputs}, body: holding{memory: s.bodies}}
+	defer t.output.release()
+	defer t.body.release()
 	r = r.WithContext(context.WithValue(r.Context(), traceKey{}, t))
 	rec := &recorder{ResponseWriter: w, control: http.NewResponseController(w), timeout: s.cfg.Timeouts.Write}
 	rec.Header().Set("X-Request-Id", t.id)

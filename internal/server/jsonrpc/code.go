@@ -10,6 +10,7 @@ import (
 
 	"github.com/microsandbox-go/microsandbox/internal/agentclient"
 	"github.com/microsandbox-go/microsandbox/internal/agentproto"
+	"github.com/microsandbox-go/microsandbox/internal/server"
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
 
@@ -19,6 +20,7 @@ type CodeParams struct {
 	Language, Code     string
 	Session            string
 	Timeout            time.Duration
+	MaxOutput          int // of what is printed, in bytes of JSON; 0 is [MaxOutput]
 	seconds            uint64
 	// Display is called with each value that is shown and is more than text; nil: only text is wanted.
 	Display func(*agentclient.Bundle)
@@ -84,6 +86,9 @@ func (v *Service) runCode(ctx context.Context, ref sandbox.Ref, p CodeParams) (C
 		return CodeResult{}, err
 	}
 	defer release()
+	if err := server.Room(ctx); err != nil {
+		return CodeResult{}, err
+	}
 	var defaults agentclient.ExecRequest
 	Complete(&defaults, spec)
 	opts := agentclient.CellOptions{Timeout: p.Timeout, MaxOutput: MaxOutput, Env: defaults.Env, Cwd: defaults.Cwd, User: defaults.User}
@@ -95,7 +100,7 @@ func (v *Service) runCode(ctx context.Context, ref sandbox.Ref, p CodeParams) (C
 		return CodeResult{}, codeFailed(err)
 	}
 	defer cell.Close()
-	var out lines
+	out := linesOf(ctx, p.MaxOutput)
 	for {
 		e, err := cell.Recv()
 		if err != nil {
@@ -115,7 +120,7 @@ func (v *Service) runCode(ctx context.Context, ref sandbox.Ref, p CodeParams) (C
 				p.Display(e.Result)
 			}
 		case agentclient.CellDone:
-			return p.result(&out, e.Done), nil
+			return p.result(out, e.Done), nil
 		}
 	}
 }

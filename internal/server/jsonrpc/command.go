@@ -19,6 +19,7 @@ type CommandParams struct {
 	Command            string
 	Args               []string
 	Timeout            time.Duration // 0: none
+	MaxOutput          int           // of what is printed, in bytes of JSON; 0 is [MaxOutput]
 	seconds            uint64        // as it was asked for
 }
 
@@ -127,7 +128,10 @@ func (v *Service) command(ctx context.Context, ref sandbox.Ref, p CommandParams)
 	if r.Args == nil {
 		r.Args = []string{}
 	}
-	var out lines
+	if err := server.Room(ctx); err != nil {
+		return r, err
+	}
+	out := linesOf(ctx, p.MaxOutput)
 	req := agentclient.ExecRequest{Cmd: p.Command, Args: p.Args, Timeout: p.Timeout, Linger: linger}
 	Complete(&req, spec)
 	x, err := client.Exec(ctx, req)

@@ -57,7 +57,7 @@ type rpcError struct {
 
 func (v *Service) rpc(w http.ResponseWriter, r *http.Request) {
 	ctx := r.Context()
-	body, err := io.ReadAll(r.Body)
+	body, err := server.ReadBody(r, "")
 	if err != nil {
 		server.WriteFailure(w, r, server.FailureOf(err))
 		return

@@ -2,15 +2,19 @@ package jsonrpc
 
 import (
 	"bytes"
+	"cmp"
+	"context"
 	"fmt"
 	"strings"
+
+	"github.com/microsandbox-go/microsandbox/internal/server"
 )
 
-// MaxOutput and maxLines are how much of what a call prints is returned, in bytes and in lines.
-const (
-	MaxOutput = 16 << 20
-	maxLines  = 1 << 20
-)
+// MaxOutput is how much of what a call prints is returned, in bytes of JSON. What ten million letters take is less.
+const MaxOutput = 16 << 20
+
+// frameSize is what a line takes besides its text, as JSON and as a Line.
+const frameSize = len(`{"stream":"stdout","text":""},`) + 16
 
 // Line is one line that was printed, without its end.
 type Line struct {
@@ -20,10 +24,14 @@ type Line struct {
 
 // lines takes output as it comes and cuts it into lines, in the order in which they are complete.
 type lines struct {
-	all  []Line
-	size int
-	lost bool
-	open map[string][]byte // what has no end yet, by stream
+	meter server.Meter
+	all   []Line            // whole ones
+	open  map[string][]byte // what has no end yet, by stream
+}
+
+// linesOf are those of a request.
+func linesOf(ctx context.Context, most int) *lines {
+	return &lines{meter: server.MeterOf(ctx, cmp.Or(most, MaxOutput))}
 }
 
 // write takes a piece of a stream.
@@ -31,27 +39,20 @@ func (l *lines) write(stream string, p []byte) {
 	if l.open == nil {
 		l.open = map[string][]byte{}
 	}
-	for len(p) > 0 {
-		if l.size >= MaxOutput {
-			l.lost = true
-			return
-		}
+	for len(p) > 0 && !l.meter.Full() {
 		line, rest, whole := bytes.Cut(p, []byte("\n"))
-		room := MaxOutput - l.size
-		if len(line) > room {
-			line, l.lost = line[:room], true
-		}
-		l.open[stream] = append(l.open[stream], line...)
-		l.size += len(line)
-		if !whole {
-			return
-		}
 		p = rest
-		if len(l.all) == maxLines {
-			l.lost = true
-			return
+		for len(line) > 0 {
+			part := line[:min(len(line), 4<<10)]
+			if !l.meter.Add(server.JSONSize(part)) {
+				break
+			}
+			l.open[stream] = append(l.open[stream], part...)
+			line = line[len(part):]
 		}
-		l.end(stream)
+		if whole && l.meter.Add(frameSize) {
+			l.end(stream)
+		}
 	}
 }
 
@@ -66,6 +67,9 @@ func (l *lines) end(stream string) {
 	text := bytes.TrimSuffix(l.open[stream], []byte("\r"))
 	l.all = append(l.all, Line{stream, strings.ToValidUTF8(string(text), "\uFFFD")})
 	l.open[stream] = l.open[stream][:0]
+	if cap(l.open[stream]) > 64<<10 {
+		delete(l.open, stream)
+	}
 }
 
 // done returns all lines, and says on stderr if some are missing.
@@ -73,7 +77,7 @@ func (l *lines) done() []Line {
 	for _, stream := range []string{"stdout", "stderr"} {
 		l.finish(stream)
 	}
-	if l.lost {
+	if l.meter.Full() {
 		l.all = append(l.all, Line{"stderr", fmt.Sprintf("[output truncated after %d lines]", len(l.all))})
 	}
 	if l.all == nil {

@@ -1,6 +1,7 @@
 package jsonrpc
 
 import (
+	"bytes"
 	"encoding/json"
 	"slices"
 	"strings"
@@ -25,7 +26,7 @@ func TestLines(t *testing.T) {
 		{"no text", []piece{{"stdout", "\xff\xfe\n"}}, []Line{{"stdout", "\uFFFD"}}},
 		{"a letter in two pieces", []piece{{"stdout", "\xc3"}, {"stdout", "\xa9\n"}}, []Line{{"stdout", "é"}}},
 	} {
-		var l lines
+		l := linesOf(t.Context(), 0)
 		for _, p := range c.pieces {
 			l.write(p.stream, []byte(p.text))
 		}
@@ -35,21 +36,31 @@ func TestLines(t *testing.T) {
 	}
 }
 
+// TestLinesAreBounded prints without end, also what is long in JSON.
 func TestLinesAreBounded(t *testing.T) {
-	for name, text := range map[string]string{"one line": strings.Repeat("x", 1<<20), "lines": strings.Repeat("x\n", 1<<19), "empty lines": strings.Repeat("\n", 1<<20)} {
-		var l lines
+	for name, text := range map[string]string{"one line": strings.Repeat("x", 1<<20), "lines": strings.Repeat("x\n", 1<<19), "empty lines": strings.Repeat("\n", 1<<20), "zeros": strings.Repeat("\x00", 1<<20),
+		"no text": strings.Repeat("x\xff", 1<<19), "separators": strings.Repeat("\u2028", 1<<19), "quotes": strings.Repeat(`"`, 1<<20)} {
+		l := linesOf(t.Context(), 0)
 		for range 64 {
 			l.write("stdout", []byte(text))
 		}
 		all := l.done()
-		size := 0
-		for _, line := range all {
-			size += len(line.Text)
+		var b strings.Builder
+		enc := json.NewEncoder(&b)
+		enc.SetEscapeHTML(false)
+		if err := enc.Encode(all); err != nil {
+			t.Fatal(err)
 		}
 		last := all[len(all)-1]
-		if size > MaxOutput+100 || len(all) > maxLines+2 || last.Stream != "stderr" || !strings.Contains(last.Text, "output truncated") {
-			t.Errorf("%s: %d bytes in %d lines, the last is %q", name, size, len(all), clip(last.Text))
+		if b.Len() < MaxOutput/2 || b.Len() > MaxOutput+100 || last.Stream != "stderr" || !strings.Contains(last.Text, "output truncated") {
+			t.Errorf("%s: %d bytes in %d lines, the last is %q", name, b.Len(), len(all), clip(last.Text))
 		}
+	}
+	const ten = 10_000_000 // letters, which contract server-v0.2 §2.3 wants
+	l := linesOf(t.Context(), 0)
+	l.write("stdout", bytes.Repeat([]byte("x"), ten))
+	if all := l.done(); len(all) != 1 || len(all[0].Text) != ten {
+		t.Errorf("ten million letters: %d lines", len(all))
 	}
 }
 

@@ -76,7 +76,7 @@ func (h *Handler) Routes() []server.Route {
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	server.Operation(r.Context(), "mcp")
 	if r.Method == http.MethodPost {
-		body, err := io.ReadAll(r.Body)
+		body, err := server.ReadBody(r, "")
 		if err != nil {
 			server.WriteFailure(w, r, server.FailureOf(err))
 			return

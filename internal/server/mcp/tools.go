@@ -200,6 +200,7 @@ func (h *Handler) command(ctx context.Context, _ *mcp.CallToolRequest, args json
 	if err != nil {
 		return nil, nil, err
 	}
+	p.MaxOutput = maxPrinted
 	r, err := h.cfg.Service.Command(ctx, p)
 	return r, nil, err
 }
@@ -209,11 +210,12 @@ func (h *Handler) code(ctx context.Context, _ *mcp.CallToolRequest, args json.Ra
 	if err != nil {
 		return nil, nil, err
 	}
+	p.MaxOutput = maxPrinted
 	var more []mcp.Content
 	size := 0
 	p.Display = func(b *agentclient.Bundle) {
 		for _, f := range b.Forms {
-			if size += len(f.Data); size > maxShown {
+			if size += len(f.Data); size > maxShown || server.Hold(ctx, 2*len(f.Data)) != nil {
 				return
 			}
 			switch {
@@ -230,6 +232,9 @@ func (h *Handler) code(ctx context.Context, _ *mcp.CallToolRequest, args json.Ra
 
 // maxShown is how much of what code shows one call returns besides its text, in bytes.
 const maxShown = 8 << 20
+
+// maxPrinted is how much of what is printed one call returns, in bytes of JSON, which becomes a text in JSON again.
+const maxPrinted = 4 << 20
 
 // params are the parameters that tools of ours have.
 type params struct {

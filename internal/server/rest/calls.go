@@ -15,22 +15,45 @@ import (
 // calls are the requests that clients gave a name, to take them back (see Handler.revoke).
 type calls struct {
 	mu  sync.Mutex
-	all map[string]*call
+	all map[string]map[string]*call // by namespace and name
 }
 
 // call is one that goes on, or did just now.
 type call struct {
-	namespace string
-	cancel    context.CancelFunc
-	done      chan struct{}
-	made      sandbox.Info // what it made, after done
+	cancel context.CancelFunc // nil of one that was taken back before it came
+	done   chan struct{}
+	made   sandbox.Info // what it made, after done: its Ref and ID
 }
 
-// keptCall is how long a call can be taken back, and keptCalls how many there are.
+// keptCall is how long a call can be taken back, and keptCalls how many of a namespace there are.
 const (
 	keptCall  = time.Minute
 	keptCalls = 10_000
 )
+
+// enterLocked keeps a call, unless there are too many of its namespace.
+func (c *calls) enterLocked(namespace, id string, one *call) error {
+	if len(c.all[namespace]) >= keptCalls {
+		return &server.Failure{Status: http.StatusTooManyRequests, Message: "too many requests have names, or are taken back", Retry: keptCall}
+	}
+	if c.all[namespace] == nil {
+		c.all[namespace] = map[string]*call{}
+	}
+	c.all[namespace][id] = one
+	return nil
+}
+
+// forget keeps a call no longer than it can be taken back.
+func (c *calls) forget(namespace, id string) {
+	time.AfterFunc(keptCall, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		delete(c.all[namespace], id)
+		if len(c.all[namespace]) == 0 {
+			delete(c.all, namespace)
+		}
+	})
+}
 
 // called runs f, which makes or starts something, so that the client can take it back by the name that it gave the request. What is not
 // fresh was there before and stays as it is.
@@ -39,26 +62,22 @@ func (h *Handler) called(r *request, fresh bool, cancel context.CancelFunc, f fu
 	if id == "" || len(id) > 64 {
 		return f()
 	}
-	c := &call{namespace: r.namespace, cancel: cancel, done: make(chan struct{})}
+	c := &call{cancel: cancel, done: make(chan struct{})}
 	h.calls.mu.Lock()
-	if h.calls.all[id] != nil {
-		h.calls.mu.Unlock()
-		return sandbox.Info{}, invalid("this request was made before, or taken back")
+	err := invalid("this request was made before, or taken back")
+	if h.calls.all[r.namespace][id] == nil {
+		err = h.calls.enterLocked(r.namespace, id, c)
 	}
-	h.calls.all[id] = c
 	h.calls.mu.Unlock()
+	if err != nil {
+		return sandbox.Info{}, err
+	}
 	info, err := f()
 	if fresh {
-		c.made = info
+		c.made = sandbox.Info{Ref: info.Ref, ID: info.ID}
 	}
 	close(c.done)
-	time.AfterFunc(keptCall, func() {
-		h.calls.mu.Lock()
-		defer h.calls.mu.Unlock()
-		if h.calls.all[id] == c {
-			delete(h.calls.all, id)
-		}
-	})
+	h.calls.forget(r.namespace, id)
 	return info, err
 }
 
@@ -69,23 +88,17 @@ func (h *Handler) revoke(r *request) (any, error) {
 		return nil, invalid("this is the name of no request")
 	}
 	h.calls.mu.Lock()
-	c := h.calls.all[id]
-	if c == nil && len(h.calls.all) >= keptCalls {
-		h.calls.mu.Unlock()
-		return nil, &server.Failure{Status: http.StatusTooManyRequests, Message: "too many requests are taken back", Retry: keptCall}
-	}
+	c := h.calls.all[r.namespace][id]
+	var err error
 	if c == nil {
-		c = &call{namespace: r.namespace, done: make(chan struct{})}
+		c = &call{done: make(chan struct{})}
 		close(c.done)
-		h.calls.all[id] = c
-		time.AfterFunc(keptCall, func() {
-			h.calls.mu.Lock()
-			defer h.calls.mu.Unlock()
-			delete(h.calls.all, id)
-		})
+		if err = h.calls.enterLocked(r.namespace, id, c); err == nil {
+			h.calls.forget(r.namespace, id)
+		}
 	}
 	h.calls.mu.Unlock()
-	if err := server.CallerOf(r.Context()).Check(c.namespace); err != nil {
+	if err != nil {
 		return nil, err
 	}
 	if c.cancel != nil {

@@ -71,30 +71,58 @@ func (a audited) event() event {
 		Payload: payload{Name: a.Sandbox, OK: a.OK, Kind: a.Kind, Error: a.Error, RequestID: a.Request}, Timestamp: a.Time, namespace: a.Namespace}
 }
 
-// keptEvents is how many events of all namespaces are remembered. The audit log has more.
-const keptEvents = 10_000
+// keptEvents is how many events are remembered, and keptOfOne how many of one namespace. The audit log has more. Where there are too many,
+// the oldest goes of the namespace that has most.
+const (
+	keptEvents = 10_000
+	keptOfOne  = 1_000
+)
 
-// events are the last ones, the oldest first: those of this process, and before them what the audit log had when it was first asked for.
+// events are the last ones of each namespace, the oldest first: those of this process, and before them what the audit log had when it
+// was first asked for.
 type events struct {
 	log  string // "" is none
 	read sync.Once
 
 	mu  sync.Mutex
-	all []event
+	all map[string][]event // by namespace
+	n   int                // of all
 }
 
 func (e *events) add(a server.Audit) {
 	line := audited{Time: a.At, ID: a.ID, Request: a.Request, Key: a.Caller.KeyID, Action: a.Action, Namespace: a.Ref.Namespace, Sandbox: string(a.Ref.Name), OK: a.Kind == "", Kind: a.Kind, Error: a.Failure}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.all = append(e.all, line.event())
-	e.boundLocked()
+	e.addLocked(line.event())
 }
 
-func (e *events) boundLocked() {
-	if over := len(e.all) - keptEvents; over > 0 {
-		e.all = slices.Delete(e.all, 0, over)
+func (e *events) addLocked(v event) {
+	if e.all == nil {
+		e.all = map[string][]event{}
 	}
+	e.all[v.namespace] = append(e.all[v.namespace], v)
+	e.n++
+	if len(e.all[v.namespace]) > keptOfOne {
+		e.dropLocked(v.namespace)
+	}
+	if e.n > keptEvents {
+		most := v.namespace
+		for ns, of := range e.all {
+			if len(of) > len(e.all[most]) {
+				most = ns
+			}
+		}
+		e.dropLocked(most)
+	}
+}
+
+// dropLocked forgets the oldest of a namespace.
+func (e *events) dropLocked(namespace string) {
+	e.all[namespace] = slices.Delete(e.all[namespace], 0, 1)
+	if len(e.all[namespace]) == 0 {
+		delete(e.all, namespace)
+	}
+	e.n--
 }
 
 // remember reads what was before this process. Lines that are none, or were torn off, are passed over.
@@ -103,9 +131,13 @@ func (e *events) remember() {
 		return
 	}
 	var before []event
+	of := map[string]int{}
 	server.ReadLog(e.log, func(text []byte) bool {
 		var line audited
 		if json.Unmarshal(text, &line) != nil || line.Message != "audit" || line.Time.IsZero() {
+			return true
+		}
+		if of[line.Namespace]++; of[line.Namespace] > keptOfOne {
 			return true
 		}
 		if line.ID == "" { // of an msb that did not number them
@@ -117,13 +149,19 @@ func (e *events) remember() {
 	slices.Reverse(before)
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	have := map[string]bool{}
-	for _, v := range e.all {
+	have, now := map[string]bool{}, []event(nil)
+	for _, all := range e.all {
+		now = append(now, all...)
+	}
+	for _, v := range now {
 		have[v.ID] = true
 	}
+	slices.SortStableFunc(now, func(a, b event) int { return a.Timestamp.Compare(b.Timestamp) })
 	before = slices.DeleteFunc(before, func(v event) bool { return have[v.ID] })
-	e.all = append(before, e.all...)
-	e.boundLocked()
+	e.all, e.n = nil, 0
+	for _, v := range append(before, now...) {
+		e.addLocked(v)
+	}
 }
 
 // of returns those of a namespace, newest first.
@@ -131,12 +169,8 @@ func (e *events) of(namespace string) []event {
 	e.read.Do(e.remember)
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	var all []event
-	for _, v := range slices.Backward(e.all) {
-		if v.namespace == namespace {
-			all = append(all, v)
-		}
-	}
+	all := slices.Clone(e.all[namespace])
+	slices.Reverse(all)
 	return all
 }
 

@@ -25,6 +25,7 @@ import (
 const (
 	maxCellBody   = 6*agentproto.MaxCell + 4<<10 // bytes of a body: each byte of code may be written with six
 	maxCellOutput = 16 << 20                     // bytes of max_output_bytes
+	maxCellAnswer = 24 << 20                     // bytes of JSON of an answer at once
 	maxCellTime   = 24 * time.Hour
 )
 
@@ -149,11 +150,15 @@ func (h *Handler) runCell(r *request, s session) (v any, err error) {
 		return nil, err
 	}
 	if !accepts(r.Request, "text/event-stream") {
+		if err := server.Room(r.Context()); err != nil {
+			return nil, err
+		}
+		meter := server.MeterOf(r.Context(), maxCellAnswer)
 		var result *agentclient.Result
 		err := h.on(r.Context(), s, func(i *agentclient.Interpreter) error {
 			cell, err := i.Run(r.Context(), code, opts)
 			if err == nil {
-				result, err = cell.Collect()
+				result, err = cell.CollectWith(func(o agentclient.Output) bool { return meter.Add(sizeOf(o)) })
 			}
 			return err
 		})
@@ -181,6 +186,23 @@ func (h *Handler) runCell(r *request, s session) (v any, err error) {
 		return streamed, nil
 	}
 	return streamed, err
+}
+
+// sizeOf is how long an output is in JSON, at most, and what it takes besides.
+func sizeOf(o agentclient.Output) int {
+	const frame = 64
+	if o.Result == nil {
+		n := frame + server.JSONSize(o.Text)
+		if !utf8.Valid(o.Text) {
+			n += base64.StdEncoding.EncodedLen(len(o.Text))
+		}
+		return n
+	}
+	n := frame
+	for _, f := range o.Result.Forms {
+		n += frame + server.JSONSize([]byte(f.MIME)) + max(server.JSONSize(f.Data), base64.StdEncoding.EncodedLen(len(f.Data)))
+	}
+	return n
 }
 
 // accepts reports whether a client names a type among those that it takes.

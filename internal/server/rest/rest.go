@@ -6,7 +6,6 @@ package rest
 import (
 	"encoding/json"
 	"errors"
-	"io"
 	"net/http"
 	"strings"
 
@@ -26,7 +25,7 @@ type Handler struct {
 
 // New returns the handler of a server.
 func New(s *server.Server) *Handler {
-	h := &Handler{server: s, backend: s.Backend(), events: &events{log: s.Config().AuditFile}, calls: calls{all: map[string]*call{}}}
+	h := &Handler{server: s, backend: s.Backend(), events: &events{log: s.Config().AuditFile}, calls: calls{all: map[string]map[string]*call{}}}
 	s.ObserveAudit(h.events.add)
 	return h
 }
@@ -128,7 +127,7 @@ func refuse(w http.ResponseWriter, r *http.Request, f *server.Failure) { fail(w,
 
 // body reads a JSON object; an empty body is an empty one. Kind: InvalidArgument.
 func (r *request) body(into any) error {
-	data, err := io.ReadAll(r.Body)
+	data, err := server.ReadBody(r.Request, "content") // of a file, as a list of bytes (contract msb-0.6 §3.4)
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -577,5 +578,81 @@ func TestBundle(t *testing.T) {
 	want := `{"application/json":{"a":1},"application/pdf":"","application/x+json":"{","image/png":"iVBORw==","image/svg+xml":"\u003csvg/\u003e","text/html":"\u003cb\u003e\ufffd"}`
 	if have := strings.ReplaceAll(string(data), "\uFFFD", `\ufffd`); err != nil || have != want {
 		t.Errorf("%s, %v; want %s", have, err, want)
+	}
+}
+
+// TestCallsOfOthers has one namespace take back as many requests as it may: the others' are taken back all the same, and have names of
+// their own.
+func TestCallsOfOthers(t *testing.T) {
+	s := newSite(t)
+	last := 0
+	for i := range keptCalls + 1 {
+		last, _ = s.ask("team", "DELETE", fmt.Sprintf("/v1/requests/%d", i), "")
+	}
+	if last != http.StatusTooManyRequests {
+		t.Errorf("one more than are kept: %d", last)
+	}
+	if code, answer := s.ask("other", "DELETE", "/v1/requests/0", ""); code != 200 {
+		t.Errorf("of another namespace: %d %s", code, answer)
+	}
+	const body = `{"name":"a","image":{"type":"oci","reference":"host"}}`
+	if code, answer := s.ask("other", "POST", "/v1/sandboxes?start=true", body, cloudapi.RequestHeader, "1"); code != 200 {
+		t.Errorf("a request that another namespace took back: %d %s", code, answer)
+	}
+	if code, answer := s.ask("team", "POST", "/v1/sandboxes?start=true", body, cloudapi.RequestHeader, "1"); code != 400 {
+		t.Errorf("a request that was taken back: %d %s", code, answer)
+	}
+}
+
+// TestEventsOfOthers has one namespace cause more events than are kept: the others' stay, in a server that goes on with its log, too.
+func TestEventsOfOthers(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "audit.log")
+	s := newSiteOf(t, file)
+	_, _ = s.ask("other", "POST", "/v1/volumes", `{"name":"v"}`)
+	for range keptEvents + 1 {
+		_, _ = s.ask("team", "POST", "/v1/volumes", `{"name":"w"}`)
+	}
+	for _, s := range []*site{s, newSiteOf(t, file)} {
+		var p struct{ Data []event }
+		if code, answer := s.ask("other", "GET", "/v1/events", ""); code != 200 || json.Unmarshal([]byte(answer), &p) != nil || len(p.Data) != 1 || p.Data[0].Type != "volume.create" {
+			t.Errorf("of another namespace: %d %s", code, answer)
+		}
+	}
+}
+
+// TestEventsAreBounded has many namespaces: who has most of them gives way.
+func TestEventsAreBounded(t *testing.T) {
+	var e events
+	add := func(ns string, n int) {
+		for range n {
+			e.add(server.Audit{Ref: sandbox.Ref{Namespace: ns}})
+		}
+	}
+	add("few", 3)
+	for i := range keptEvents/keptOfOne + 5 {
+		add(fmt.Sprint("many", i), keptOfOne+1)
+	}
+	n := 0
+	for _, all := range e.all {
+		n += len(all)
+	}
+	if n != keptEvents || e.n != n || len(e.of("few")) != 3 {
+		t.Errorf("%d events, %d counted; %d of who has few", n, e.n, len(e.of("few")))
+	}
+}
+
+// TestManyValues sends bodies that are short and make much, and one that is long and does not.
+func TestManyValues(t *testing.T) {
+	s := newSite(t)
+	const begin = `{"name":"a","image":{"type":"oci","reference":"host"},`
+	for name, body := range map[string]string{"mounts": begin + `"mounts":[` + strings.Repeat("{},", 1<<16) + `{}]}`, "nulls": begin + `"mounts":[` + strings.Repeat("null,", 1<<16) + `null]}`,
+		"deep": begin + `"x":` + strings.Repeat("[", 1000) + strings.Repeat("]", 1000) + "}"} {
+		if code, answer := s.ask("team", "POST", "/v1/sandboxes?start=true", body); code != 400 || !strings.Contains(answer, "the body") {
+			t.Errorf("%s: %d %s", name, code, answer)
+		}
+	}
+	file := begin + `"patches":[{"type":"file","path":"/x","content":[` + strings.Repeat("7,", 1<<20) + `7]}]}`
+	if code, answer := s.ask("team", "POST", "/v1/sandboxes?start=true", file); code != 200 || len(s.kept.asked) != 1 || len(s.kept.asked[0].Spec.Patches[0].Content) != 1<<20+1 {
+		t.Errorf("a file: %d %.200s", code, answer)
 	}
 }
