@@ -23,14 +23,28 @@ var classNames = [...]string{"host", "metadata", "loopback", "private", "link_lo
 // String is the name of the group of a rule that matches the class.
 func (c Class) String() string { return classNames[c] }
 
-// metadata lists the addresses of metadata services. The first two are the contract's; the others are services of the
-// same kind in ranges that a policy may well open (100.64.0.0/10, fc00::/7) or that are open by default.
+// metadata lists the addresses of metadata services and of those that give out credentials. The first two are the contract's;
+// the others are services of the same kind, in ranges that a policy may well open (100.64.0.0/10, fc00::/7, link-local) or that
+// are open by default. Sources are the documents of each: "Metadata" of Alibaba's ECS, "Azure IP address 168.63.129.16", "Query VM
+// metadata" of Compute Engine, the OCI SDK's instance principals and Oracle's "Retrieving Instance Metadata" for Compute Classic,
+// "Set up the Amazon EKS Pod Identity Agent", "Task IAM role" of Amazon ECS, cloud-init's data source of Scaleway, and "Metadata
+// service API" of Akamai.
 var metadata = [...]netip.Addr{
 	netip.AddrFrom4([4]byte{169, 254, 169, 254}),
 	netip.MustParseAddr("fd00:ec2::254"),
 	netip.AddrFrom4([4]byte{100, 100, 100, 200}), // Alibaba Cloud
-	netip.AddrFrom4([4]byte{168, 63, 129, 16}),   // Azure's wire server
-	netip.MustParseAddr("fd20:ce::254"),          // Google Cloud
+	netip.MustParseAddr("fd00:100::100:200"),
+	netip.AddrFrom4([4]byte{168, 63, 129, 16}),  // Azure's wire server
+	netip.MustParseAddr("fd20:ce::254"),         // Google Cloud
+	netip.AddrFrom4([4]byte{192, 0, 0, 192}),    // Oracle Cloud Classic
+	netip.MustParseAddr("fd00:c1::a9fe:a9fe"),   // Oracle Cloud
+	netip.AddrFrom4([4]byte{169, 254, 170, 2}),  // credentials of Amazon ECS
+	netip.AddrFrom4([4]byte{169, 254, 170, 23}), // and of EKS
+	netip.MustParseAddr("fd00:ec2::23"),
+	netip.AddrFrom4([4]byte{169, 254, 42, 42}), // Scaleway
+	netip.MustParseAddr("fd00:42::42"),
+	netip.MustParseAddr("fd00:a9fe:a9fe::1"), // Akamai
+	netip.MustParseAddr("fe80::a9fe:a9fe"),   // and OpenStack
 }
 
 // Embedded returns the IPv4 address that an IPv6 address is a wrapping of: IPv4-mapped (RFC 4291), SIIT

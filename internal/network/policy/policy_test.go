@@ -34,6 +34,9 @@ var classes = []struct {
 	{"169.254.169.254", policy.Metadata}, {"::ffff:169.254.169.254", policy.Metadata}, {"fd00:ec2::254", policy.Metadata},
 	{"64:ff9b::a9fe:a9fe", policy.Metadata}, {"2002:a9fe:a9fe::1", policy.Metadata}, {"::ffff:0:169.254.169.254", policy.Metadata},
 	{"100.100.100.200", policy.Metadata}, {"168.63.129.16", policy.Metadata}, {"fd20:ce::254", policy.Metadata},
+	{"192.0.0.192", policy.Metadata}, {"fd00:c1::a9fe:a9fe", policy.Metadata}, {"169.254.170.2", policy.Metadata}, {"169.254.170.23", policy.Metadata},
+	{"fd00:ec2::23", policy.Metadata}, {"169.254.42.42", policy.Metadata}, {"fd00:42::42", policy.Metadata}, {"fd00:a9fe:a9fe::1", policy.Metadata},
+	{"fd00:100::100:200", policy.Metadata}, {"fe80::a9fe:a9fe", policy.Metadata}, {"192.0.0.193", policy.Public}, {"169.254.170.3", policy.LinkLocal},
 	{"127.0.0.1", policy.Loopback}, {"127.255.255.255", policy.Loopback}, {"::1", policy.Loopback}, {"::ffff:127.0.0.1", policy.Loopback}, {"64:ff9b::7f00:1", policy.Loopback},
 	{"126.255.255.255", policy.Public}, {"128.0.0.0", policy.Public},
 	{"10.0.0.0", policy.Private}, {"10.255.255.255", policy.Private}, {"9.255.255.255", policy.Public}, {"11.0.0.0", policy.Public},
@@ -42,7 +45,7 @@ var classes = []struct {
 	{"100.63.255.255", policy.Public}, {"100.64.0.0", policy.Private}, {"100.127.255.255", policy.Private}, {"100.128.0.0", policy.Public},
 	{"::ffff:10.1.2.3", policy.Private}, {"2002:a01:203::", policy.Private}, {"64:ff9b:1::8.8.8.8", policy.Private},
 	{"fc00::", policy.Private}, {"fdff:ffff::1", policy.Private}, {"fbff::1", policy.Public}, {"fec0::1", policy.Private},
-	{"169.253.255.255", policy.Public}, {"169.254.0.0", policy.LinkLocal}, {"169.254.170.2", policy.LinkLocal}, {"169.255.0.0", policy.Public},
+	{"169.253.255.255", policy.Public}, {"169.254.0.0", policy.LinkLocal}, {"169.254.170.4", policy.LinkLocal}, {"169.255.0.0", policy.Public},
 	{"fe80::1", policy.LinkLocal}, {"fe80::1%eth0", policy.LinkLocal}, {"febf::1", policy.LinkLocal},
 	{"223.255.255.255", policy.Public}, {"224.0.0.0", policy.Multicast}, {"239.255.255.255", policy.Multicast}, {"ff02::1", policy.Multicast},
 	{"240.0.0.0", policy.Reserved}, {"255.255.255.255", policy.Reserved}, {"0.0.0.0", policy.Reserved}, {"0.1.2.3", policy.Reserved}, {"::", policy.Reserved},
@@ -225,7 +228,9 @@ func model(p sandbox.NetworkPolicy, dir, proto string, to netip.AddrPort, names 
 	switch {
 	case slices.Contains(gateway, a):
 		class = "host"
-	case in("169.254.169.254/32", "fd00:ec2::254/128", "100.100.100.200/32", "168.63.129.16/32", "fd20:ce::254/128"):
+	case in("169.254.169.254/32", "fd00:ec2::254/128", "100.100.100.200/32", "168.63.129.16/32", "fd20:ce::254/128", "192.0.0.192/32", "fd00:c1::a9fe:a9fe/128",
+		"169.254.170.2/32", "169.254.170.23/32", "fd00:ec2::23/128", "169.254.42.42/32", "fd00:42::42/128", "fd00:a9fe:a9fe::1/128", "fd00:100::100:200/128",
+		"fe80::a9fe:a9fe/128"):
 		class = "metadata"
 	case in("127.0.0.0/8", "::1/128"):
 		class = "loopback"
