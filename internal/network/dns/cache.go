@@ -9,6 +9,7 @@ import (
 
 const (
 	maxCached   = 512
+	maxBytes    = 4 << 20 // of all answers in memory, as cost reckons
 	maxTTL      = uint32(24 * 60 * 60)
 	maxNegative = uint32(300) // how long, in seconds, a name's absence is believed
 )
@@ -23,12 +24,14 @@ type cached struct {
 	msg     *dns.Msg
 	stored  time.Time
 	expires time.Time
+	cost    int
 }
 
 // cache keeps answers as long as their TTL says.
 type cache struct {
 	mu      sync.Mutex
 	entries map[cacheKey]cached
+	bytes   int // of entries
 	cleared int // how often
 }
 
@@ -58,10 +61,11 @@ func (c *cache) age() int {
 	return c.cleared
 }
 
-// put keeps a copy of m, unless the cache was cleared since age. A full cache loses what has expired, else any one entry.
+// put keeps a copy of m, unless the cache was cleared since age. A full cache loses what has expired, else any entries. An answer
+// that would take much of it is not kept.
 func (c *cache) put(k cacheKey, m *dns.Msg, age int, now time.Time) {
-	ttl := lifetime(m)
-	if ttl == 0 {
+	ttl, size := lifetime(m), cost(k, m)
+	if ttl == 0 || size > maxBytes/16 {
 		return
 	}
 	c.mu.Lock()
@@ -72,20 +76,39 @@ func (c *cache) put(k cacheKey, m *dns.Msg, age int, now time.Time) {
 	if c.entries == nil {
 		c.entries = map[cacheKey]cached{}
 	}
-	if len(c.entries) >= maxCached {
+	c.drop(k)
+	full := func() bool { return len(c.entries) >= maxCached || c.bytes+size > maxBytes }
+	if full() {
 		for k, e := range c.entries {
 			if !now.Before(e.expires) {
-				delete(c.entries, k)
+				c.drop(k)
 			}
-		}
-		for k := range c.entries {
-			if len(c.entries) < maxCached {
-				break
-			}
-			delete(c.entries, k)
 		}
 	}
-	c.entries[k] = cached{m.Copy(), now, now.Add(time.Duration(ttl) * time.Second)}
+	for k := range c.entries {
+		if !full() {
+			break
+		}
+		c.drop(k)
+	}
+	c.bytes += size
+	c.entries[k] = cached{m.Copy(), now, now.Add(time.Duration(ttl) * time.Second), size}
+}
+
+func (c *cache) drop(k cacheKey) {
+	c.bytes -= c.entries[k].cost
+	delete(c.entries, k)
+}
+
+// cost is about how many bytes an answer takes in memory: names are text there, in which a byte may be four, and whole.
+func cost(k cacheKey, m *dns.Msg) int {
+	n := 256 + len(k.name)
+	for _, rrs := range [][]dns.RR{m.Answer, m.Ns, m.Extra} {
+		for _, rr := range rrs {
+			n += 128 + 4*dns.Len(rr)
+		}
+	}
+	return n
 }
 
 // clear forgets everything.
@@ -93,6 +116,7 @@ func (c *cache) clear() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	clear(c.entries)
+	c.bytes = 0
 	c.cleared++
 }
 

@@ -59,7 +59,7 @@ func (p *pins) shrink(now time.Time) {
 		}
 	}
 	for a := range p.byAddr {
-		if len(p.byAddr) < maxPinned {
+		if len(p.byAddr) < maxPinned*3/4 { // so that the next is long in coming
 			return
 		}
 		delete(p.byAddr, a)

@@ -162,7 +162,7 @@ func (r *Resolver) answer(ctx context.Context, q *dns.Msg) *dns.Msg {
 	case name == "localhost" || strings.HasSuffix(name, ".localhost"): // RFC 6761: the guest's own
 		return r.local(q, []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()})
 	case name == internalZone || strings.HasSuffix(name, "."+internalZone), isPrivateReverse(name),
-		strings.HasSuffix(name, ".local"), strings.HasSuffix(name, ".onion"):
+		strings.HasSuffix(name, ".local"), strings.HasSuffix(name, ".onion"), isAmbiguous(name):
 		return failure(q, dns.RcodeNameError)
 	}
 	if v := r.cfg.Policy.CheckName(name); !v.Allowed {
@@ -170,6 +170,12 @@ func (r *Resolver) answer(ctx context.Context, q *dns.Msg) *dns.Msg {
 		return failure(q, dns.RcodeNameError)
 	}
 	return r.resolve(ctx, q, name)
+}
+
+// isAmbiguous reports whether a label has a dot or a backslash in it: as text, which rules are compared with, it would look like
+// two labels, or end like another name.
+func isAmbiguous(name string) bool {
+	return strings.Contains(name, `\.`) || strings.Contains(name, `\\`)
 }
 
 // local answers from addrs.
