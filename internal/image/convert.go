@@ -87,7 +87,7 @@ func (s *Store) convertTo(ctx context.Context, f *os.File, sources []source, pla
 	for i, l := range layers {
 		layers[i] = nil
 		root.overlay(l.root)
-		if err := root.settle(l.links); err != nil {
+		if err := root.settle(l.links, used); err != nil {
 			return nil, fmt.Errorf("layer %d of %d (%s): %w", i+1, len(sources), sources[i].Digest, err)
 		}
 	}

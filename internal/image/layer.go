@@ -37,20 +37,43 @@ type usage struct {
 	files    atomic.Int64 // bytes in files: sparse ones have more than their tars
 	entries  atomic.Int64
 	metadata atomic.Int64
+	walked   atomic.Int64 // directories and links that paths led through
+}
+
+// stepsPerEntry bounds, for all entries together, the directories and links that their paths lead through.
+const stepsPerEntry = 64
+
+// nodeSize is what a file counts for beside its names, in bytes of metadata.
+const nodeSize = 128
+
+// step charges n steps of a path.
+func (u *usage) step(n int) error {
+	if most := stepsPerEntry * max(int64(u.limits.Entries), 1<<14); u.walked.Add(int64(n)) > most {
+		return fmt.Errorf("%w of %d directories and links that paths lead through", ErrTooLarge, most)
+	}
+	return nil
+}
+
+// name charges bytes of names and attributes.
+func (u *usage) name(size int) error {
+	if n := u.metadata.Add(int64(size)); n > u.limits.Metadata {
+		return fmt.Errorf("%w of %d bytes of names and attributes", ErrTooLarge, u.limits.Metadata)
+	}
+	return nil
 }
 
 func (u *usage) entry(h *tar.Header) error {
 	if n := u.entries.Add(1); n > int64(u.limits.Entries) {
 		return fmt.Errorf("%w of %d entries", ErrTooLarge, u.limits.Entries)
 	}
-	size := len(h.Name) + len(h.Linkname) + 128
+	size := len(h.Name) + len(h.Linkname) + nodeSize
 	for k, v := range h.PAXRecords {
 		if strings.HasPrefix(k, xattrPrefix) {
 			size += len(k) + len(v)
 		}
 	}
-	if n := u.metadata.Add(int64(size)); n > u.limits.Metadata {
-		return fmt.Errorf("%w of %d bytes of names and attributes", ErrTooLarge, u.limits.Metadata)
+	if err := u.name(size); err != nil {
+		return err
 	}
 	if h.Size < 0 {
 		return fmt.Errorf("%w: a file of %d bytes", ErrUnsafe, h.Size)
@@ -116,8 +139,12 @@ func (l *layer) add(h *tar.Header, r io.Reader) error {
 	if err := checkName(name); err != nil {
 		return err
 	}
-	parent, err := l.root.walk(elements[:len(elements)-1], true, l.index)
+	parent, size, err := l.root.walk(elements[:len(elements)-1], true, l.index, l.used)
 	if err != nil {
+		return err
+	}
+	// The path that it is written at is longer than its name if that leads through links.
+	if err := l.used.name(max(0, size+len(name)-len(h.Name))); err != nil {
 		return err
 	}
 	if hidden, ok := strings.CutPrefix(name, whiteoutPrefix); ok && !l.plain {
@@ -162,7 +189,7 @@ func (l *layer) link(n, parent *node, name string) (*node, error) {
 		return nil, fmt.Errorf("%w: a hard link to the root", ErrFormat)
 	}
 	base := elements[len(elements)-1]
-	dir, err := l.root.walk(elements[:len(elements)-1], false, l.index)
+	dir, _, err := l.root.walk(elements[:len(elements)-1], false, l.index, l.used)
 	if err != nil {
 		return nil, err
 	}

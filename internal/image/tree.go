@@ -81,13 +81,17 @@ func (p *place) leave() {
 }
 
 // walk goes down from the root, following symbolic links as a process would whose root directory the tree is: nothing leads
-// out of it. With create it makes the directories that are missing; otherwise it returns nil when one is.
-func (t *node) walk(elements []string, create bool, layer int32) (*node, error) {
+// out of it. With create it makes the directories that are missing; otherwise it returns nil when one is. It also returns the length
+// of the path to the directory without links, in bytes.
+func (t *node) walk(elements []string, create bool, layer int32, used *usage) (dir *node, size int, err error) {
 	at := t.place()
 	rest := elements
 	for links := 0; len(rest) > 0; {
 		name := rest[0]
 		rest = rest[1:]
+		if err := used.step(1); err != nil {
+			return nil, 0, err
+		}
 		switch name {
 		case "", ".":
 			continue
@@ -96,34 +100,40 @@ func (t *node) walk(elements []string, create bool, layer int32) (*node, error) 
 			continue
 		}
 		if err := checkName(name); err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 		next := at.here().dir.entries[name]
 		switch {
 		case next == nil && !create:
-			return nil, nil
+			return nil, 0, nil
 		case next == nil:
+			if err := used.name(nodeSize + at.size[len(at.size)-1] + len(name)); err != nil {
+				return nil, 0, err
+			}
 			next = newDirNode(layer)
 			at.here().dir.entries[name] = next
 		case next.kind == kindSymlink:
 			if links++; links > maxSymlinks {
-				return nil, fmt.Errorf("%w: more than %d symbolic links in the path %.200q", ErrUnsafe, maxSymlinks, path.Join(elements...))
+				return nil, 0, fmt.Errorf("%w: more than %d symbolic links in the path %.200q", ErrUnsafe, maxSymlinks, path.Join(elements...))
 			}
 			if strings.HasPrefix(next.target, "/") {
 				at = t.place()
 			}
+			if err := used.step(len(rest)); err != nil {
+				return nil, 0, err
+			}
 			rest = append(strings.Split(next.target, "/"), rest...)
 			continue
 		case next.kind != kindDir && !create:
-			return nil, nil
+			return nil, 0, nil
 		case next.kind != kindDir:
-			return nil, fmt.Errorf("%w: %.200q is in %q, which is no directory", ErrFormat, path.Join(elements...), name)
+			return nil, 0, fmt.Errorf("%w: %.200q is in %q, which is no directory", ErrFormat, path.Join(elements...), name)
 		}
 		if err := at.enter(next, name); err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 	}
-	return at.here(), nil
+	return at.here(), at.size[len(at.size)-1], nil
 }
 
 func checkName(name string) error {
@@ -178,14 +188,14 @@ func (n *node) overlay(upper *node) {
 
 // settle replaces the links of the layer that was put over the tree last by the files that they name.
 // They are in the order in which the layer has them.
-func (t *node) settle(links []*node) error {
+func (t *node) settle(links []*node, used *usage) error {
 	if len(links) == 0 {
 		return nil
 	}
 	to := map[*node]*node{}
 	for _, l := range links {
 		dir, base := path.Split(l.target)
-		parent, err := t.walk(strings.Split(dir, "/"), false, 0)
+		parent, _, err := t.walk(strings.Split(dir, "/"), false, 0, used)
 		if err != nil {
 			return err
 		}
