@@ -114,6 +114,9 @@ func (p *pulse) beat() (wait time.Duration, ok bool) {
 		}
 	}
 	if due {
+		if p.s.tooMuch() {
+			return 0, false
+		}
 		p.consider(at, usage)
 		p.due = time.Now().Add(beat(p.looks))
 	}
