@@ -69,7 +69,7 @@ func newCloud(t *testing.T) *cloud {
 
 func (c *cloud) start() {
 	c.t.Helper()
-	s := server.New(server.Config{Backend: c.from, Keys: c.keys})
+	s := server.New(server.Config{Backend: c.from, Keys: c.keys, HostImage: true})
 	s.Mount(rest.New(s).Routes()...)
 	ctx, cancel := context.WithCancel(context.Background())
 	l, err := s.Listen(ctx, c.addr)

@@ -34,6 +34,7 @@ type serverFlags struct {
 	host, path             string
 	port                   int
 	dev, detach, reset     bool
+	hostImage, hostNetwork bool
 	key, keyFile           string
 	cert, certKey          string
 	hosts, origins, roots  []string
@@ -66,6 +67,8 @@ msb server start --detach --volume-root /srv/data --max-sandboxes 20`})
 	f.value("", "allow-origin", "ORIGIN", "Origin whose web pages may ask, or * for all; repeatable", setAppend(&s.origins, verbatim))
 	f.group("What they may have")
 	f.value("", "volume-root", "DIR", "Directory of this machine from which sandboxes may mount; repeatable", setAppend(&s.roots, filepath.Abs))
+	f.toggle("", "allow-host-image", "Let keys of one namespace have the image host, which has this machine's /usr", &s.hostImage)
+	f.toggle("", "allow-host-network", "Let their sandboxes reach what listens on this machine, where their policies allow it", &s.hostNetwork)
 	f.value("", "max-sandboxes", "N", "Running sandboxes of a namespace", setInt(&s.limits.Sandboxes, 1, 1<<20))
 	f.value("", "max-cpus", "N", "CPUs of a namespace's running sandboxes", setInt(&s.limits.CPUs, 1, 1<<20))
 	f.value("", "max-memory", "SIZE", "Memory of a namespace's running sandboxes", setParsed(&s.limits.MemoryMiB, sandbox.ParseSize))
@@ -158,6 +161,12 @@ func (s *serverFlags) args() []string {
 	if s.dev {
 		args = append(args, "--dev")
 	}
+	if s.hostImage {
+		args = append(args, "--allow-host-image")
+	}
+	if s.hostNetwork {
+		args = append(args, "--allow-host-network")
+	}
 	for _, f := range []struct {
 		name   string
 		values []string
@@ -243,7 +252,7 @@ func (a *app) runServer(ctx context.Context, set settings, s *serverFlags) (err 
 		return err
 	}
 	defer instance.Release()
-	cfg := server.Config{Settings: set.File, Namespaces: s.path, Hosts: s.hosts, Origins: s.origins, VolumeRoots: s.roots, Limits: s.limits}
+	cfg := server.Config{Settings: set.File, Namespaces: s.path, Hosts: s.hosts, Origins: s.origins, VolumeRoots: s.roots, HostImage: s.hostImage, HostNetwork: s.hostNetwork, Limits: s.limits}
 	if !s.dev {
 		if cfg.Keys, err = server.OpenKeys(set.Home, s.keyFile); err != nil {
 			return err

@@ -57,7 +57,7 @@ func (w *world) serve(flags ...string) *service {
 func (s *service) start(flags ...string) {
 	w := s.w
 	w.t.Helper()
-	r := w.run(append([]string{"server", "start", "--detach", "--port", "0"}, flags...)...)
+	r := w.run(append([]string{"server", "start", "--detach", "--port", "0", "--allow-host-image"}, flags...)...)
 	if r.code != 0 {
 		log, _ := os.ReadFile(filepath.Join(w.home, "logs", "server.log"))
 		w.t.Fatalf("server start: %s\n%s", r.err, log)
@@ -304,7 +304,7 @@ func TestServerKeepsSecrets(t *testing.T) {
 		s := &service{w: w}
 		w.t.Cleanup(func() { w.run("server", "stop") })
 		// Who starts it is there until it answers, without the key.
-		starter := w.msb("server", "start", "--detach", "--port", "0", "--key", secret)
+		starter := w.msb("server", "start", "--detach", "--port", "0", "--allow-host-image", "--key", secret)
 		w.must(starter.Start())
 		ended := make(chan error, 1)
 		go func() { ended <- starter.Wait() }()
@@ -340,7 +340,7 @@ func TestServerKeepsSecrets(t *testing.T) {
 		w.ok2("server", "stop")
 
 		// In the foreground its own arguments had it.
-		cmd := w.msb("server", "start", "--port", "0", "--key", secret)
+		cmd := w.msb("server", "start", "--port", "0", "--allow-host-image", "--key", secret)
 		out, err := cmd.StdoutPipe()
 		w.must(err)
 		w.must(cmd.Start())

@@ -49,9 +49,13 @@ type Config struct {
 	Origins []string
 	// VolumeRoots are the directories of this machine from which sandboxes may mount.
 	VolumeRoots []string
-	Limits      Limits
-	Timeouts    Timeouts
-	TLS         *tls.Config // nil: plain HTTP
+	// HostImage and HostNetwork let keys of one namespace have the image host, which has this machine's programs, and reach what listens
+	// on this machine.
+	HostImage, HostNetwork bool
+
+	Limits   Limits
+	Timeouts Timeouts
+	TLS      *tls.Config // nil: plain HTTP
 
 	Log   *slog.Logger // of requests and troubles; nil is silence
 	Audit *slog.Logger // of what was changed, by whom; nil is silence

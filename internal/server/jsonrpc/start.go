@@ -189,7 +189,7 @@ func (p *planner) add(ctx context.Context, ref sandbox.Ref, config *sandboxfile.
 			return server.Invalid("Sandbox '%s' not found in existing configuration", ref.Name)
 		}
 	}
-	spec, err := p.v.spec(ref, *entry)
+	spec, err := p.v.spec(ctx, ref, *entry)
 	if err != nil {
 		return err
 	}
@@ -208,7 +208,7 @@ func (p *planner) add(ctx context.Context, ref sandbox.Ref, config *sandboxfile.
 }
 
 // spec is what an entry asks for here.
-func (v *Service) spec(ref sandbox.Ref, entry sandboxfile.Sandbox) (sandbox.Spec, error) {
+func (v *Service) spec(ctx context.Context, ref sandbox.Ref, entry sandboxfile.Sandbox) (sandbox.Spec, error) {
 	cfg := v.server.Config()
 	spec, err := entry.Spec(string(ref.Name), sandboxfile.Rules{Dir: v.dir(ref.Namespace), Confined: true, Roots: cfg.VolumeRoots})
 	if err != nil {
@@ -222,6 +222,9 @@ func (v *Service) spec(ref sandbox.Ref, entry sandboxfile.Sandbox) (sandbox.Spec
 	}
 	sum := sha256.Sum256(text)
 	spec.Labels = map[string]string{configLabel: hex.EncodeToString(sum[:8])}
+	if err := v.server.ConfineHost(ctx, &spec); err != nil {
+		return spec, err
+	}
 	return spec, spec.WithDefaults().Validate()
 }
 

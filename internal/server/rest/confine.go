@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 
 	"github.com/microsandbox-go/microsandbox/internal/sandboxfile"
-	"github.com/microsandbox-go/microsandbox/internal/server"
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
 
@@ -54,12 +53,15 @@ func (h *Handler) confine(ctx context.Context, s *sandbox.Spec) error {
 			return &sandbox.Error{Op: "create", Kind: sandbox.InvalidConfig, Message: fmt.Sprintf("network.ports[%d].host_port: ports of this server below %d are not for sandboxes", i, minPort)}
 		}
 	}
+	if err := h.server.ConfineHost(ctx, s); err != nil {
+		return err
+	}
 	return h.confineNetwork(ctx, s.Network)
 }
 
 // confineNetwork looks at what a network would take from the server's machine: its environment and its files.
 func (h *Handler) confineNetwork(ctx context.Context, n sandbox.Network) error {
-	if server.CallerOf(ctx).All() {
+	if !h.server.Confined(ctx) {
 		return nil
 	}
 	refused := func(field string) error {

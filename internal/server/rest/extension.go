@@ -74,6 +74,10 @@ func (h *Handler) modify(r *request, info sandbox.Info) (any, error) {
 		}
 	}
 	err := h.confineNetwork(r.Context(), sandbox.Network{Secrets: &sandbox.Secrets{Secrets: b.Secrets}})
+	if b.NetworkPolicy != nil {
+		p := h.server.ConfinePolicy(r.Context(), *b.NetworkPolicy)
+		b.NetworkPolicy = &p
+	}
 	var plan sandbox.Plan
 	done := func() {}
 	if err == nil && !b.DryRun {
@@ -121,7 +125,7 @@ func (h *Handler) setNetwork(r *request, info sandbox.Info) (any, error) {
 	if err := r.body(&p); err != nil {
 		return nil, err
 	}
-	err := n.SetNetworkPolicy(r.Context(), info.Ref, p)
+	err := n.SetNetworkPolicy(r.Context(), info.Ref, h.server.ConfinePolicy(r.Context(), p))
 	h.server.Audited(r.Context(), "network", info.Ref, err)
 	return shown(info), err
 }

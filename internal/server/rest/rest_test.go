@@ -30,7 +30,8 @@ type kept struct {
 	dir   string
 
 	modified []backend.ModifyRequest
-	relay    net.Conn // what Dial returns
+	policy   *sandbox.NetworkPolicy // what was set
+	relay    net.Conn               // what Dial returns
 }
 
 func (k *kept) Create(_ context.Context, req backend.CreateRequest) (sandbox.Info, error) {
@@ -70,6 +71,15 @@ func (k *kept) Find(_ context.Context, id string) (sandbox.Info, error) {
 func (k *kept) Modify(_ context.Context, _ sandbox.Ref, req backend.ModifyRequest) (sandbox.Plan, error) {
 	k.modified = append(k.modified, req)
 	return sandbox.Plan{}, nil
+}
+
+func (k *kept) Network(context.Context, sandbox.Ref) (sandbox.NetworkState, error) {
+	return sandbox.NetworkState{}, nil
+}
+
+func (k *kept) SetNetworkPolicy(_ context.Context, _ sandbox.Ref, p sandbox.NetworkPolicy) error {
+	k.policy = &p
+	return nil
 }
 
 func (k *kept) CreateVolume(context.Context, backend.VolumeRequest) (backend.Volume, error) {
@@ -113,7 +123,7 @@ func newSiteOf(t testing.TB, auditFile string, configure ...func(*server.Config)
 			t.Fatal(err)
 		}
 	}
-	cfg := server.Config{Backend: s.kept, Keys: keys, VolumeRoots: []string{s.roots}, AuditFile: auditFile}
+	cfg := server.Config{Backend: s.kept, Keys: keys, VolumeRoots: []string{s.roots}, HostImage: true, AuditFile: auditFile}
 	if auditFile != "" {
 		log, err := server.OpenLog(auditFile, false)
 		if err != nil {
@@ -231,6 +241,10 @@ func TestConfined(t *testing.T) {
 		"a variable, our way":  {extension(`"network":{"secrets":{"secrets":[{"env_var":"A","source":{"kind":"env","var":"HOME"},"allowed_hosts":[{"exact":"x.com"}]}]}}`), "network.secrets.entries[0].source"},
 		"a low port":           {extension(`"network":{"ports":[{"host_port":22,"guest_port":22}]}`), "network.ports[0].host_port"},
 		"a key of TLS":         {extension(`"network":{"tls":{"enabled":true,"intercept_ca":{"cert_path":"/a","key_path":"/b"}}}`), "network.tls"},
+		"another address":      {extension(`"network":{"ports":[{"host_port":8080,"guest_port":80,"host_bind":"0.0.0.0"}]}`), "network.ports"},
+		"a proxy on loopback":  {extension(`"network":{"outbound_proxy":{"protocol":"socks5","address":"127.0.0.1:1080"}}`), "network.outbound_proxy"},
+		"one by an alias":      {extension(`"network":{"outbound_proxy":{"protocol":"socks5","address":"[::ffff:127.0.0.1]:1080"}}`), "network.outbound_proxy"},
+		"one of the metadata":  {extension(`"network":{"outbound_proxy":{"protocol":"socks5","address":"169.254.169.254:80"}}`), "network.outbound_proxy"},
 		"the proxy's password": {extension(`"network":{"outbound_proxy":{"url":"http://1.2.3.4:1","password_env":"HOME"}}`), "network.outbound_proxy.password_env"},
 	} {
 		if m := s.refused(400, "invalid_sandbox_config", "team", "POST", "/v1/sandboxes?start=true", c.body); !strings.Contains(m, c.names) {
@@ -245,6 +259,55 @@ func TestConfined(t *testing.T) {
 	}
 	if len(s.kept.asked) != 1 || !s.kept.asked[0].Resolved {
 		t.Errorf("links may be followed again: %+v", s.kept.asked)
+	}
+}
+
+// TestHostsProgramsAndNetwork has a key of one namespace ask for the server's /usr and for what listens on the server's machine.
+func TestHostsProgramsAndNetwork(t *testing.T) {
+	s := newSiteOf(t, "", func(c *server.Config) { c.HostImage = false })
+	const host = `{"name":"a","image":{"type":"oci","reference":"host"}}`
+	if m := s.refused(400, "invalid_sandbox_config", "team", "POST", "/v1/sandboxes?start=true", host); !strings.Contains(m, "image: ") {
+		t.Errorf("it says %s", m)
+	}
+	if code, answer := s.ask(server.AllNamespaces, "POST", "/v1/sandboxes?start=true", host, cloudapi.NamespaceHeader, "team"); code != 200 {
+		t.Errorf("with a key for all: %d %s", code, answer)
+	}
+	const policy = `{"default_egress":"allow","default_ingress":"allow","rules":[{"destination":{"group":"host"},"action":"allow"}]}`
+	const open = `{"name":"b","microsandbox":{"spec":{"image":{"Oci":{"reference":"alpine","root_disk":{"kind":""}}},"network":{"enabled":true,"policy":` + policy + `}}}}`
+	denied := func(what string, p *sandbox.NetworkPolicy) {
+		t.Helper()
+		if p == nil || len(p.Rules) != 2 || p.Rules[0].String() != "deny@host:tcp+udp:0-52,54-65535" || p.Rules[1].Action != sandbox.Allow {
+			t.Errorf("%s: %+v", what, p)
+		}
+	}
+	if code, answer := s.ask("team", "POST", "/v1/sandboxes?start=true", open); code != 200 {
+		t.Fatalf("%d %s", code, answer)
+	}
+	made := s.kept.asked[len(s.kept.asked)-1].Spec.Network.Policy
+	denied("created", made)
+	again, err := json.Marshal(made)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range []string{policy, string(again)} { // one that was read is not added to
+		if code, answer := s.ask("team", "PUT", "/v1/sandboxes/by-name/b/network", p); code != 200 {
+			t.Fatalf("%d %s", code, answer)
+		}
+		denied("set", s.kept.policy)
+		if code, answer := s.ask("team", "POST", "/v1/sandboxes/by-name/b/modify", `{"NetworkPolicy":`+p+`}`); code != 200 {
+			t.Fatalf("%d %s", code, answer)
+		}
+		denied("modified", s.kept.modified[len(s.kept.modified)-1].NetworkPolicy)
+	}
+	for what, s := range map[string]*site{"a key for all": s, "a server that allows it": newSiteOf(t, "", func(c *server.Config) { c.HostNetwork = true })} {
+		as := "team"
+		if what == "a key for all" {
+			as = server.AllNamespaces
+		}
+		body := strings.Replace(open, `"b"`, `"c"`, 1)
+		if code, answer := s.ask(as, "POST", "/v1/sandboxes?start=true", body, cloudapi.NamespaceHeader, "team"); code != 200 || len(s.kept.asked[len(s.kept.asked)-1].Spec.Network.Policy.Rules) != 1 {
+			t.Errorf("%s: %d %s", what, code, answer)
+		}
 	}
 }
 
