@@ -17,6 +17,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/http/httputil"
 	"net/url"
 	"strconv"
@@ -154,13 +155,22 @@ func (h *Handler) lead(w http.ResponseWriter, r *http.Request, ref sandbox.Ref, 
 	}
 	defer release()
 	prefix := "/proxy/" + r.PathValue("namespace") + "/" + r.PathValue("sandbox") + "/" + r.PathValue("port")
+	forward(w, r, prefix, port, func(ctx context.Context) (net.Conn, error) { return client.DialTCP(ctx, "127.0.0.1", port) })
+}
+
+// forward passes the request to what dial reaches, without the prefix of its path.
+func forward(w http.ResponseWriter, r *http.Request, prefix string, port uint16, dial func(context.Context) (net.Conn, error)) {
 	transport := &http.Transport{DisableKeepAlives: true, DisableCompression: true, ResponseHeaderTimeout: 5 * time.Minute, MaxResponseHeaderBytes: 64 << 10,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return client.DialTCP(ctx, "127.0.0.1", port)
+			c, err := dial(ctx)
+			if err != nil {
+				return nil, err
+			}
+			return struct{ net.Conn }{c}, nil // without CloseWrite: when a client that upgraded goes, all of it does
 		}}
 	defer transport.CloseIdleConnections()
 	p := &httputil.ReverseProxy{
-		Transport:     transport,
+		Transport:     quiet{transport},
 		FlushInterval: -1, // what streams is passed on at once
 		ErrorLog:      slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug),
 		Rewrite: func(p *httputil.ProxyRequest) {
@@ -172,6 +182,7 @@ func (h *Handler) lead(w http.ResponseWriter, r *http.Request, ref sandbox.Ref, 
 			p.Out.Host = ""
 			p.SetXForwarded()
 			p.Out.Header.Set("X-Forwarded-Prefix", prefix)
+			p.Out.Header.Del("Cookie") // of this server's name: whatever else listens on it may have set them
 			if p.In.PathValue("port") != "" {
 				for _, name := range []string{"Authorization", "Proxy-Authorization"} { // the key is not the sandbox's
 					if strings.Contains(p.Out.Header.Get(name), server.TokenPrefix) {
@@ -182,6 +193,9 @@ func (h *Handler) lead(w http.ResponseWriter, r *http.Request, ref sandbox.Ref, 
 		},
 		ModifyResponse: func(resp *http.Response) error {
 			head := resp.Header
+			for _, name := range []string{"Nel", "Report-To", "Reporting-Endpoints", "Alt-Svc", "X-Request-Id"} { // about the origin, which is ours
+				head.Del(name)
+			}
 			head.Del("Set-Cookie")
 			head.Del("Clear-Site-Data")
 			head.Del("Service-Worker-Allowed")
@@ -203,6 +217,25 @@ func (h *Handler) lead(w http.ResponseWriter, r *http.Request, ref sandbox.Ref, 
 		},
 	}
 	p.ServeHTTP(w, r)
+}
+
+// quiet passes on no interim answers (1xx), whose headers ModifyResponse does not see: httputil learns of them by a trace.
+type quiet struct{ http.RoundTripper }
+
+// RoundTrip implements http.RoundTripper.
+func (q quiet) RoundTrip(r *http.Request) (*http.Response, error) {
+	return q.RoundTripper.RoundTrip(r.WithContext(untraced{r.Context()}))
+}
+
+// untraced is a context without a trace.
+type untraced struct{ context.Context }
+
+func (c untraced) Value(key any) any {
+	v := c.Context.Value(key)
+	if _, ok := v.(*httptrace.ClientTrace); ok {
+		return nil
+	}
+	return v
 }
 
 // gateway is the failure of a sandbox that does not answer.
