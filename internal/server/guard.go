@@ -29,7 +29,13 @@ func (s *Server) guard(route Route) http.Handler {
 				return
 			}
 			traceOf(r.Context()).caller = c
-			r = r.WithContext(WithCaller(r.Context(), c))
+			ctx := WithCaller(r.Context(), c)
+			if token := credential(r.Header); s.cfg.Keys != nil {
+				var stop func()
+				ctx, stop = While(ctx, func() error { return s.cfg.Keys.still(token) })
+				defer stop()
+			}
+			r = r.WithContext(ctx)
 		}
 		if most > 0 && r.ContentLength > most {
 			w.Header().Set("Connection", "close")

@@ -236,14 +236,30 @@ func (k *Keys) Verify(token string) (Caller, error) {
 		return Caller{}, err
 	}
 	id := KeyID(token)
-	key, err := k.find(id)
-	switch {
-	case err == nil && key.RevokedAt != nil:
-		return Caller{}, fmt.Errorf("key %s is revoked", id)
-	case err != nil && sandbox.KindOf(err) != sandbox.NotFound:
+	if err := k.Live(id); err != nil {
 		return Caller{}, err
 	}
 	return Caller{Namespace: *c.Namespace, KeyID: id}, nil
+}
+
+// still is the error of a key that is no good any more. That the records cannot be read for a moment does not make one so.
+func (k *Keys) still(token string) error {
+	if _, err := k.Verify(token); err != nil && sandbox.KindOf(err) != sandbox.IO {
+		return err
+	}
+	return nil
+}
+
+// Live is the error of a key, by its ID, that was revoked. One that is not recorded is not known to be.
+func (k *Keys) Live(id string) error {
+	key, err := k.find(id)
+	switch {
+	case err == nil && key.RevokedAt != nil:
+		return fmt.Errorf("key %s is revoked", id)
+	case err != nil && sandbox.KindOf(err) != sandbox.NotFound:
+		return err
+	}
+	return nil
 }
 
 // Secret derives a secret for another purpose.

@@ -1,5 +1,5 @@
 // Package proxy leads HTTP and WebSocket requests below /proxy/NAMESPACE/SANDBOX/PORT/ to a port in the sandbox, with nothing published
-// on this machine. Who asks has an API key of the namespace, or the URL is signed: the port is followed by ~EXPIRY~SIGNATURE then, so
+// on this machine. Who asks has an API key of the namespace, or the URL is signed: the port is followed by ~EXPIRY~KEY~SIGNATURE then, where KEY is the ID of the key that it was signed for, so
 // that links within the page keep it.
 //
 // What a sandbox shows is hostile, and comes from the same origin as this server. So browsers are told to treat it as a page of no origin
@@ -84,12 +84,13 @@ func (h *Handler) Sign(ctx context.Context, namespace, name string, port uint16,
 		return "", server.Invalid("a preview is of a port from 1 to 65535, for at most %d hours", int(MaxLife.Hours()))
 	}
 	expiry := strconv.FormatInt(h.now().Add(life).Unix(), 36)
-	return fmt.Sprintf("/proxy/%s/%s/%d~%s~%s/", namespace, name, port, expiry, h.signature(ref, port, expiry)), nil
+	key := server.CallerOf(ctx).KeyID
+	return fmt.Sprintf("/proxy/%s/%s/%d~%s~%s~%s/", namespace, name, port, expiry, key, h.signature(ref, port, expiry, key)), nil
 }
 
-func (h *Handler) signature(ref sandbox.Ref, port uint16, expiry string) string {
+func (h *Handler) signature(ref sandbox.Ref, port uint16, expiry, key string) string {
 	m := hmac.New(sha256.New, h.secret)
-	fmt.Fprintf(m, "%s/%s/%d/%s", ref.Namespace, ref.Name, port, expiry)
+	fmt.Fprintf(m, "%s/%s/%d/%s/%s", ref.Namespace, ref.Name, port, expiry, key)
 	return base64.RawURLEncoding.EncodeToString(m.Sum(nil)[:18])
 }
 
@@ -97,7 +98,7 @@ func (h *Handler) signature(ref sandbox.Ref, port uint16, expiry string) string 
 func (h *Handler) signed(w http.ResponseWriter, r *http.Request) {
 	refused := &server.Failure{Status: http.StatusForbidden, Code: server.CodeDenied, Message: "this URL is not signed, or not any more"}
 	parts := strings.Split(r.PathValue("port"), "~")
-	if len(parts) != 3 {
+	if len(parts) != 4 {
 		server.WriteFailure(w, r, refused)
 		return
 	}
@@ -107,12 +108,23 @@ func (h *Handler) signed(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	expiry, err := strconv.ParseInt(parts[1], 36, 64)
-	if err != nil || h.now().Unix() >= expiry || !hmac.Equal([]byte(parts[2]), []byte(h.signature(ref, port, parts[1]))) {
+	if err != nil || h.now().Unix() >= expiry || !hmac.Equal([]byte(parts[3]), []byte(h.signature(ref, port, parts[1], parts[2]))) || h.live(parts[2]) != nil {
 		server.WriteFailure(w, r, refused)
 		return
 	}
+	ctx, stop := server.While(r.Context(), func() error { return h.live(parts[2]) })
+	defer stop()
+	r = r.WithContext(ctx)
 	w.Header().Set("Access-Control-Allow-Origin", "*") // for the page itself, which has no origin; who has the URL may see it
 	h.lead(w, r, ref, port)
+}
+
+// live is the error of a key that was revoked; in development mode there are none.
+func (h *Handler) live(key string) error {
+	if keys := h.server.Config().Keys; keys != nil {
+		return keys.Live(key)
+	}
+	return nil
 }
 
 // keyed answers a request whose caller has a key.

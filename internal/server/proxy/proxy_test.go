@@ -9,6 +9,11 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/microsandbox-go/microsandbox/internal/backend"
+	"github.com/microsandbox-go/microsandbox/internal/server"
+	"github.com/microsandbox-go/microsandbox/sandbox"
 )
 
 // guest is a port of a sandbox whose connections serve answers, and a server that leads to it.
@@ -90,5 +95,63 @@ func TestHeaders(t *testing.T) {
 	<-over
 	if h := <-asked; h.Get("Cookie") != "" || h.Get("X-Mine") != "1" {
 		t.Errorf("the sandbox was told %v", h)
+	}
+}
+
+// gone is a backend without sandboxes.
+type gone struct{ backend.Backend }
+
+func (gone) Dial(_ context.Context, ref sandbox.Ref) (net.Conn, error) {
+	return nil, &sandbox.Error{Ref: ref, Kind: sandbox.NotFound}
+}
+
+// TestSignedByRevokedKey revokes the key that URLs were signed for.
+func TestSignedByRevokedKey(t *testing.T) {
+	home := t.TempDir()
+	if err := server.SaveSecret(home, "0123456789abcdefghijklmnopqrstuv"); err != nil {
+		t.Fatal(err)
+	}
+	keys, err := server.OpenKeys(home, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := server.New(server.Config{Keys: keys, Backend: gone{}})
+	defer s.Close()
+	h := New(s)
+	s.Mount(h.Routes()...)
+	sign := func() (url, id string) {
+		token, key, err := keys.Make("n", time.Hour)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := keys.Verify(token)
+		if err != nil {
+			t.Fatal(err)
+		}
+		url, err = h.Sign(server.WithCaller(t.Context(), c), "n", "s", 80, time.Hour)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return url, key.ID
+	}
+	status := func(url string) int {
+		w := httptest.NewRecorder()
+		s.ServeHTTP(w, httptest.NewRequest("GET", "http://localhost"+url, nil))
+		return w.Code
+	}
+	url, id := sign()
+	if have := status(url); have != http.StatusNotFound { // it looked for the sandbox
+		t.Errorf("signed: %d", have)
+	}
+	for _, other := range []string{strings.Replace(url, id, "0123456789abcdef", 1), strings.Replace(url, id, "", 1), strings.Replace(url, "~"+id, "", 1)} {
+		if have := status(other); have != http.StatusForbidden {
+			t.Errorf("for another key, %s: %d", other, have)
+		}
+	}
+	if _, err := keys.Revoke(id); err != nil {
+		t.Fatal(err)
+	}
+	if have := status(url); have != http.StatusForbidden {
+		t.Errorf("for a revoked key: %d", have)
 	}
 }
