@@ -17,7 +17,7 @@ func (s *Server) guard(route Route) http.Handler {
 	most := cmp.Or(route.MaxBody, MaxBody)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.cors(w, r)
-		if !route.AnyOrigin && s.crossSite(r) {
+		if !route.AnyOrigin && (s.crossSite(r) || route.Shown && s.cfg.Keys == nil && !s.originAllowed(r.Header.Get("Origin")) && fromElsewhere(r)) {
 			route.Fail(w, r, &Failure{Status: http.StatusForbidden, Code: CodeDenied, Message: "a page of another site may not ask this",
 				Hint: "allow its origin with --allow-origin"})
 			return
@@ -130,14 +130,19 @@ func (s *Server) crossSite(r *http.Request) bool {
 	}
 	origin := r.Header.Get("Origin")
 	if origin == "" {
-		site := r.Header.Get("Sec-Fetch-Site")
-		return site != "" && site != "same-origin" && site != "none"
+		return fromElsewhere(r)
 	}
 	if s.originAllowed(origin) {
 		return false
 	}
 	u, err := url.Parse(origin)
 	return err != nil || !strings.EqualFold(u.Host, r.Host)
+}
+
+// fromElsewhere reports whether a browser says that a page of another origin asks.
+func fromElsewhere(r *http.Request) bool {
+	site := r.Header.Get("Sec-Fetch-Site")
+	return site != "" && site != "same-origin" && site != "none"
 }
 
 func (s *Server) originAllowed(origin string) bool {

@@ -160,6 +160,8 @@ type Route struct {
 	MaxBody int64
 	// AnyOrigin lets pages of all origins ask: the handler knows by something else that it was meant.
 	AnyOrigin bool
+	// Shown routes answer with what others wrote. Where no key is asked for, pages of other sites may not even get it.
+	Shown bool
 	// Fail writes what the server itself refuses, in the words of the protocol; nil is [WriteFailure].
 	Fail func(http.ResponseWriter, *http.Request, *Failure)
 }

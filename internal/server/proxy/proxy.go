@@ -55,7 +55,7 @@ func New(s *server.Server) *Handler {
 
 // Routes are the endpoints. The signature is instead of a key and of the page's origin.
 func (h *Handler) Routes() []server.Route {
-	keyed := server.Route{Pattern: "/proxy/{namespace}/{sandbox}/{port}/{path...}", MaxBody: -1, Handler: http.HandlerFunc(h.keyed)}
+	keyed := server.Route{Pattern: "/proxy/{namespace}/{sandbox}/{port}/{path...}", MaxBody: -1, Shown: true, Handler: http.HandlerFunc(h.keyed)}
 	signed := server.Route{MaxBody: -1, Public: true, AnyOrigin: true, Handler: http.HandlerFunc(h.signed)}
 	return []server.Route{{Pattern: keyed.Pattern, MaxBody: -1, Public: true, AnyOrigin: true, Handler: h.split(h.server.Guard(keyed), h.server.Guard(signed))}}
 }

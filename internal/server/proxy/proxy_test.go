@@ -105,6 +105,38 @@ func (gone) Dial(_ context.Context, ref sandbox.Ref) (net.Conn, error) {
 	return nil, &sandbox.Error{Ref: ref, Kind: sandbox.NotFound}
 }
 
+// TestOtherSites has pages of other sites ask for what a sandbox shows, where no key is needed.
+func TestOtherSites(t *testing.T) {
+	s := server.New(server.Config{Backend: gone{}, Origins: []string{"https://app.example"}})
+	defer s.Close()
+	h := New(s)
+	s.Mount(h.Routes()...)
+	signed, err := h.Sign(server.WithCaller(t.Context(), server.Caller{Namespace: server.AllNamespaces}), "n", "s", 80, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		url, site, origin string
+		status            int
+	}{
+		{"/proxy/n/s/80/", "cross-site", "", http.StatusForbidden}, {"/proxy/n/s/80/", "same-site", "", http.StatusForbidden},
+		{"/proxy/n/s/80/", "cross-site", "https://evil.example", http.StatusForbidden}, {"/proxy/n/s/80/", "cross-site", "https://app.example", http.StatusNotFound},
+		{"/proxy/n/s/80/", "same-origin", "", http.StatusNotFound}, {"/proxy/n/s/80/", "none", "", http.StatusNotFound}, {"/proxy/n/s/80/", "", "", http.StatusNotFound},
+		{signed, "cross-site", "", http.StatusNotFound},
+	} {
+		r := httptest.NewRequest("GET", "http://localhost"+c.url, nil)
+		for name, v := range map[string]string{"Sec-Fetch-Site": c.site, "Origin": c.origin} {
+			if v != "" {
+				r.Header.Set(name, v)
+			}
+		}
+		w := httptest.NewRecorder()
+		if s.ServeHTTP(w, r); w.Code != c.status {
+			t.Errorf("%+v: %d %s", c, w.Code, w.Body)
+		}
+	}
+}
+
 // TestSignedByRevokedKey revokes the key that URLs were signed for.
 func TestSignedByRevokedKey(t *testing.T) {
 	home := t.TempDir()
