@@ -260,6 +260,12 @@ func TestConfined(t *testing.T) {
 	if len(s.kept.asked) != 1 || !s.kept.asked[0].Resolved {
 		t.Errorf("links may be followed again: %+v", s.kept.asked)
 	}
+	if !s.kept.asked[0].Proven {
+		t.Error("an image of another's credentials would do")
+	}
+	if code, answer := s.ask(server.AllNamespaces, "POST", "/v1/sandboxes?start=true", mount(inside)); code != 200 || s.kept.asked[1].Proven || !s.kept.asked[1].Resolved {
+		t.Errorf("with a key for all: %d %s, %+v", code, answer, s.kept.asked)
+	}
 }
 
 // TestHostsProgramsAndNetwork has a key of one namespace ask for the server's /usr and for what listens on the server's machine.
