@@ -56,6 +56,8 @@ type CreateRequest struct {
 	Resolved bool
 	// Registry is what the image's registry knows the user by, in the place of what is stored and configured; nil is that. It is not kept.
 	Registry *RegistryAuth
+	// Proven images are only those that the registry gives to Registry, or anybody: not what is there for credentials of others.
+	Proven bool
 	// Progress is called with what is being done, from one goroutine at a time; nil is silence.
 	Progress func(Event)
 }

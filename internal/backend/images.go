@@ -55,6 +55,9 @@ type PullOptions struct {
 	Platform string        // os/architecture[/variant]; "" is this machine's
 	Auth     *RegistryAuth // instead of all stored and configured credentials; nil is those
 
+	// Proven has the registry asked for an image that is there for credentials of another pull.
+	Proven bool
+
 	// Progress is called with what is being done, from one goroutine at a time; nil is silence.
 	Progress func(PullEvent)
 }

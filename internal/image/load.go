@@ -153,7 +153,7 @@ func (s *Store) loadOne(ctx context.Context, img *archived, o LoadOptions) ([]Im
 	}
 	var list []Image
 	for _, r := range refs {
-		if err := s.writeRef(r, want, img.digest); err != nil {
+		if err := s.writeRef(r, want, img.digest, false); err != nil {
 			return nil, s.wrap("load image", err)
 		}
 		rec, err := s.readRef(r, want)

@@ -117,9 +117,9 @@ func (s *Store) dirRoot(ctx context.Context, path string) (*Root, error) {
 	return root, nil
 }
 
-// openNoLinks opens a file or directory whose path leads through no symbolic link. It waits for no pipe, and wakes no device.
+// openNoLinks finds a file or directory whose path leads through no symbolic link, and wakes no device in its place: see opened.
 func openNoLinks(path string) (*os.File, error) {
-	fd, err := unix.Openat2(unix.AT_FDCWD, path, &unix.OpenHow{Flags: unix.O_RDONLY | unix.O_NONBLOCK | unix.O_NOCTTY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS})
+	fd, err := unix.Openat2(unix.AT_FDCWD, path, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS})
 	if errors.Is(err, unix.ELOOP) {
 		return nil, &sandbox.Error{Op: "read root", Kind: sandbox.InvalidConfig, Message: path + " leads through a symbolic link", Hint: "name what it leads to"}
 	}
@@ -129,7 +129,7 @@ func openNoLinks(path string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), path), nil
 }
 
-// opened is a path of what is open, whatever is at its own by now.
+// opened is a path to read what was found, whatever is at its own by now.
 func opened(f *os.File) string { return fmt.Sprintf("/proc/self/fd/%d", f.Fd()) }
 
 // within reports whether path is dir or below it.

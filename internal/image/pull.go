@@ -30,8 +30,13 @@ type PullOptions struct {
 	Insecure bool     // as Registry.Insecure
 	CACerts  []string // PEM files, besides those that are configured
 	Auth     *Auth    // instead of all stored and configured credentials
+	// Proven images are only those that the registry gives to who asks: what it gave to credentials of another pull it is asked for again.
+	Proven   bool
 	Progress func(Progress)
 }
+
+// private reports whether the registry is shown credentials that are not the Store's.
+func (o PullOptions) private() bool { return o.Auth != nil && *o.Auth != Auth{} }
 
 // Pull returns the root of an image, got from its registry as far as the policy and what is stored ask for it.
 //
@@ -50,6 +55,15 @@ func (s *Store) Pull(ctx context.Context, ref string, o PullOptions) (*Root, err
 	policy := o.Policy
 	if o.Force && policy != Never {
 		policy = Always
+	}
+	if o.Proven && policy != Always {
+		rec, err := s.readRef(r, want)
+		switch {
+		case err == nil && rec.Private && policy == Never:
+			return nil, notFound(r.Short()) // as if it were not there
+		case err == nil && rec.Private:
+			policy = Always
+		}
 	}
 	switch policy {
 	case Always:
@@ -143,7 +157,7 @@ func (p *pull) from(ctx context.Context, host string) (Digest, error) {
 	if err != nil {
 		return "", err
 	}
-	return d, p.s.writeRef(p.ref, p.want, d)
+	return d, p.s.writeRef(p.ref, p.want, d, p.o.private())
 }
 
 // found ends a pull of what is stored.
@@ -154,7 +168,7 @@ func (p *pull) found(d Digest, m *manifest) error {
 		return err
 	}
 	p.report.report(Progress{Phase: Done, Digest: string(d), Layers: len(m.Layers), Total: m.size()})
-	return p.s.writeRef(p.ref, p.want, d)
+	return p.s.writeRef(p.ref, p.want, d, p.o.private())
 }
 
 // fits checks an image that no index chose.

@@ -19,6 +19,8 @@ type refRecord struct {
 	Platform  string    `json:"platform"`
 	Digest    Digest    `json:"digest"`
 	PulledAt  time.Time `json:"pulled_at"`
+	// Private says that the registry gave it to credentials of one pull, and to nobody else since.
+	Private bool `json:"private,omitempty"`
 }
 
 func (s *Store) refPath(r Reference, platform string) string {
@@ -51,8 +53,14 @@ func readRefFile(path string) (refRecord, error) {
 	return rec, nil
 }
 
-func (s *Store) writeRef(r Reference, platform string, d Digest) error {
-	b, err := json.Marshal(refRecord{r.String(), platform, d, time.Now().UTC().Truncate(time.Millisecond)})
+// writeRef records what was pulled, or loaded. With credentials of one pull it becomes private, unless the registry gave the same to others.
+func (s *Store) writeRef(r Reference, platform string, d Digest, private bool) error {
+	if private {
+		if old, err := readRefFile(s.refPath(r, platform)); err == nil && old.Digest == d {
+			private = old.Private
+		}
+	}
+	b, err := json.Marshal(refRecord{r.String(), platform, d, time.Now().UTC().Truncate(time.Millisecond), private})
 	if err != nil {
 		return err
 	}

@@ -30,7 +30,7 @@ func (b *Backend) PullImage(ctx context.Context, ref string, opt backend.PullOpt
 	if err != nil {
 		return backend.Image{}, err
 	}
-	o := image.PullOptions{Policy: image.IfMissing, Platform: opt.Platform, Insecure: opt.Insecure, CACerts: opt.CACerts}
+	o := image.PullOptions{Policy: image.IfMissing, Platform: opt.Platform, Insecure: opt.Insecure, CACerts: opt.CACerts, Proven: opt.Proven}
 	if opt.Refresh {
 		o.Policy = image.Always
 	}

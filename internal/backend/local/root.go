@@ -67,7 +67,7 @@ func (b *Backend) resolve(ctx context.Context, spec *sandbox.Spec, req backend.C
 		}
 		return s.DirRoot(ctx, path)
 	}
-	opt := image.PullOptions{Policy: image.IfMissing}
+	opt := image.PullOptions{Policy: image.IfMissing, Proven: req.Proven}
 	switch spec.PullPolicy {
 	case sandbox.PullAlways:
 		opt.Policy = image.Always

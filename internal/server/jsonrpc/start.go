@@ -313,7 +313,7 @@ func (v *Service) bring(ctx context.Context, w wanted, info sandbox.Info, there 
 		return err
 	}
 	defer done()
-	create := backend.CreateRequest{Ref: w.ref, Spec: spec, Startup: !w.quiet, Resolved: true, Progress: progress}
+	create := backend.CreateRequest{Ref: w.ref, Spec: spec, Startup: !w.quiet, Resolved: true, Proven: v.server.Confined(ctx), Progress: progress}
 	if !there {
 		_, err := v.backend.Create(ctx, create)
 		return err

@@ -110,7 +110,7 @@ func (h *Handler) pullImage(r *request) (any, error) {
 	if b.Reference == "" {
 		return nil, invalid("reference: which image is meant is not said")
 	}
-	opt := backend.PullOptions{Refresh: b.Refresh, Insecure: b.Insecure, Platform: b.Platform}
+	opt := backend.PullOptions{Proven: h.server.Confined(r.Context()), Refresh: b.Refresh, Insecure: b.Insecure, Platform: b.Platform}
 	if b.Auth != nil {
 		opt.Auth = &backend.RegistryAuth{Username: b.Auth.Username, Password: backend.Secret(b.Auth.Password)}
 	}

@@ -159,10 +159,10 @@ func (h *Handler) make(ctx context.Context, req backend.CreateRequest, registry 
 			return sandbox.Info{}, &sandbox.Error{Kind: sandbox.Unsupported, Message: "registry.mode: this server has no images of its own"}
 		}
 		auth := &backend.RegistryAuth{Username: registry.Username, Password: backend.Secret(registry.Password)}
-		if _, err := images.PullImage(ctx, req.Spec.Image.OCI.Reference, backend.PullOptions{Refresh: req.Spec.PullPolicy == sandbox.PullAlways, Auth: auth, Progress: h.server.Pulled}); err != nil {
+		if _, err := images.PullImage(ctx, req.Spec.Image.OCI.Reference, backend.PullOptions{Refresh: req.Spec.PullPolicy == sandbox.PullAlways, Auth: auth, Proven: req.Proven, Progress: h.server.Pulled}); err != nil {
 			return sandbox.Info{}, err
 		}
-		req.Spec.PullPolicy = sandbox.PullIfMissing
+		req.Spec.PullPolicy, req.Proven = sandbox.PullIfMissing, false // it was just now
 	}
 	req.Progress = h.server.Pulling(nil)
 	return h.backend.Create(ctx, req)
@@ -185,7 +185,7 @@ func (h *Handler) request(ctx context.Context, namespace string, b cloudapi.Crea
 	} else if req.Spec, err = b.Spec(); err != nil {
 		return req, err
 	}
-	req.Spec.Name, req.Resolved = req.Ref.Name, true
+	req.Spec.Name, req.Resolved, req.Proven = req.Ref.Name, true, h.server.Confined(ctx)
 	if x != nil {
 		req.Startup, req.Replace, req.Grace, req.Generated = x.Startup, x.Replace, time.Duration(x.GraceMS)*time.Millisecond, x.Generated
 	} else {
