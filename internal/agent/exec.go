@@ -199,14 +199,17 @@ var floodBuffers = sync.Pool{New: func() any { return agentproto.NewDataBuffer(f
 // fSetPipeSize is F_SETPIPE_SZ.
 const fSetPipeSize = 1031
 
-// enlarge lets a pipe hold floodSize. It reports whether it does; a terminal does not.
+// floodPipe is how much the pipe of such a command holds, in bytes: it goes on while its output is on the way. An ordinary user may have as much.
+const floodPipe = 4 * floodSize
+
+// enlarge lets a pipe hold floodPipe. It reports whether it does; a terminal does not.
 func enlarge(pipe *os.File) (ok bool) {
 	conn, err := pipe.SyscallConn()
 	if err != nil {
 		return false
 	}
 	_ = conn.Control(func(fd uintptr) {
-		_, _, e := syscall.Syscall(syscall.SYS_FCNTL, fd, fSetPipeSize, floodSize)
+		_, _, e := syscall.Syscall(syscall.SYS_FCNTL, fd, fSetPipeSize, floodPipe)
 		ok = e == 0
 	})
 	return ok

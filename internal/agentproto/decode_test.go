@@ -100,7 +100,10 @@ func marshalMap(key string) []byte {
 
 func TestReader(t *testing.T) {
 	var stream []byte
-	sizes := []int{0, 1, smallFrame, largeFrame - 100, largeFrame, 1 << 20, MaxBody - headroom}
+	sizes := []int{0, 1, 1 << 20, MaxBody - headroom}
+	for _, n := range frameSizes {
+		sizes = append(sizes, n-100, n-1, n, n+1)
+	}
 	for i, n := range sizes {
 		stream = AppendData(stream, uint32(i), TypeFSData, bytes.Repeat([]byte{byte(i)}, n))
 	}

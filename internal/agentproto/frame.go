@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"encoding/binary"
 	"io"
+	"slices"
 	"sync"
 )
 
@@ -21,29 +22,25 @@ func (f *Frame) Raw() []byte { return f.raw }
 // Body is the CBOR of the frame.
 func (f *Frame) Body() []byte { return f.raw[HeaderLen:] }
 
-// Buffers of two sizes are pooled: most frames are small, those with data are as large as the reads that made them.
-const (
-	smallFrame = 2 << 10
-	largeFrame = 66 << 10
-)
+// Buffers of these sizes are pooled, in bytes: most frames are small, those with data are as large as the reads that made them. A
+// frame takes at most about twice its length.
+var frameSizes = [...]int{2 << 10, 66 << 10, 132 << 10, 264 << 10}
 
-var (
-	smallFrames = sync.Pool{New: func() any { return &Frame{raw: make([]byte, 0, smallFrame)} }}
-	largeFrames = sync.Pool{New: func() any { return &Frame{raw: make([]byte, 0, largeFrame)} }}
-)
+var framePools [len(frameSizes)]sync.Pool
 
 func newFrame(size int) *Frame {
-	var f *Frame
-	switch {
-	case size <= smallFrame:
-		f = smallFrames.Get().(*Frame)
-	case size <= largeFrame:
-		f = largeFrames.Get().(*Frame)
-	default:
-		f = &Frame{raw: make([]byte, size)}
+	for i, most := range frameSizes {
+		if size > most {
+			continue
+		}
+		f, ok := framePools[i].Get().(*Frame)
+		if !ok {
+			f = &Frame{raw: make([]byte, most)}
+		}
+		f.raw = f.raw[:size]
+		return f
 	}
-	f.raw = f.raw[:size]
-	return f
+	return &Frame{raw: make([]byte, size)}
 }
 
 // Release gives the frame's buffer back. It is to be called once. A nil frame has none.
@@ -51,11 +48,8 @@ func (f *Frame) Release() {
 	if f == nil {
 		return
 	}
-	switch cap(f.raw) {
-	case smallFrame:
-		smallFrames.Put(f)
-	case largeFrame:
-		largeFrames.Put(f)
+	if i := slices.Index(frameSizes[:], cap(f.raw)); i >= 0 {
+		framePools[i].Put(f)
 	}
 }
 
