@@ -192,7 +192,8 @@ func (a *app) reuse(s *signals, b backend.Backend, r *runFlags, info sandbox.Inf
 
 // execStarted runs the job in a sandbox that may have to be started for it, and is stopped again then.
 func (a *app) execStarted(s *signals, b backend.Backend, info sandbox.Info, quiet bool, j job) error {
-	begins := info.Status == sandbox.Starting && !info.Spec.Lifecycle.Ephemeral // by somebody else, for whom Start waits
+	// Somebody else may be making or starting it; for him Start waits.
+	begins := (info.Status == sandbox.Created || info.Status == sandbox.Starting) && !info.Spec.Lifecycle.Ephemeral
 	if !begins && info.Status != sandbox.Stopped && info.Status != sandbox.Crashed {
 		if info.Status != sandbox.Running {
 			return info.NotRunning("exec")

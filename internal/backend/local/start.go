@@ -72,7 +72,7 @@ func (b *Backend) Start(ctx context.Context, ref sandbox.Ref, opt backend.StartO
 		if err != nil {
 			return sandbox.Info{}, err
 		}
-		if opt.Sole && !row.Status.Terminal() {
+		if opt.Sole && !row.Status.Terminal() && row.Status != sandbox.Created {
 			return sandbox.Info{}, &sandbox.Error{Op: "start", Ref: ref, Kind: sandbox.AlreadyExists}
 		}
 		switch row.Status {
