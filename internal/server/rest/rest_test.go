@@ -318,55 +318,6 @@ func TestHostsProgramsAndNetwork(t *testing.T) {
 	}
 }
 
-// TestHostsProgramsAndNetwork has a key of one namespace ask for the server's /usr and for what listens on the server's machine.
-func TestHostsProgramsAndNetwork(t *testing.T) {
-	s := newSiteOf(t, "", func(c *server.Config) { c.HostImage = false })
-	const host = `{"name":"a","image":{"type":"oci","reference":"host"}}`
-	if m := s.refused(400, "invalid_sandbox_config", "team", "POST", "/v1/sandboxes?start=true", host); !strings.Contains(m, "image: ") {
-		t.Errorf("it says %s", m)
-	}
-	if code, answer := s.ask(server.AllNamespaces, "POST", "/v1/sandboxes?start=true", host, cloudapi.NamespaceHeader, "team"); code != 200 {
-		t.Errorf("with a key for all: %d %s", code, answer)
-	}
-	const policy = `{"default_egress":"allow","default_ingress":"allow","rules":[{"destination":{"group":"host"},"action":"allow"}]}`
-	const open = `{"name":"b","microsandbox":{"spec":{"image":{"Oci":{"reference":"alpine","root_disk":{"kind":""}}},"network":{"enabled":true,"policy":` + policy + `}}}}`
-	denied := func(what string, p *sandbox.NetworkPolicy) {
-		t.Helper()
-		if p == nil || len(p.Rules) != 2 || p.Rules[0].String() != "deny@host:tcp+udp:0-52,54-65535" || p.Rules[1].Action != sandbox.Allow {
-			t.Errorf("%s: %+v", what, p)
-		}
-	}
-	if code, answer := s.ask("team", "POST", "/v1/sandboxes?start=true", open); code != 200 {
-		t.Fatalf("%d %s", code, answer)
-	}
-	made := s.kept.asked[len(s.kept.asked)-1].Spec.Network.Policy
-	denied("created", made)
-	again, err := json.Marshal(made)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, p := range []string{policy, string(again)} { // one that was read is not added to
-		if code, answer := s.ask("team", "PUT", "/v1/sandboxes/by-name/b/network", p); code != 200 {
-			t.Fatalf("%d %s", code, answer)
-		}
-		denied("set", s.kept.policy)
-		if code, answer := s.ask("team", "POST", "/v1/sandboxes/by-name/b/modify", `{"NetworkPolicy":`+p+`}`); code != 200 {
-			t.Fatalf("%d %s", code, answer)
-		}
-		denied("modified", s.kept.modified[len(s.kept.modified)-1].NetworkPolicy)
-	}
-	for what, s := range map[string]*site{"a key for all": s, "a server that allows it": newSiteOf(t, "", func(c *server.Config) { c.HostNetwork = true })} {
-		as := "team"
-		if what == "a key for all" {
-			as = server.AllNamespaces
-		}
-		body := strings.Replace(open, `"b"`, `"c"`, 1)
-		if code, answer := s.ask(as, "POST", "/v1/sandboxes?start=true", body, cloudapi.NamespaceHeader, "team"); code != 200 || len(s.kept.asked[len(s.kept.asked)-1].Spec.Network.Policy.Rules) != 1 {
-			t.Errorf("%s: %d %s", what, code, answer)
-		}
-	}
-}
-
 // TestSecretsStay looks for what was sent in what is answered.
 func TestSecretsStay(t *testing.T) {
 	s := newSite(t)
