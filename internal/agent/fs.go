@@ -202,8 +202,9 @@ func (s *fsSession) openHandle(slot int) (uint64, error) {
 
 // read sends a file's content. What has no positions (a FIFO, a terminal) is read from where it is.
 func (s *fsSession) read(h *handle) error {
-	buf := readBuffers.Get().(*agentproto.DataBuffer)
-	defer readBuffers.Put(buf)
+	pool := &readBuffers
+	buf := pool.Get().(*agentproto.DataBuffer)
+	defer func() { pool.Put(buf) }()
 	offset, left := s.op.Offset, uint64(1<<63-1)
 	if s.op.Len != nil {
 		left = *s.op.Len
@@ -227,6 +228,11 @@ func (s *fsSession) read(h *handle) error {
 			}
 			offset += uint64(n)
 			left -= uint64(n)
+		}
+		if n == readSize && left > 0 && pool == &readBuffers { // there is more than a little
+			pool.Put(buf)
+			pool = &floodBuffers
+			buf = pool.Get().(*agentproto.DataBuffer)
 		}
 		if err == io.EOF || err == nil && n == 0 {
 			return nil
