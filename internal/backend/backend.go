@@ -54,6 +54,8 @@ type CreateRequest struct {
 	Generated bool
 	// Resolved says that the paths of this machine in Spec were looked at already and lead through no link: one that does by now is refused.
 	Resolved bool
+	// Pulled says that the image was got just now: where Spec wants its registry asked each time, it was.
+	Pulled bool
 	// Registry is what the image's registry knows the user by, in the place of what is stored and configured; nil is that. It is not kept.
 	Registry *RegistryAuth
 	// Proven images are only those that the registry gives to Registry, or anybody: not what is there for credentials of others.

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"math"
 	"net/http"
 	"runtime"
 	"sync"
@@ -17,11 +18,11 @@ import (
 type admission struct {
 	backend backend.Backend
 	limits  Limits
-	slots   chan struct{}
+	starts  *turns // nil: no bound
+	pulls   turns
 
-	mu      sync.Mutex
-	waiting int
-	coming  map[string]map[*claimed]bool // by namespace: what is being made, started or changed, and not there yet
+	mu     sync.Mutex
+	coming map[string]map[*claimed]bool // by namespace: what is being made, started or changed, and not there yet
 }
 
 // claimed is what a sandbox is about to take.
@@ -34,14 +35,14 @@ type claimed struct {
 func newAdmission(b backend.Backend, l Limits) *admission {
 	a := &admission{backend: b, limits: l, coming: map[string]map[*claimed]bool{}}
 	if n := cmp.Or(l.Starts, 2*runtime.GOMAXPROCS(0)); n > 0 {
-		a.slots = make(chan struct{}, n)
+		a.starts = &turns{places: n, each: share(n), queue: max(0, cmp.Or(l.Queue, maxQueue))}
 	}
+	a.pulls = turns{places: math.MaxInt, each: maxPulls, queue: maxQueue}
 	return a
 }
 
 // Admit waits for its turn to start a sandbox, and refuses one that would be too much for its namespace. The caller calls done when
-// the start has ended, however. What is too much
-// is a [Failure], 429 with a time to come back.
+// the start has ended, however. What is too much is a [Failure], 429 with a time to come back.
 func (s *Server) Admit(ctx context.Context, ref sandbox.Ref, spec sandbox.Spec) (done func(), err error) {
 	return s.admit.admit(ctx, ref, spec.WithDefaults())
 }
@@ -51,57 +52,103 @@ func (s *Server) Reserve(ctx context.Context, ref sandbox.Ref, spec sandbox.Spec
 	return s.admit.claim(ctx, &claimed{ref, spec.WithDefaults(), runs})
 }
 
+// AdmitCreate is Admit for a sandbox that is made. It gets the image before it waits for its turn, however long that takes, so that Create
+// has only to start it, and says so in req. What is only prepared needs no turn.
+func (s *Server) AdmitCreate(ctx context.Context, req *backend.CreateRequest) (done func(), err error) {
+	spec := req.Spec.WithDefaults()
+	reserved, err := s.Reserve(ctx, req.Ref, spec, !req.Prepare)
+	if err != nil {
+		return nil, err
+	}
+	if err = s.get(ctx, req); err == nil && !req.Prepare {
+		var leave func()
+		if leave, err = s.admit.turn(ctx, req.Ref); err == nil {
+			return sync.OnceFunc(func() { leave(); reserved() }), nil
+		}
+	}
+	if err != nil {
+		reserved()
+		return nil, err
+	}
+	return reserved, nil
+}
+
+// get pulls the image of a request, unless it is there or there is nothing to be pulled.
+func (s *Server) get(ctx context.Context, req *backend.CreateRequest) error {
+	images, ok := s.cfg.Backend.(backend.Images)
+	i := req.Spec.Image
+	if !ok || i.Bind != nil || i.OCI == nil || i.OCI.Reference == "" || i.OCI.Reference == sandbox.HostImage || req.Spec.PullPolicy == sandbox.PullNever {
+		return nil
+	}
+	opt := backend.PullOptions{Refresh: req.Spec.PullPolicy == sandbox.PullAlways, Auth: req.Registry, Proven: req.Proven}
+	if _, err := images.InspectImage(ctx, i.OCI.Reference); err == nil && !opt.Refresh && !opt.Proven {
+		return nil
+	}
+	if progress := req.Progress; progress != nil {
+		opt.Progress = func(e backend.PullEvent) { progress(backend.Event{Step: "image", Pull: &e}) }
+	}
+	done, err := s.PullTurn(ctx, req.Ref.Namespace)
+	if err != nil {
+		return err
+	}
+	defer done()
+	if _, err := images.PullImage(ctx, i.OCI.Reference, opt); err != nil {
+		return err
+	}
+	req.Pulled, req.Proven = true, false // it was just now
+	return nil
+}
+
+// maxPulls is how many images a namespace gets at the same time, and maxQueue how many pulls, and starts where nothing else is said, wait.
+const (
+	maxPulls = 4
+	maxQueue = 256
+)
+
+// PullTurn waits until a namespace may get one image more. The caller calls done when it is there.
+func (s *Server) PullTurn(ctx context.Context, namespace string) (done func(), err error) {
+	if err := s.admit.pulls.take(ctx, namespace); err != nil {
+		if ctx.Err() != nil {
+			err = &sandbox.Error{Op: "pull image", Kind: sandbox.Cancelled, Message: "the pull was cancelled", Err: err}
+		}
+		return nil, err
+	}
+	return func() { s.admit.pulls.leave(namespace) }, nil
+}
+
 // Waiting is how many starts wait for their turn.
 func (s *Server) Waiting() int {
-	s.admit.mu.Lock()
-	defer s.admit.mu.Unlock()
-	return s.admit.waiting
+	if s.admit.starts == nil {
+		return 0
+	}
+	return s.admit.starts.length()
 }
 
 func (a *admission) admit(ctx context.Context, ref sandbox.Ref, spec sandbox.Spec) (func(), error) {
-	if err := a.turn(ctx, ref); err != nil {
-		return nil, err
-	}
-	leave := func() {
-		if a.slots != nil {
-			<-a.slots
-		}
-	}
 	done, err := a.claim(ctx, &claimed{ref, spec, true})
 	if err != nil {
-		leave()
 		return nil, err
 	}
-	return sync.OnceFunc(func() { done(); leave() }), nil
+	leave, err := a.turn(ctx, ref)
+	if err != nil {
+		done()
+		return nil, err
+	}
+	return sync.OnceFunc(func() { leave(); done() }), nil
 }
 
-// turn takes a slot.
-func (a *admission) turn(ctx context.Context, ref sandbox.Ref) error {
-	if a.slots == nil {
-		return nil
+// turn waits for a place among the starts.
+func (a *admission) turn(ctx context.Context, ref sandbox.Ref) (leave func(), err error) {
+	if a.starts == nil {
+		return func() {}, nil
 	}
-	select {
-	case a.slots <- struct{}{}:
-		return nil
-	default:
+	if err := a.starts.take(ctx, ref.Namespace); err != nil {
+		if ctx.Err() != nil {
+			err = &sandbox.Error{Op: "start", Ref: ref, Kind: sandbox.Cancelled, Message: "the start was cancelled", Err: err}
+		}
+		return nil, err
 	}
-	a.mu.Lock()
-	most := cmp.Or(a.limits.Queue, 256)
-	full := most > 0 && a.waiting >= most
-	if !full {
-		a.waiting++
-	}
-	a.mu.Unlock()
-	if full {
-		return busy("too many sandboxes are being started", 2*time.Second)
-	}
-	defer func() { a.mu.Lock(); a.waiting--; a.mu.Unlock() }()
-	select {
-	case a.slots <- struct{}{}:
-		return nil
-	case <-ctx.Done():
-		return &sandbox.Error{Op: "start", Ref: ref, Kind: sandbox.Cancelled, Message: "the start was cancelled", Err: context.Cause(ctx)}
-	}
+	return func() { a.starts.leave(ref.Namespace) }, nil
 }
 
 // claim looks whether the namespace may have what is claimed, and counts it until done is called.

@@ -74,6 +74,9 @@ func (b *Backend) resolve(ctx context.Context, spec *sandbox.Spec, req backend.C
 	case sandbox.PullNever:
 		opt.Policy = image.Never
 	}
+	if req.Pulled {
+		opt.Policy = image.IfMissing
+	}
 	opt.Progress = func(p image.Progress) {
 		e := pullEvent(p)
 		progress(backend.Event{Step: "image", Pull: &e})

@@ -308,31 +308,38 @@ func (v *Service) bring(ctx context.Context, w wanted, info sandbox.Info, there 
 	if w.spec != nil {
 		spec = *w.spec
 	}
+	create := backend.CreateRequest{Ref: w.ref, Spec: spec, Startup: !w.quiet, Resolved: true, Proven: v.server.Confined(ctx), Replace: there, Progress: progress}
+	// One that says something else now keeps its files if its image is the same.
+	changed := there && w.spec != nil && info.Spec.Labels[configLabel] != w.spec.Labels[configLabel]
+	r, ok := v.backend.(backend.Redefiner)
+	if !there || changed && (!ok || info.Spec.Image.String() != w.spec.Image.String()) {
+		return v.create(ctx, create)
+	}
 	done, err := v.server.Admit(ctx, w.ref, spec)
 	if err != nil {
 		return err
 	}
+	if changed {
+		err = r.Redefine(ctx, create)
+	}
+	if changed && sandbox.KindOf(err) == sandbox.Unsupported {
+		done()
+		return v.create(ctx, create)
+	}
 	defer done()
-	create := backend.CreateRequest{Ref: w.ref, Spec: spec, Startup: !w.quiet, Resolved: true, Proven: v.server.Confined(ctx), Progress: progress}
-	if !there {
-		_, err := v.backend.Create(ctx, create)
+	if err != nil {
 		return err
 	}
-	if w.spec != nil && info.Spec.Labels[configLabel] != w.spec.Labels[configLabel] {
-		// It says something else now. With the same image it keeps its files.
-		r, ok := v.backend.(backend.Redefiner)
-		if ok && info.Spec.Image.String() == w.spec.Image.String() {
-			err = r.Redefine(ctx, create)
-		}
-		if !ok || info.Spec.Image.String() != w.spec.Image.String() || sandbox.KindOf(err) == sandbox.Unsupported {
-			create.Replace = true
-			_, err := v.backend.Create(ctx, create)
-			return err
-		}
-		if err != nil {
-			return err
-		}
-	}
 	_, err = v.backend.Start(ctx, w.ref, backend.StartOptions{Progress: progress})
+	return err
+}
+
+func (v *Service) create(ctx context.Context, req backend.CreateRequest) error {
+	done, err := v.server.AdmitCreate(ctx, &req)
+	if err != nil {
+		return err
+	}
+	defer done()
+	_, err = v.backend.Create(ctx, req)
 	return err
 }

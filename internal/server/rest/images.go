@@ -129,6 +129,11 @@ func (h *Handler) pullImage(r *request) (any, error) {
 		}
 		opt.CACerts = append(opt.CACerts, f.Name())
 	}
+	done, err := h.server.PullTurn(r.Context(), r.namespace)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
 	lines := json.NewEncoder(r.w)
 	control := http.NewResponseController(r.w)
 	began := false

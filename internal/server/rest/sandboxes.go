@@ -142,29 +142,18 @@ func (h *Handler) create(r *request) (any, error) {
 
 // make makes a sandbox.
 func (h *Handler) make(ctx context.Context, req backend.CreateRequest, registry *cloudapi.Registry) (sandbox.Info, error) {
-	admit := h.server.Admit
-	if req.Prepare {
-		admit = func(ctx context.Context, ref sandbox.Ref, spec sandbox.Spec) (func(), error) {
-			return h.server.Reserve(ctx, ref, spec, false)
+	if registry != nil && (registry.Mode == "inline" || registry.Mode == "anonymous") {
+		if _, ok := h.backend.(backend.Images); !ok && req.Spec.Image.OCI != nil && req.Spec.PullPolicy != sandbox.PullNever {
+			return sandbox.Info{}, &sandbox.Error{Kind: sandbox.Unsupported, Message: "registry.mode: this server has no images of its own"}
 		}
+		req.Registry = &backend.RegistryAuth{Username: registry.Username, Password: backend.Secret(registry.Password)}
 	}
-	done, err := admit(ctx, req.Ref, req.Spec)
+	req.Progress = h.server.Pulling(nil)
+	done, err := h.server.AdmitCreate(ctx, &req)
 	if err != nil {
 		return sandbox.Info{}, err
 	}
 	defer done()
-	if registry != nil && (registry.Mode == "inline" || registry.Mode == "anonymous") && req.Spec.Image.OCI != nil && req.Spec.PullPolicy != sandbox.PullNever {
-		images, ok := h.backend.(backend.Images)
-		if !ok {
-			return sandbox.Info{}, &sandbox.Error{Kind: sandbox.Unsupported, Message: "registry.mode: this server has no images of its own"}
-		}
-		auth := &backend.RegistryAuth{Username: registry.Username, Password: backend.Secret(registry.Password)}
-		if _, err := images.PullImage(ctx, req.Spec.Image.OCI.Reference, backend.PullOptions{Refresh: req.Spec.PullPolicy == sandbox.PullAlways, Auth: auth, Proven: req.Proven, Progress: h.server.Pulled}); err != nil {
-			return sandbox.Info{}, err
-		}
-		req.Spec.PullPolicy, req.Proven = sandbox.PullIfMissing, false // it was just now
-	}
-	req.Progress = h.server.Pulling(nil)
 	return h.backend.Create(ctx, req)
 }
 
