@@ -9,6 +9,7 @@ package server
 
 import (
 	"cmp"
+	"container/list"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -220,12 +221,14 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	defer s.Close()
 	base, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
+	var watch func(net.Conn, http.ConnState)
 	if most := cmp.Or(s.cfg.Limits.Connections, 4096); most > 0 {
 		l = netutil.LimitListener(l, most)
+		watch = (&idlers{most: most * 3 / 4, at: map[net.Conn]*list.Element{}}).watch
 	}
 	h := &http.Server{Handler: s, ReadHeaderTimeout: s.cfg.Timeouts.Header, IdleTimeout: s.cfg.Timeouts.Idle, MaxHeaderBytes: maxHeader,
-		BaseContext: func(net.Listener) context.Context { return base },
-		ErrorLog:    slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
+		BaseContext: func(net.Listener) context.Context { return base }, ConnState: watch,
+		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
 	if s.cfg.TLS != nil {
 		h.TLSConfig = s.cfg.TLS.Clone()
 		l = tls.NewListener(l, h.TLSConfig)
