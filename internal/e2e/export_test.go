@@ -95,14 +95,14 @@ func export(w *world) {
 	same("copy")
 	w.ok("-N", "copy", "clean", "-q", "-F", "-f", file)
 
-	// Over a server, whose variables are not for a client's secrets.
+	// Over a server, whose variables are not for a client's secrets, and whose addresses but loopback not for its ports.
 	s := w.serve("--volume-root", dir)
 	env := w.env
 	w.t.Cleanup(func() { w.env = env })
 	w.env = append(slices.Clone(env), "MSB_BACKEND=cloud", "MSB_API_URL="+s.url, "MSB_API_KEY="+s.team)
 	confined := string(text)
 	from, to := strings.Index(confined, "    secrets:\n"), strings.Index(confined, "    labels:\n")
-	w.write(file, confined[:from]+confined[to:], 0o600)
+	w.write(file, strings.ReplaceAll(confined[:from]+confined[to:], "0.0.0.0:", ""), 0o600)
 	w.ok("-N", "team-a", "apply", "-q", "-f", file)
 	out := w.run("-N", "team-a", "export").out
 	if a := s.ask("GET", "/v1/sandboxfile", map[string]string{"Authorization": "Bearer " + s.team}, ""); a.status != 200 || !strings.Contains(a.body, "\n  web:\n") || a.header.Get("Content-Type") != "application/yaml" {
