@@ -15,6 +15,7 @@ import (
 	"runtime"
 	"testing"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -27,6 +28,12 @@ func init() { runtime.LockOSThread() }
 func TestMain(m *testing.M) {
 	if os.Getenv(stageVar) != "" {
 		os.Exit(stageMain())
+	}
+	if os.Getenv(privateVar) != "" { // a network of its own has to have its loopback
+		if lo, err := netlink.LinkByName("lo"); err != nil || netlink.LinkSetUp(lo) != nil {
+			fmt.Fprintln(os.Stderr, "loopback:", err)
+			os.Exit(1)
+		}
 	}
 	if signal.Ignored(unix.SIGHUP) { // as nohup has it: what is started here is to get the default action
 		signal.Notify(make(chan os.Signal, 1), unix.SIGHUP)

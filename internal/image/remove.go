@@ -22,6 +22,7 @@ type Removed struct {
 // somebody has a lease on, gives an ImageInUse error unless force is set; what runs from it goes on even then, for an open
 // file outlives its name.
 func (s *Store) Remove(ref string, force bool) (*Removed, error) {
+	s.sweep()
 	path, rec, err := s.find(ref)
 	if err != nil {
 		return nil, err
