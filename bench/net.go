@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -12,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // network compares the network gateway: alone with gvisor-tap-vsock at the same MTU and with the same guest's stack, and as
@@ -107,6 +109,7 @@ func build(dir, to string) error {
 const (
 	netBytes    = 64 << 20
 	netConnects = 100
+	netDeadline = 2 * time.Minute // of one; pasta's uploads collapse
 )
 
 // sandboxes compares whole sandboxes that speak to a server on this machine.
@@ -146,16 +149,19 @@ func sandboxes(o options) error {
 	defer cleanup()
 	bin, root := runsc.args[0], filepath.Join(o.work, "runsc-root")
 	if os.Geteuid() == 0 {
-		bundleFor := func(name string) (string, error) { return netBundle(o, name, client) }
-		dir, err := bundleFor("net-bundle")
+		dir, err := netBundle(o, "net-bundle", client, "")
 		if err != nil {
 			return err
 		}
 		cs = append(cs, contender{"runsc, host's network", "127.0.0.1", []string{bin, "--root", root, "--network=host", "--ignore-cgroups", "run-in", dir}, nil})
-		if pasta, err := exec.LookPath("pasta"); err == nil {
-			cs = append(cs, contender{"runsc behind pasta", "", []string{pasta, "--config-net", "--", bin, "--root", root, "--network=sandbox", "--ignore-cgroups", "run-in", dir}, nil})
+		if namespace, stop, err := servePasta(); err == nil {
+			defer stop()
+			if dir, err = netBundle(o, "pasta-bundle", client, namespace); err != nil {
+				return err
+			}
+			cs = append(cs, contender{"runsc behind pasta", "", []string{bin, "--root", root, "--network=sandbox", "--ignore-cgroups", "run-in", dir}, nil})
 		} else {
-			fmt.Println("left out:", err)
+			fmt.Println("left out: pasta:", err)
 		}
 	} else {
 		fmt.Println("left out: runsc on the host's network: run as root to compare with it")
@@ -222,8 +228,8 @@ func sandboxes(o options) error {
 	return nil
 }
 
-// netBundle is a bundle on the network that its starter has.
-func netBundle(o options, name, client string) (string, error) {
+// netBundle is a bundle on the network of a namespace, or on that which its starter has.
+func netBundle(o options, name, client, namespace string) (string, error) {
 	dir, err := bundle(o, name, nil)
 	if err != nil {
 		return "", err
@@ -238,7 +244,11 @@ func netBundle(o options, name, client string) (string, error) {
 		return "", err
 	}
 	linux := spec["linux"].(map[string]any)
-	linux["namespaces"] = slices.DeleteFunc(linux["namespaces"].([]any), func(n any) bool { return n.(map[string]any)["type"] == "network" })
+	namespaces := slices.DeleteFunc(linux["namespaces"].([]any), func(n any) bool { return n.(map[string]any)["type"] == "network" })
+	if namespace != "" {
+		namespaces = append(namespaces, map[string]any{"type": "network", "path": namespace})
+	}
+	linux["namespaces"] = namespaces
 	spec["mounts"] = append(spec["mounts"].([]any), map[string]any{"destination": "/bench", "type": "bind", "source": client, "options": []string{"rbind", "ro"}})
 	if err := os.Mkdir(filepath.Join(dir, "rootfs", "bench"), 0o755); err != nil {
 		return "", err
@@ -274,7 +284,9 @@ func runNet(args, env, command []string, id string) (float64, error) {
 	} else {
 		args = append(args, command...)
 	}
-	cmd := exec.Command(args[0], args[1:]...)
+	ctx, cancel := context.WithTimeout(context.Background(), netDeadline)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	cmd.Env = append(os.Environ(), env...)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
@@ -283,6 +295,44 @@ func runNet(args, env, command []string, id string) (float64, error) {
 		return 0, fmt.Errorf("%w\n%s", err, stderr.String())
 	}
 	return strconv.ParseFloat(strings.TrimSpace(string(out)), 64)
+}
+
+// servePasta starts pasta in a network namespace of its own, and returns that.
+func servePasta() (namespace string, stop func(), err error) {
+	pasta, err := exec.LookPath("pasta")
+	if err != nil {
+		return "", nil, err
+	}
+	name := fmt.Sprintf("msb-bench-%d", os.Getpid())
+	ip := func(args ...string) error {
+		if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
+			return fmt.Errorf("ip %s: %w: %s", strings.Join(args, " "), err, out)
+		}
+		return nil
+	}
+	if err := ip("netns", "add", name); err != nil {
+		return "", nil, err
+	}
+	remove := func() { _ = ip("netns", "del", name) }
+	namespace = "/run/netns/" + name
+	cmd := exec.Command(pasta, "--runas", "0", "--netns-only", "--config-net", "--foreground", "--quiet", "--netns", namespace)
+	if err := cmd.Start(); err != nil {
+		remove()
+		return "", nil, err
+	}
+	stop = func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		remove()
+	}
+	for range 100 { // until its device has a route
+		if out, _ := exec.Command("ip", "-netns", name, "route", "show", "default").Output(); len(out) > 0 {
+			return namespace, stop, nil
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	stop()
+	return "", nil, fmt.Errorf("it gives its namespace no route")
 }
 
 // gatewayAddress is this machine's default gateway, by which pasta's guests reach this machine.

@@ -7,6 +7,7 @@ import (
 	"unsafe"
 
 	"github.com/microsandbox-go/microsandbox/internal/agentproto"
+	"github.com/microsandbox-go/microsandbox/internal/vfork"
 )
 
 // rlimit is a limit by its number.
@@ -52,16 +53,15 @@ next:
 	return all, nil
 }
 
-// forkLimited is syscall.ForkExec for a process that is to have limits from its first instruction: the new process
+// forkLimited is vfork.ForkExec for a process that is to have limits from its first instruction: the new process
 // asks to be traced, so that it stops when its exec has succeeded; it gets its limits there and is let go. Nothing else
 // is fork, exec and one stop, and no helper has to run under limits that it may not survive.
-func forkLimited(path string, argv []string, attr *syscall.ProcAttr, limits []rlimit) (int, error) {
+func forkLimited(path string, argv []string, attr *vfork.Attr, limits []rlimit) (int, error) {
 	runtime.LockOSThread() // only the thread that forked may let go
 	defer runtime.UnlockOSThread()
-	sys := *attr.Sys
-	sys.Ptrace = true
-	attr.Sys = &sys
-	pid, err := syscall.ForkExec(path, argv, attr)
+	traced := *attr
+	traced.Ptrace = true
+	pid, err := vfork.ForkExec(path, argv, &traced)
 	if err != nil {
 		return 0, err
 	}

@@ -8,6 +8,7 @@ import (
 	"syscall"
 
 	"github.com/microsandbox-go/microsandbox/internal/agentproto"
+	"github.com/microsandbox-go/microsandbox/internal/vfork"
 )
 
 // The stages of a start, as core.exec.failed names them.
@@ -153,16 +154,9 @@ func (c *command) candidates(try func(path string) (done bool)) {
 
 // spawn starts the command with the given files as its 0, 1, 2 and so on.
 func (c *command) spawn(r *reaper, files []int) (*child, *agentproto.ExecFailed) {
-	attr := &syscall.ProcAttr{
-		Dir: c.cwd,
-		Env: c.env,
-		Sys: &syscall.SysProcAttr{Setsid: true, Setctty: c.tty},
-	}
-	for _, fd := range files {
-		attr.Files = append(attr.Files, uintptr(fd))
-	}
+	attr := &vfork.Attr{Dir: c.cwd, Env: c.env, Files: files, Setsid: true, Setctty: c.tty}
 	if self := ownIdentity(); c.id.uid != self.uid || c.id.gid != self.gid || len(c.id.groups) > 0 {
-		attr.Sys.Credential = &syscall.Credential{Uid: c.id.uid, Gid: c.id.gid, Groups: c.id.groups}
+		attr.Credential = &syscall.Credential{Uid: c.id.uid, Gid: c.id.gid, Groups: c.id.groups}
 	}
 	var started *child
 	last := error(syscall.ENOENT)
@@ -171,7 +165,7 @@ func (c *command) spawn(r *reaper, files []int) (*child, *agentproto.ExecFailed)
 			if len(c.limits) > 0 {
 				return forkLimited(path, c.argv, attr, c.limits)
 			}
-			return syscall.ForkExec(path, c.argv, attr)
+			return vfork.ForkExec(path, c.argv, attr)
 		})
 		// As execvp does: what is not there, or may not be run, may be elsewhere on PATH.
 		return last == nil || last != syscall.ENOENT && last != syscall.EACCES && last != syscall.ENOTDIR
