@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -81,6 +82,9 @@ func (a *Agent) Run() error {
 	if a.Grace == 0 {
 		a.Grace = 2 * time.Second
 	}
+	if f, ok := a.Conn.(*os.File); ok {
+		a.Conn = quickFile(f)
+	}
 	a.frames = agentproto.NewReader(a.Conn)
 	a.out = newWire(a.Conn, &a.activity)
 	a.reaper = newReaper(a.Init)
@@ -102,6 +106,7 @@ func (a *Agent) Run() error {
 		return fmt.Errorf("bring up the guest: %w", err)
 	}
 	if a.Init {
+		ignoreChildren()
 		go a.watchSignals()
 	}
 	return a.serve()

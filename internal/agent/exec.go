@@ -61,13 +61,20 @@ func (s *execSession) run() {
 		return
 	}
 	s.say(agentproto.TypeExecStarted, &agentproto.ExecStarted{PID: uint32(c.pid)})
+	std.closeChild()
 
 	var status syscall.WaitStatus
 	if s.req.Linger == 0 {
 		s.output(std)
+		s.a.reaper.look(c)
 		status = <-c.exit
-		s.endInput(std)
+		if s.endFeeding() {
+			s.endInput(std)
+		} else { // nobody has anything to say of it: first the news
+			defer std.close()
+		}
 	} else {
+		s.a.reaper.hurry()
 		status = s.linger(std, c)
 	}
 	exited := &agentproto.ExecExited{Code: int32(status.ExitStatus())}
@@ -138,8 +145,8 @@ func (s *execSession) start() (*stdio, *child, *agentproto.ExecFailed) {
 	s.mu.Unlock()
 
 	c, failed := cmd.spawn(s.a.reaper, std.child[:])
-	std.closeChild()
 	if failed != nil {
+		std.closeChild()
 		std.close()
 		return nil, nil, failed
 	}
@@ -159,11 +166,17 @@ func (s *execSession) start() (*stdio, *child, *agentproto.ExecFailed) {
 	return std, c, nil
 }
 
+// endFeeding lets nobody begin to write to the command, and reports whether somebody has.
+func (s *execSession) endFeeding() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ended = true
+	return s.fed
+}
+
 // endInput closes the agent's side of the command's files and waits for who writes them.
 func (s *execSession) endInput(std *stdio) {
-	s.mu.Lock()
-	s.ended = true
-	s.mu.Unlock()
+	s.endFeeding()
 	s.input.close()
 	std.close()
 	s.feeder.Wait()
@@ -257,9 +270,8 @@ func readAvailable(from *os.File, p []byte) (n int, err error) {
 	var failed error
 	err = conn.Read(func(fd uintptr) bool {
 		for n < len(p) {
-			got, err := syscall.Read(int(fd), p[n:])
+			got, err := readNow(fd, p[n:])
 			switch {
-			case err == syscall.EINTR:
 			case err == syscall.EAGAIN:
 				return n > 0
 			case err != nil:

@@ -3,6 +3,7 @@ package agent
 import (
 	"sync"
 	"syscall"
+	"time"
 	"unsafe"
 )
 
@@ -11,9 +12,13 @@ import (
 //
 // A process is first seen (waitid with WNOWAIT) and then, under mu, reaped and marked so. Until then its number cannot
 // be given to another process, so a signal sent under mu to a process that is not marked hits the right one.
+//
+// To wait is a system call that lasts, and the Go runtime looks at such a one every 20 µs for a while (see quick), so PID 1 waits patience
+// long before it waits: who sees its command's output end looks whether the command has, and most have.
 type reaper struct {
-	init bool
-	once sync.Once
+	init   bool
+	once   sync.Once
+	hasten chan struct{} // has room for one
 
 	fork sync.Mutex // one fork at a time, as in package syscall
 
@@ -33,7 +38,7 @@ type child struct {
 }
 
 func newReaper(init bool) *reaper {
-	r := &reaper{init: init, empty: true, alive: make(map[int]*child)}
+	r := &reaper{init: init, empty: true, alive: make(map[int]*child), hasten: make(chan struct{}, 1)}
 	r.changed.L = &r.mu
 	return r
 }
@@ -74,8 +79,44 @@ func (r *reaper) settle() {
 	defer r.fork.Unlock()
 }
 
+// patience is how long PID 1 leaves a new process to those who look.
+const patience = 20 * time.Millisecond
+
+// look reaps the child if it has ended. If not, PID 1 begins to wait.
+func (r *reaper) look(c *child) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !c.reaped {
+		r.reapLocked(c.pid)
+	}
+	if !c.reaped {
+		r.hurry()
+	}
+}
+
+// hurry makes PID 1 wait from now on.
+func (r *reaper) hurry() {
+	select {
+	case r.hasten <- struct{}{}:
+	default:
+	}
+}
+
 // waitAll is the only place where PID 1 waits.
 func (r *reaper) waitAll() {
+	timer := time.NewTimer(patience)
+	for {
+		select {
+		case <-timer.C:
+		case <-r.hasten:
+		}
+		r.waitWhileAny()
+		timer.Reset(patience)
+	}
+}
+
+// waitWhileAny waits until PID 1 has no child, and then until it has one.
+func (r *reaper) waitWhileAny() {
 	for {
 		r.mu.Lock()
 		seen := r.forks
@@ -90,7 +131,10 @@ func (r *reaper) waitAll() {
 			for r.forks == seen {
 				r.changed.Wait()
 			}
-		} else if err == nil {
+			r.mu.Unlock()
+			return
+		}
+		if err == nil {
 			// Who is not known is the fork that is under way, or an orphan.
 			for now := r.forks; r.alive[pid] == nil && r.forking && r.forks == now; {
 				r.changed.Wait()
@@ -113,8 +157,7 @@ func (r *reaper) waitFor(c *child) {
 }
 
 func (r *reaper) reapLocked(pid int) {
-	var status syscall.WaitStatus
-	got, err := syscall.Wait4(pid, &status, syscall.WNOHANG, nil)
+	status, got, err := waitNow(pid)
 	c := r.alive[pid]
 	if c == nil || err == nil && got != pid {
 		return

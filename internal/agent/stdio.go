@@ -74,14 +74,14 @@ func openPTY(uid uint32, rows, cols uint16) (*stdio, error) {
 
 // pollable makes a file that waits in the poller and not in a thread.
 func pollable(fd int, name string) *os.File {
-	_, _, _ = syscall.Syscall(syscall.SYS_FCNTL, uintptr(fd), syscall.F_SETFL, syscall.O_NONBLOCK)
+	_, _, _ = syscall.RawSyscall(syscall.SYS_FCNTL, uintptr(fd), syscall.F_SETFL, syscall.O_NONBLOCK)
 	return os.NewFile(uintptr(fd), name)
 }
 
 // closeChild closes the command's side, which it has inherited by now, or never will.
 func (s *stdio) closeChild() {
 	if s.isTTY {
-		_ = syscall.Close(s.child[0])
+		closeNow(s.child[0])
 		return
 	}
 	closeFDs(s.child[:])
@@ -109,7 +109,7 @@ func (s *stdio) closeStdin() {
 		s.in = nil
 	}
 	if s.inFD >= 0 {
-		_ = syscall.Close(s.inFD)
+		closeNow(s.inFD)
 		s.inFD = -1
 	}
 }
@@ -147,6 +147,6 @@ func ioctl(fd int, request uint, arg unsafe.Pointer) error {
 
 func closeFDs(fds []int) {
 	for _, fd := range fds {
-		_ = syscall.Close(fd)
+		closeNow(fd)
 	}
 }

@@ -36,7 +36,7 @@ func (e *etcFile) read(path string) string {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	var now syscall.Stat_t
-	if err := syscall.Stat(path, &now); err != nil || now.Mode&syscall.S_IFMT != syscall.S_IFREG {
+	if err := statNow(path, &now); err != nil || now.Mode&syscall.S_IFMT != syscall.S_IFREG {
 		e.seen, e.text = syscall.Stat_t{}, ""
 		return ""
 	}
