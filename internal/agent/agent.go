@@ -40,6 +40,7 @@ type Agent struct {
 	out    *wire
 	reaper *reaper
 	users  userDB
+	pipes  spare
 	guest  atomic.Pointer[guest] // what core.bootstrap asked for
 
 	activity atomic.Uint64
@@ -109,6 +110,7 @@ func (a *Agent) Run() error {
 		ignoreChildren()
 		go a.watchSignals()
 	}
+	a.pipes.fill()
 	return a.serve()
 }
 

@@ -71,6 +71,7 @@ func (s *execSession) run() {
 		if s.endFeeding() {
 			s.endInput(std)
 		} else { // nobody has anything to say of it: first the news
+			defer s.a.pipes.fill()
 			defer std.close()
 		}
 	} else {
@@ -136,7 +137,7 @@ func (s *execSession) start() (*stdio, *child, *agentproto.ExecFailed) {
 	if failed != nil {
 		return nil, nil, failed
 	}
-	std, failed := cmd.openFiles(s.req.Rows, s.req.Cols)
+	std, failed := cmd.openFiles(&s.a.pipes, s.req.Rows, s.req.Cols)
 	if failed != nil {
 		return nil, nil, failed
 	}
@@ -182,7 +183,7 @@ func (s *execSession) endInput(std *stdio) {
 	s.feeder.Wait()
 }
 
-func (c *command) openFiles(rows, cols uint16) (*stdio, *agentproto.ExecFailed) {
+func (c *command) openFiles(pipes *spare, rows, cols uint16) (*stdio, *agentproto.ExecFailed) {
 	if c.tty {
 		std, err := openPTY(c.id.uid, rows, cols)
 		if err != nil {
@@ -190,7 +191,7 @@ func (c *command) openFiles(rows, cols uint16) (*stdio, *agentproto.ExecFailed) 
 		}
 		return std, nil
 	}
-	std, err := openPipes(c.id.uid)
+	std, err := pipes.take(c.id.uid)
 	if err != nil {
 		var e syscall.Errno
 		errors.As(err, &e)

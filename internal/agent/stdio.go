@@ -20,8 +20,44 @@ type stdio struct {
 	isTTY bool
 }
 
-// openPipes makes three pipes. They belong to the user who runs, so that /dev/stdout can be opened.
-func openPipes(uid uint32) (*stdio, error) {
+// spare keeps the pipes of the command after this one: to make them is a fifth of what a small command takes, and nobody waits for it
+// when one has ended.
+type spare struct {
+	mu    sync.Mutex
+	pipes *stdio
+}
+
+// take returns pipes that belong to the user who runs, so that /dev/stdout can be opened.
+func (s *spare) take(uid uint32) (*stdio, error) {
+	s.mu.Lock()
+	std := s.pipes
+	s.pipes = nil
+	s.mu.Unlock()
+	if std == nil {
+		var err error
+		if std, err = openPipes(); err != nil {
+			return nil, err
+		}
+	}
+	if uid != ownIdentity().uid {
+		for _, fd := range std.child {
+			_ = syscall.Fchown(fd, int(uid), -1)
+		}
+	}
+	return std, nil
+}
+
+// fill makes the pipes for the next. Without them it makes its own, and says why it cannot.
+func (s *spare) fill() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.pipes == nil {
+		s.pipes, _ = openPipes()
+	}
+}
+
+// openPipes makes three pipes.
+func openPipes() (*stdio, error) {
 	var p [3][2]int
 	for i := range p {
 		if err := syscall.Pipe2(p[i][:], syscall.O_CLOEXEC); err != nil {
@@ -32,11 +68,6 @@ func openPipes(uid uint32) (*stdio, error) {
 		}
 	}
 	s := &stdio{child: [3]int{p[0][0], p[1][1], p[2][1]}, inFD: p[0][1]}
-	if uid != ownIdentity().uid {
-		for _, fd := range s.child {
-			_ = syscall.Fchown(fd, int(uid), -1)
-		}
-	}
 	s.out, s.err = pollable(p[1][0], "stdout"), pollable(p[2][0], "stderr")
 	return s, nil
 }
