@@ -174,7 +174,7 @@ func (s *Sandbox) DialContext(ctx context.Context, network, address string) (net
 	if err != nil || port == 0 {
 		return nil, wrap(&sandbox.Error{Op: "dial", Kind: sandbox.InvalidArgument, Message: "port " + text + " is not from 1 to 65535"})
 	}
-	client, _, err := s.agent(ctx)
+	client, err := s.client(ctx)
 	if err != nil {
 		return nil, wrap(err)
 	}

@@ -39,14 +39,9 @@ type SandboxFSOps struct{ s *Sandbox }
 // FS is the sandbox's file system.
 func (s *Sandbox) FS() *SandboxFSOps { return &SandboxFSOps{s} }
 
-func (f *SandboxFSOps) client(ctx context.Context) (*agentclient.Client, error) {
-	client, _, err := f.s.agent(ctx)
-	return client, err
-}
-
 // with calls do with the connection, and wraps errors.
 func (f *SandboxFSOps) with(ctx context.Context, do func(*agentclient.Client) error) error {
-	client, err := f.client(ctx)
+	client, err := f.s.client(ctx)
 	if err == nil {
 		err = do(client)
 	}
@@ -190,7 +185,7 @@ func (f *SandboxFSOps) CopyToHost(ctx context.Context, guestPath, hostPath strin
 
 // ReadStream reads a file piece by piece; at most 1 MiB of it is under way. ctx bounds only the call.
 func (f *SandboxFSOps) ReadStream(ctx context.Context, path string) (*FsReadStream, error) {
-	client, err := f.client(ctx)
+	client, err := f.s.client(ctx)
 	if err != nil {
 		return nil, wrap(err)
 	}
@@ -281,7 +276,7 @@ func (s *FsReadStream) Close() (err error) {
 
 // WriteStream makes a file hold what is written to the stream; at most 1 MiB of it is under way. ctx bounds only the call.
 func (f *SandboxFSOps) WriteStream(ctx context.Context, path string) (*FsWriteStream, error) {
-	client, err := f.client(ctx)
+	client, err := f.s.client(ctx)
 	if err != nil {
 		return nil, wrap(err)
 	}

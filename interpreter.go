@@ -192,7 +192,7 @@ func (i *Interpreter) Close(ctx context.Context) error {
 
 // request does something to the session. One that has not begun has nothing to be done to.
 func (i *Interpreter) request(ctx context.Context, do func(*agentclient.Interpreter, context.Context) error) error {
-	client, _, err := i.s.agent(ctx)
+	client, err := i.s.client(ctx)
 	if err != nil {
 		return wrap(err)
 	}
@@ -215,7 +215,7 @@ type InterpreterInfo struct {
 
 // Interpreters returns the sessions that there are, by language and name.
 func (s *Sandbox) Interpreters(ctx context.Context) ([]InterpreterInfo, error) {
-	client, _, err := s.agent(ctx)
+	client, err := s.client(ctx)
 	if err != nil {
 		return nil, wrap(err)
 	}

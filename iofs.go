@@ -73,7 +73,7 @@ func (s ioFS) stat(op, name string) (fs.FileInfo, error) {
 	if err != nil {
 		return nil, err
 	}
-	client, err := s.f.client(s.ctx)
+	client, err := s.f.s.client(s.ctx)
 	if err != nil {
 		return nil, pathError(op, name, err)
 	}
@@ -103,7 +103,7 @@ func (s ioFS) ReadDir(name string) ([]fs.DirEntry, error) {
 	if err != nil {
 		return nil, err
 	}
-	client, err := s.f.client(s.ctx)
+	client, err := s.f.s.client(s.ctx)
 	if err != nil {
 		return nil, pathError("readdir", name, err)
 	}

@@ -223,6 +223,15 @@ func (s *Sandbox) agent(ctx context.Context) (*agentclient.Client, sandbox.Spec,
 	return client, spec, err
 }
 
+// client returns the connection alone, which is less work. Kinds: those of agent.
+func (s *Sandbox) client(ctx context.Context) (*agentclient.Client, error) {
+	client, err := s.link.Client(ctx)
+	if err == guest.ErrClosed {
+		err = closed()
+	}
+	return client, err
+}
+
 // dial connects to the agent of a sandbox that runs.
 func (h *SandboxHandle) dial(ctx context.Context) (*agentclient.Client, error) {
 	return guest.Connect(ctx, h.e.manage(), h.ref)
@@ -279,7 +288,7 @@ func (s *Sandbox) Destroy(ctx context.Context, opts ...DestroyOption) error {
 
 // Ping asks the sandbox for a sign of life. It does not count as activity.
 func (s *Sandbox) Ping(ctx context.Context) (*SandboxPingResult, error) {
-	client, _, err := s.agent(ctx)
+	client, err := s.client(ctx)
 	if err != nil {
 		return nil, wrap(err)
 	}
@@ -288,7 +297,7 @@ func (s *Sandbox) Ping(ctx context.Context) (*SandboxPingResult, error) {
 
 // Touch begins the sandbox's idle timeout anew.
 func (s *Sandbox) Touch(ctx context.Context) (*SandboxTouchResult, error) {
-	client, _, err := s.agent(ctx)
+	client, err := s.client(ctx)
 	if err != nil {
 		return nil, wrap(err)
 	}

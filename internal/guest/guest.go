@@ -86,6 +86,22 @@ func (l *Link) Agent(ctx context.Context) (*agentclient.Client, sandbox.Spec, er
 	return l.client, info.Effective(), nil
 }
 
+// Client returns the connection alone. One that lives is not asked about: it ends with the sandbox's run. Kinds: those of Agent.
+func (l *Link) Client(ctx context.Context) (*agentclient.Client, error) {
+	l.mu.Lock()
+	client := l.client
+	l.mu.Unlock()
+	if client != nil && ctx.Err() == nil {
+		select {
+		case <-client.Done():
+		default:
+			return client, nil
+		}
+	}
+	client, _, err := l.Agent(ctx)
+	return client, err
+}
+
 // Close ends the connection, and with it all that goes on over it. It may be called twice.
 func (l *Link) Close() error {
 	l.mu.Lock()
