@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -135,8 +136,9 @@ func sandboxes(o options) error {
 	type contender struct {
 		name, host string
 		args, env  []string
+		prepare    func() (stop func(), err error) // before each run; may be nil
 	}
-	cs := []contender{{"msb", "host.microsandbox.internal", []string{msb, "run", "--net", "host", "-v", client + ":/bench", "host", "--"}, []string{"MSB_HOME=" + home}}}
+	cs := []contender{{"msb", "host.microsandbox.internal", []string{msb, "run", "--net", "host", "-v", client + ":/bench", "host", "--"}, []string{"MSB_HOME=" + home}, nil}}
 	for _, c := range cs { // it makes the root that runsc uses
 		if out, err := exec.Command("env", append(append([]string{c.env[0]}, c.args...), "true")...).CombinedOutput(); err != nil {
 			return fmt.Errorf("%s: %w\n%s", c.name, err, out)
@@ -153,15 +155,16 @@ func sandboxes(o options) error {
 		if err != nil {
 			return err
 		}
-		cs = append(cs, contender{"runsc, host's network", "127.0.0.1", []string{bin, "--root", root, "--network=host", "--ignore-cgroups", "run-in", dir}, nil})
-		if namespace, stop, err := servePasta(); err == nil {
-			defer stop()
-			if dir, err = netBundle(o, "pasta-bundle", client, namespace); err != nil {
+		cs = append(cs, contender{"runsc, host's network", "127.0.0.1", []string{bin, "--root", root, "--network=host", "--ignore-cgroups", "run-in", dir}, nil, nil})
+		if pasta, err := exec.LookPath("pasta"); err == nil {
+			name := fmt.Sprintf("msb-bench-%d", os.Getpid())
+			if dir, err = netBundle(o, "pasta-bundle", client, "/run/netns/"+name); err != nil {
 				return err
 			}
-			cs = append(cs, contender{"runsc behind pasta", "", []string{bin, "--root", root, "--network=sandbox", "--ignore-cgroups", "run-in", dir}, nil})
+			cs = append(cs, contender{"runsc behind pasta", "", []string{bin, "--root", root, "--network=sandbox", "--ignore-cgroups", "run-in", dir}, nil,
+				func() (func(), error) { return servePasta(pasta, name) }})
 		} else {
-			fmt.Println("left out: pasta:", err)
+			fmt.Println("left out:", err)
 		}
 	} else {
 		fmt.Println("left out: runsc on the host's network: run as root to compare with it")
@@ -186,7 +189,15 @@ func sandboxes(o options) error {
 					host = gatewayAddress()
 				}
 				command := []string{"/bench/netclient", k.how, net.JoinHostPort(host, port), strconv.Itoa(k.amount), strconv.Itoa(k.flows)}
-				ns, err := runNet(c.args, c.env, command, fmt.Sprintf("net%d", i))
+				stop, err := func() {}, error(nil)
+				if c.prepare != nil {
+					stop, err = c.prepare()
+				}
+				var ns float64
+				if err == nil {
+					ns, err = runNet(c.args, c.env, command, fmt.Sprintf("net%d", i))
+					stop()
+				}
 				switch {
 				case err != nil && round < 0 && i > 0: // it does not work here
 					fmt.Printf("left out: %s: %v\n", c.name, err)
@@ -297,13 +308,8 @@ func runNet(args, env, command []string, id string) (float64, error) {
 	return strconv.ParseFloat(strings.TrimSpace(string(out)), 64)
 }
 
-// servePasta starts pasta in a network namespace of its own, and returns that.
-func servePasta() (namespace string, stop func(), err error) {
-	pasta, err := exec.LookPath("pasta")
-	if err != nil {
-		return "", nil, err
-	}
-	name := fmt.Sprintf("msb-bench-%d", os.Getpid())
+// servePasta starts pasta in a network namespace of its own. One is good for one run: runsc takes the addresses away.
+func servePasta(pasta, name string) (stop func(), err error) {
 	ip := func(args ...string) error {
 		if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
 			return fmt.Errorf("ip %s: %w: %s", strings.Join(args, " "), err, out)
@@ -311,14 +317,13 @@ func servePasta() (namespace string, stop func(), err error) {
 		return nil
 	}
 	if err := ip("netns", "add", name); err != nil {
-		return "", nil, err
+		return nil, err
 	}
 	remove := func() { _ = ip("netns", "del", name) }
-	namespace = "/run/netns/" + name
-	cmd := exec.Command(pasta, "--runas", "0", "--netns-only", "--config-net", "--foreground", "--quiet", "--netns", namespace)
+	cmd := exec.Command(pasta, "--runas", "0", "--netns-only", "--config-net", "--foreground", "--quiet", "--netns", "/run/netns/"+name)
 	if err := cmd.Start(); err != nil {
 		remove()
-		return "", nil, err
+		return nil, err
 	}
 	stop = func() {
 		_ = cmd.Process.Kill()
@@ -327,12 +332,12 @@ func servePasta() (namespace string, stop func(), err error) {
 	}
 	for range 100 { // until its device has a route
 		if out, _ := exec.Command("ip", "-netns", name, "route", "show", "default").Output(); len(out) > 0 {
-			return namespace, stop, nil
+			return stop, nil
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
 	stop()
-	return "", nil, fmt.Errorf("it gives its namespace no route")
+	return nil, errors.New("pasta gives its namespace no route")
 }
 
 // gatewayAddress is this machine's default gateway, by which pasta's guests reach this machine.

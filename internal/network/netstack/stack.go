@@ -24,14 +24,15 @@ const nicID tcpip.NICID = 1
 const (
 	startBuffer = 256 << 10
 	maxBuffer   = 1 << 20
-	maxInFlight = 1024 // connections being opened
+	grownBuffer = 2 << 20 // of what the guest sends; half of it is the window
+	maxInFlight = 1024    // connections being opened
 )
 
 // The sentry drops the frames that the link has no room for, and a connection that loses its retransmissions, too, stands
 // still for seconds. So the windows that are open at a time should fit in the link's buffer: they begin small, smaller
 // the more connections there are, and only maxGrown connections at a time may have the large one.
 const (
-	maxGrown  = 4
+	maxGrown  = 2
 	growAfter = 128 << 10 // bytes from the guest after which a connection asks for a large window
 )
 
@@ -96,7 +97,7 @@ func (g *Gateway) startStack() error {
 }
 
 func (g *Gateway) setUpTCP() error {
-	window := maxBuffer
+	window := grownBuffer
 	var sndbuf int
 	var serr error
 	if err := g.link.raw.Control(func(fd uintptr) { sndbuf, serr = buffers(int(fd), unix.SO_SNDBUF) }); err != nil || serr != nil {
