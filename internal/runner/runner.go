@@ -10,6 +10,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"runtime"
 	"syscall"
 	"time"
 
@@ -80,9 +81,15 @@ func settle() error {
 		lim.Cur = lim.Max
 		_ = unix.Setrlimit(unix.RLIMIT_NOFILE, &lim) // fewer is a smaller sandbox, not a broken one
 	}
+	runtime.GOMAXPROCS(processors())
 	quietgc.Policy{Boot: startTime, BootBytes: startMemory, Percent: gcPercent}.Start()
 	return nil
 }
+
+// processors is how many threads work here at a time: half as many as there are CPUs, since the guest, its kernel and this process work at
+// the same things. More than that makes each goroutine that wakes another wake a thread as well, which takes longer than what is to be
+// done: on two CPUs, one thread moves a quarter more bytes through the gateway than two, in either direction.
+func processors() int { return min(max(runtime.NumCPU()/2, 1), 8) }
 
 func logger(cfg launch.Config) *slog.Logger {
 	levels := map[string]slog.Level{"error": slog.LevelError, "warn": slog.LevelWarn, "info": slog.LevelInfo, "debug": slog.LevelDebug, "trace": slog.LevelDebug - 4}
