@@ -6,8 +6,10 @@ import (
 	"context"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -119,6 +121,20 @@ func TestModify(t *testing.T) {
 	}
 	if got := shell(t, sb, "echo $A $PWD"); got != "2 /usr" {
 		t.Errorf("after a live change: %q", got)
+	}
+	// What another process changes holds for the next command, whenever this one has looked last.
+	for i, pause := range []time.Duration{0, 5 * time.Millisecond, 150 * time.Millisecond, 0, 150 * time.Millisecond} {
+		time.Sleep(pause)
+		if got := shell(t, sb, "echo $PWD"); got != "/usr" {
+			t.Errorf("round %d: %q", i, got)
+		}
+		want := strconv.Itoa(10 + i)
+		if out, err := exec.Command(filepath.Join(bin, "msb"), "modify", "mod", "--env", "A="+want).CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		if got := shell(t, sb, "echo $A"); got != want {
+			t.Errorf("after another's change: %q, want %q", got, want)
+		}
 	}
 	_, err := sb.Modify(ctx, microsandbox.ModifyOptions{Policy: microsandbox.ModificationPolicyNextStart, Secrets: map[string]microsandbox.SecretModifySpec{"X": {Value: "hunter2", AllowedHosts: []string{"a.example"}}}})
 	wantKind(t, err, microsandbox.ErrUnsupportedOperation)

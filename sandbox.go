@@ -32,7 +32,11 @@ type Sandbox struct {
 }
 
 func newSandbox(h *SandboxHandle, owns bool) *Sandbox {
-	return &Sandbox{handle: h, owns: owns, closing: make(chan struct{}), link: guest.Link{Get: h.refresh, Dial: h.dial}}
+	s := &Sandbox{handle: h, owns: owns, closing: make(chan struct{}), link: guest.Link{Get: h.refresh, Dial: h.dial}}
+	if b, ok := h.e.manage().(backend.Stamper); ok {
+		s.link.Stamp = func() any { return b.Stamp(h.ref) }
+	}
+	return s
 }
 
 // CreateSandbox makes a sandbox and starts it. It returns when commands can be run in it. The sandbox ends with this process,

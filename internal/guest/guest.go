@@ -53,13 +53,28 @@ type Link struct {
 	Get  Get
 	Dial func(context.Context) (*agentclient.Client, error)
 
+	Stamp func() any
+
 	mu     sync.Mutex
 	closed bool
 	client *agentclient.Client
+	spec   sandbox.Spec // what Get said when Stamp returned seen
+	seen   any
 }
 
 // Agent returns the connection, and the configuration of the sandbox's present run. Kinds: NotRunning, those of Get and Dial; ErrClosed.
 func (l *Link) Agent(ctx context.Context) (*agentclient.Client, sandbox.Spec, error) {
+	var stamp any
+	if l.Stamp != nil && ctx.Err() == nil {
+		if stamp = l.Stamp(); stamp != nil {
+			l.mu.Lock()
+			client, spec, same := l.living(), l.spec, l.seen == stamp
+			l.mu.Unlock()
+			if client != nil && same {
+				return client, spec, nil
+			}
+		}
+	}
 	info, err := l.Get(ctx)
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -71,32 +86,37 @@ func (l *Link) Agent(ctx context.Context) (*agentclient.Client, sandbox.Spec, er
 	case !info.Status.Reachable():
 		return nil, sandbox.Spec{}, info.NotRunning("")
 	}
-	if l.client != nil {
-		select {
-		case <-l.client.Done(): // the sandbox was started again since
+	if l.living() == nil {
+		if l.client != nil { // the sandbox was started again since
 			_ = l.client.Close()
-			l.client = nil
-		default:
-			return l.client, info.Effective(), nil
+		}
+		if l.client, err = l.Dial(ctx); err != nil {
+			return nil, sandbox.Spec{}, err
 		}
 	}
-	if l.client, err = l.Dial(ctx); err != nil {
-		return nil, sandbox.Spec{}, err
+	l.seen, l.spec = stamp, info.Effective()
+	return l.client, l.spec, nil
+}
+
+// living returns the connection if it has not ended. It is called with mu held.
+func (l *Link) living() *agentclient.Client {
+	if l.client != nil {
+		select {
+		case <-l.client.Done():
+		default:
+			return l.client
+		}
 	}
-	return l.client, info.Effective(), nil
+	return nil
 }
 
 // Client returns the connection alone. One that lives is not asked about: it ends with the sandbox's run. Kinds: those of Agent.
 func (l *Link) Client(ctx context.Context) (*agentclient.Client, error) {
 	l.mu.Lock()
-	client := l.client
+	client := l.living()
 	l.mu.Unlock()
 	if client != nil && ctx.Err() == nil {
-		select {
-		case <-client.Done():
-		default:
-			return client, nil
-		}
+		return client, nil
 	}
 	client, _, err := l.Agent(ctx)
 	return client, err

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/microsandbox-go/microsandbox/internal/agentclient"
+	"github.com/microsandbox-go/microsandbox/internal/agentclient/agenttest"
 	"github.com/microsandbox-go/microsandbox/internal/agentproto"
 	"github.com/microsandbox-go/microsandbox/internal/backend"
 	"github.com/microsandbox-go/microsandbox/internal/guest"
@@ -130,5 +131,65 @@ func TestRestart(t *testing.T) {
 		if ok := c.kind == ""; err == nil != ok || !ok && sandbox.KindOf(err) != c.kind || b.stopped != ok || started != ok {
 			t.Errorf("%+v: %v, stopped %v, started %v", c, err, b.stopped, started)
 		}
+	}
+}
+
+// TestLink: a sandbox is looked up once for as long as its record looks the same and its connection lives.
+func TestLink(t *testing.T) {
+	gets, status, cwd := 0, sandbox.Running, "/a"
+	var stamp any
+	var far net.Conn
+	dials := 0
+	l := &guest.Link{
+		Get: func(context.Context) (sandbox.Info, error) {
+			gets++
+			return sandbox.Info{Status: status, Spec: sandbox.Spec{Runtime: sandbox.RuntimeOptions{Workdir: cwd}}}, nil
+		},
+		Dial: func(context.Context) (*agentclient.Client, error) {
+			dials++
+			var near net.Conn
+			near, far = net.Pipe()
+			return agenttest.Connect(t, near, agentproto.Append(nil, 0, agentproto.TypeReady, &agentproto.Ready{})), nil
+		},
+		Stamp: func() any { return stamp },
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	check := func(what, dir string, wantGets, wantDials int) {
+		t.Helper()
+		_, spec, err := l.Agent(t.Context())
+		if err != nil || spec.Runtime.Workdir != dir || gets != wantGets || dials != wantDials {
+			t.Errorf("%s: %q, %v after %d looks and %d connections, want %q after %d and %d", what, spec.Runtime.Workdir, err, gets, dials, dir, wantGets, wantDials)
+		}
+		if _, err := l.Client(t.Context()); err != nil || gets != wantGets {
+			t.Errorf("%s: %v after %d looks", what, err, gets)
+		}
+	}
+	check("not known", "/a", 1, 1)
+	check("not known again", "/a", 2, 1)
+	stamp = 1
+	check("new", "/a", 3, 1)
+	cwd = "/b"
+	check("the same", "/a", 3, 1)
+	stamp = 2
+	check("changed", "/b", 4, 1)
+	client, err := l.Client(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	far.Close()
+	<-client.Done()
+	check("another run", "/b", 5, 2)
+	status = sandbox.Stopped
+	far.Close()
+	client, _ = l.Client(t.Context())
+	if client != nil {
+		<-client.Done()
+	}
+	if _, _, err := l.Agent(t.Context()); sandbox.KindOf(err) != sandbox.NotRunning {
+		t.Errorf("stopped: %v", err)
+	}
+	_ = l.Close()
+	if _, _, err := l.Agent(t.Context()); err != guest.ErrClosed {
+		t.Errorf("closed: %v", err)
 	}
 }
