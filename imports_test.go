@@ -58,7 +58,7 @@ var layers = []struct {
 	{"internal/execlog", []string{"internal/atomicfile", "sandbox"}},
 	{"internal/driver", nil},
 	{"internal/driver/drivertest", []string{"internal/agentclient", "internal/agentproto", "internal/driver", "internal/leakcheck"}},
-	{"internal/driver/gvisor", []string{"internal/cleanup", "internal/driver", "internal/driver/gvisor/gofer", "internal/quietgc"}},
+	{"internal/driver/gvisor", []string{"internal/cleanup", "internal/driver", "internal/driver/gvisor/gofer", "internal/image/erofs", "internal/quietgc"}},
 	{"internal/driver/gvisor/gofer", []string{"internal/driver/gvisor/gofer/format"}},
 	{"internal/driver/gvisor/gofer/format", nil},
 	{"internal/network/netstack", []string{"internal/network/dns", "internal/network/policy", "sandbox"}},

@@ -114,6 +114,32 @@ func TestDisk(t *testing.T) {
 	}
 }
 
+// TestDiskPruned renames until a disk is full of whiteouts. The next sandbox has room again, and what was deleted of the image is not back.
+func TestDiskPruned(t *testing.T) {
+	k := newDiskKit(t)
+	k.disk.LimitInodes = 80
+	g := k.up(t, nil)
+	const replace = `cd /srv; for i in $(seq %d %d); do echo $i >new$i && mv new$i file || exit 7; done`
+	deleted := strings.TrimSpace(g.sh(t, `mkdir -p /srv; f=$(find /etc -xdev -type f | sort | head -1); rm "$f"; echo "$f"`))
+	if deleted == "" {
+		t.Fatal("the image has no file in /etc")
+	}
+	if out, code := g.run(t, 5, "sh", "-c", fmt.Sprintf(replace, 1, 1000)); code != 7 || !strings.Contains(out, "No space left on device") {
+		t.Fatalf("it ended with %d:\n%s", code, tail(out))
+	}
+	for round := range 2 {
+		if err := g.inst.Destroy(); err != nil {
+			t.Fatal(err)
+		}
+		g = k.up(t, nil)
+		from := 10_000 * (round + 1)
+		g.sh(t, fmt.Sprintf(replace, from+1, from+60))
+		if have := g.sh(t, `cat /srv/file; [ -e '`+deleted+`' ] || echo deleted; ls /srv | wc -l`); !strings.HasPrefix(have, fmt.Sprint(from+60, "\ndeleted\n")) {
+			t.Errorf("round %d: %q", round, have)
+		}
+	}
+}
+
 // fuzzSteps are how many things one round of TestDiskFuzz does, and fuzzSeeds how many rounds there are.
 const (
 	fuzzSteps = 1500

@@ -29,6 +29,7 @@ func (Driver) Name() string { return "gvisor" }
 
 // Start boots a sentry and starts the agent in it.
 func (d Driver) Start(ctx context.Context, cfg driver.Config) (driver.Instance, error) {
+	pruneDisk(cfg)
 	return d.create(ctx, cfg, func(i *instance) error {
 		return startRoot(i.c.Sandbox.GetControlSocketPath(), i.id, cfg.Link)
 	})

@@ -122,6 +122,29 @@ func Lookup(r io.ReaderAt, p string) (*Entry, error) {
 	return e, nil
 }
 
+// Names returns what is in a directory of an image, by a path whose links are not followed. The error is fs.ErrNotExist where there is no
+// directory.
+func Names(r io.ReaderAt, dir string) (map[string]bool, error) {
+	e, err := Lookup(r, dir)
+	if err != nil {
+		return nil, err
+	}
+	if !e.Mode.IsDir() {
+		return nil, fs.ErrNotExist
+	}
+	img, err := open(r)
+	if err != nil {
+		return nil, err
+	}
+	e, dirents, err := img.entry(e.Path, e.Inode)
+	if err != nil {
+		return nil, err
+	}
+	names := map[string]bool{}
+	err = img.names(e.Path, dirents, e.Size, func(name string, _ uint64) error { names[name] = true; return nil })
+	return names, err
+}
+
 // entry reads an inode. The reader is of the entries of a directory, of which there are Size bytes, or nil.
 func (w *image) entry(p string, nid uint64) (*Entry, io.Reader, error) {
 	at := w.table + int64(nid)<<slotBits

@@ -3,9 +3,7 @@ package gofer
 import (
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -31,11 +29,11 @@ func Register() error {
 	if err := makeUsage(); err != nil {
 		return err
 	}
-	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	boot, err := bootID()
 	if err != nil {
-		return fmt.Errorf("read the kernel's boot id: %w", err)
+		return err
 	}
-	extension.Register(&server{boot: strings.TrimSpace(string(boot))})
+	extension.Register(&server{boot: boot})
 	return nil
 }
 

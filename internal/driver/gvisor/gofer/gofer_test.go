@@ -31,6 +31,11 @@ type client struct {
 // serve serves a directory. It is closed with the test, or by close.
 func serve(t testing.TB, dir string, conf Mount) *client {
 	t.Helper()
+	return serveBoot(t, dir, conf, "this boot")
+}
+
+func serveBoot(t testing.TB, dir string, conf Mount, boot string) *client {
+	t.Helper()
 	proc, err := unix.Open("/proc/self/fd", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -40,7 +45,7 @@ func serve(t testing.TB, dir string, conf Mount) *client {
 		t.Fatal(err)
 	}
 	c := &client{used: new(slot)}
-	s := &server{boot: "this boot", proc: proc}
+	s := &server{boot: boot, proc: proc}
 	if c.m, err = s.open(conf, tree, c.used); err != nil {
 		t.Fatal(err)
 	}

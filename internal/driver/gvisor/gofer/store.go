@@ -4,6 +4,8 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"os"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -132,6 +134,8 @@ func each(fd int, f func(name string, kind uint8) error) error {
 // anything else, so that one without it is empty.
 type counter struct {
 	store         bool
+	below         Below // if there is one, whiteouts that hide nothing there are removed
+	removed       int
 	bytes, inodes uint64
 	seen          map[inodeKey]bool // files with several names
 }
@@ -164,7 +168,7 @@ func (c *counter) walk(root int) error {
 		}
 		at := &way[len(way)-1]
 		at.key = keyOf(&st)
-		if at.subs, err = c.scan(dir); err != nil {
+		if at.subs, err = c.scan(dir, way); err != nil {
 			return err
 		}
 		for down := false; !down; {
@@ -225,7 +229,8 @@ func goUp(root, below int, way []level) (fd, depth int, err error) {
 }
 
 // scan counts what is in one directory, and returns the names of the directories in it.
-func (c *counter) scan(dir int) (subs []string, err error) {
+func (c *counter) scan(dir int, way []level) (subs []string, err error) {
+	var below map[string]bool
 	err = each(dir, func(name string, _ uint8) error {
 		fd, err := openBeneath(dir, name, unix.O_PATH)
 		if err != nil {
@@ -258,9 +263,13 @@ func (c *counter) scan(dir int) (subs []string, err error) {
 			c.seen[key] = true
 		}
 		if c.store && kind == unix.S_IFREG && (st.Mode&unix.S_ISVTX != 0 || st.Size == 0) {
-			_, have, err := attrOfName(dir, name, uint32(st.Mode))
+			a, have, err := attrOfName(dir, name, uint32(st.Mode))
 			if err != nil {
 				return err
+			}
+			if have && c.below != nil && a.IsWhiteout() && !c.hides(way, &below, name) && unix.Unlinkat(dir, name, 0) == nil {
+				c.removed++
+				return nil
 			}
 			if !have && st.Size == 0 && unix.Unlinkat(dir, name, 0) == nil {
 				return nil
@@ -284,12 +293,30 @@ func attrOfName(dir int, name string, mode uint32) (format.Attr, bool, error) {
 	return format.Read(fd, mode)
 }
 
-// takeClean takes the mark of an ordered end away, and returns it.
-func takeClean(fd int) (format.CleanMark, bool) {
+// readClean returns the mark of an ordered end.
+func readClean(fd int) (format.CleanMark, bool) {
 	var b [128]byte
 	n, err := unix.Fgetxattr(fd, format.CleanName, b[:])
-	if err != nil || unix.Fremovexattr(fd, format.CleanName) != nil {
+	if err != nil {
 		return format.CleanMark{}, false
 	}
 	return format.DecodeClean(b[:n])
+}
+
+// takeClean takes the mark of an ordered end away, and returns it.
+func takeClean(fd int) (format.CleanMark, bool) {
+	mark, ok := readClean(fd)
+	if unix.Fremovexattr(fd, format.CleanName) != nil {
+		return format.CleanMark{}, false
+	}
+	return mark, ok
+}
+
+// bootID tells one run of the machine from the next.
+func bootID() (string, error) {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", fmt.Errorf("read the kernel's boot id: %w", err)
+	}
+	return strings.TrimSpace(string(b)), nil
 }

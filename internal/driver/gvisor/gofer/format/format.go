@@ -17,6 +17,8 @@ const (
 	StatName  = Reserved + "stat"  // of every file: an encoded Attr
 	StoreName = Reserved + "store" // of a store's root: its format and id
 	CleanName = Reserved + "clean" // of a store's root: what was counted when it was closed
+
+	PrunedName = Reserved + "pruned" // of a store's root: how many files it had when whiteouts were last pruned
 )
 
 // Attr is what the guest sees of a file in place of what the host has.
