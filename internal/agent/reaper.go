@@ -193,6 +193,7 @@ func (r *reaper) killAll() {
 
 // waitEmpty returns when PID 1 has no child left.
 func (r *reaper) waitEmpty() {
+	r.hurry()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for !r.empty {
