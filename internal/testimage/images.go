@@ -150,6 +150,12 @@ func Python(t testing.TB) v1.Image {
 	return Debian(t, "python", v1.Config{Cmd: []string{"python3"}, Env: []string{defaultPath, "LANG=C.UTF-8"}}, "python3")
 }
 
+// Requests returns a Debian image with Python's requests.
+func Requests(t testing.TB) v1.Image {
+	t.Helper()
+	return Debian(t, "requests", v1.Config{Cmd: []string{"python3"}, Env: []string{defaultPath, "LANG=C.UTF-8"}}, "python3-requests")
+}
+
 // Node returns a Debian image with nodejs.
 func Node(t testing.TB) v1.Image {
 	t.Helper()
