@@ -56,11 +56,10 @@ func (s *space) publish(deb string) {
 // TestPackagers has apt and pip, as Debian has them, install packages: by a policy of names, through interception, with a
 // password that the guest does not know.
 func TestPackagers(t *testing.T) {
+	img, deb := testimage.Packagers(t), testimage.BusyboxPackage(t) // out here there is a network to make them
 	if !inPrivate(t) {
 		return
 	}
-	img := testimage.Packagers(t)
-	deb := testimage.BusyboxPackage(t)
 	each(t, func(w *world) {
 		ref := testimage.Serve(w.t, testimage.Options{}).Push(w.t, "packagers", img)
 		w.ok("pull", "-q", ref)

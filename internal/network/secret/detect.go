@@ -6,7 +6,7 @@ import (
 	"encoding/hex"
 )
 
-// literals are the forms of a placeholder that are the same wherever they are: itself, in base64 (which depends on where
+// literals are the forms of a text, which is not empty, that are the same wherever they are: itself, in base64 (which depends on where
 // in a group of three bytes it begins), in hexadecimal and in UTF-16.
 func literals(placeholder string) [][]byte {
 	p := []byte(placeholder)

@@ -164,11 +164,16 @@ func (p *Plan) misfit(text, where string) error {
 }
 
 // Mask replaces, in the header of an answer, values by their placeholders: a server that sends back what it was sent, in a
-// redirect for example, would tell the guest. What is in the body of an answer is the server's own affair.
+// redirect for example, would tell the guest. A header with a value in its name is left out. What is in the body of an answer
+// is the server's own affair.
 func (p *Plan) Mask(h http.Header) {
 	for _, x := range p.replace {
 		for _, form := range x.shown {
-			for _, vs := range h {
+			for name, vs := range h {
+				if len(name) >= len(form) && strings.Contains(strings.ToLower(name), strings.ToLower(form)) { // names have lost their case
+					delete(h, name)
+					continue
+				}
 				for i, v := range vs {
 					if strings.Contains(v, form) {
 						vs[i] = strings.ReplaceAll(v, form, x.placeholder)

@@ -8,6 +8,7 @@
 package secret
 
 import (
+	"bytes"
 	"encoding/base64"
 	"fmt"
 	"net/url"
@@ -89,14 +90,38 @@ func (s *Set) Redact(text string) string {
 	return text
 }
 
-// shown returns a value as it is and as it is in URLs and in basic authentication.
+// shown returns the forms of a value in which a text might show it: as it is, as in URLs, and those of [literals], for what was
+// sent in basic authentication is shown as base64 of which the value is a part.
 func shown(value string) (forms []string) {
-	for _, f := range []string{value, url.QueryEscape(value), url.PathEscape(value), (&url.URL{Path: value}).EscapedPath(), base64.StdEncoding.EncodeToString([]byte(value))} {
-		if len(value) >= minRedacted && !slices.Contains(forms, f) {
+	if len(value) < minRedacted {
+		return nil
+	}
+	add := func(f string) {
+		if !slices.Contains(forms, f) {
 			forms = append(forms, f)
 		}
 	}
+	add(value)
+	for _, f := range []string{url.QueryEscape(value), url.PathEscape(value), (&url.URL{Path: value}).EscapedPath()} {
+		add(f)
+		add(lowerPercent(f))
+	}
+	add(base64.StdEncoding.EncodeToString([]byte(value)))
+	for _, l := range literals(value) {
+		add(string(l))
+	}
 	return forms
+}
+
+// lowerPercent writes the digits of percent-encoding in lower case.
+func lowerPercent(text string) string {
+	b := []byte(text)
+	for i := 0; i+2 < len(b); i++ {
+		if b[i] == '%' {
+			copy(b[i+1:i+3], bytes.ToLower(b[i+1:i+3]))
+		}
+	}
+	return string(b)
 }
 
 // minRedacted is the length below which a value is likely to be found where it does not come from.
