@@ -449,6 +449,9 @@ func TestSentBack(t *testing.T) {
 			fmt.Fprintf(c, "HTTP/1.1 103 Early Hints\r\nX-Back: %s\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", way)
 		case "/trailer":
 			fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Back\r\n\r\n0\r\nX-Back: %s\r\n\r\n", way)
+		case "/trailername":
+			name := "X-" + hex.EncodeToString([]byte(value))
+			fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: %s\r\n\r\n0\r\n%s: x\r\n\r\n", name, name)
 		case "/status":
 			fmt.Fprintf(c, "HTTP/1.1 200 %s\r\nContent-Length: 0\r\n\r\n", way)
 		case "/switch":
@@ -457,7 +460,7 @@ func TestSentBack(t *testing.T) {
 			fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nX-%s: x\r\nContent-Length: 0\r\n\r\n", hex.EncodeToString([]byte(value)))
 		}
 	})
-	for _, path := range []string{"/header", "/early", "/trailer", "/status", "/switch", "/name"} {
+	for _, path := range []string{"/header", "/early", "/trailer", "/trailername", "/status", "/switch", "/name"} {
 		for name, way := range ways {
 			raw, err := b.dialTLS(good+":443", good)
 			must(t, err)

@@ -326,6 +326,7 @@ func answer(w http.ResponseWriter, res *http.Response, plan *secret.Plan) error 
 	if res.Close {
 		h.Set("Connection", "close")
 	}
+	plan.Mask(res.Trailer) // of which there are the names so far
 	for name := range res.Trailer {
 		h.Add("Trailer", name)
 	}
