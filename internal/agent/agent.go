@@ -143,6 +143,7 @@ func (a *Agent) end() {
 	_ = a.Conn.Close()
 	a.kernels.close()
 	a.running.Wait()
+	a.pipes.close()
 }
 
 // next reads a frame from the host.

@@ -56,6 +56,17 @@ func (s *spare) fill() {
 	}
 }
 
+// close closes them.
+func (s *spare) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.pipes != nil {
+		s.pipes.closeChild()
+		s.pipes.close()
+		s.pipes = nil
+	}
+}
+
 // openPipes makes three pipes.
 func openPipes() (*stdio, error) {
 	var p [3][2]int

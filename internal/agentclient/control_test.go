@@ -429,6 +429,26 @@ func TestAckTimeout(t *testing.T) {
 	_ = host.Close()
 }
 
+// TestNoFileIsLeft: an agent that ends has no file open, although it keeps pipes for the next command.
+func TestNoFileIsLeft(t *testing.T) {
+	round := func() int {
+		g := startGuest(t, inProcess, agentproto.Bootstrap{})
+		for range 3 {
+			g.sh(t, "true")
+		}
+		g.stop(t)
+		files, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(files)
+	}
+	first := round() // the poller's come with the first
+	if again := round(); again > first {
+		t.Errorf("%d files are open after one agent, %d after another", first, again)
+	}
+}
+
 // As PID 1 the agent adopts orphans and reaps them, and its end is the end of all.
 func TestPID1(t *testing.T) {
 	var pid int
