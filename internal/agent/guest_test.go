@@ -164,6 +164,44 @@ func TestReaper(t *testing.T) {
 	}
 }
 
+// TestWaitEmpty: who waits for the last process does not wait for patience first.
+func TestWaitEmpty(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newReaper(true)
+		r.empty = false
+		go r.waitEmpty()
+		synctest.Wait()
+		select {
+		case <-r.hasten:
+		default:
+			t.Error("PID 1 does not wait yet")
+		}
+		r.mu.Lock()
+		r.empty = true
+		r.changed.Broadcast()
+		r.mu.Unlock()
+	})
+}
+
+// TestQuickFile: of a file whose reads block, none is made without telling the Go runtime.
+func TestQuickFile(t *testing.T) {
+	for _, blocking := range []bool{false, true} {
+		var fds [2]int
+		if err := syscall.Pipe2(fds[:], syscall.O_CLOEXEC); err != nil {
+			t.Fatal(err)
+		}
+		if err := syscall.SetNonblock(fds[0], !blocking); err != nil {
+			t.Fatal(err)
+		}
+		r, w := os.NewFile(uintptr(fds[0]), "r"), os.NewFile(uintptr(fds[1]), "w")
+		if _, quick := quickFile(r).(*quick); quick == blocking {
+			t.Errorf("blocking: %v, quick: %v", blocking, quick)
+		}
+		_ = r.Close()
+		_ = w.Close()
+	}
+}
+
 func TestErrnoKinds(t *testing.T) {
 	for e, want := range map[syscall.Errno]agentproto.FailureKind{
 		syscall.ENOENT: agentproto.FailNotFound, syscall.ENOTDIR: agentproto.FailBadCwd, syscall.EACCES: agentproto.FailPermissionDenied,

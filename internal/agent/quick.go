@@ -19,10 +19,14 @@ type quick struct {
 	raw syscall.RawConn
 }
 
-// quickFile returns f itself if it cannot be one.
+// quickFile returns f itself if it cannot be one: a call that does block would stop every goroutine.
 func quickFile(f *os.File) io.ReadWriteCloser {
 	raw, err := f.SyscallConn()
 	if err != nil {
+		return f
+	}
+	flags := 0
+	if raw.Control(func(fd uintptr) { flags, err = unix.FcntlInt(fd, syscall.F_GETFL, 0) }) != nil || err != nil || flags&syscall.O_NONBLOCK == 0 {
 		return f
 	}
 	return &quick{File: f, raw: raw}
