@@ -164,6 +164,19 @@ func TestReaper(t *testing.T) {
 	}
 }
 
+// TestReaperNumbers: who waited for a child that was reaped meanwhile leaves the next one with its number alone.
+func TestReaperNumbers(t *testing.T) {
+	pid, err := syscall.ForkExec("/bin/sh", []string{"sh", "-c", "exit 7"}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	newReaper(false).waitFor(&child{pid: pid, reaped: true, exit: make(chan syscall.WaitStatus, 1)})
+	var status syscall.WaitStatus
+	if _, err := syscall.Wait4(pid, &status, 0, nil); err != nil || status.ExitStatus() != 7 {
+		t.Errorf("have %v, %v", status, err)
+	}
+}
+
 // TestWaitEmpty: who waits for the last process does not wait for patience first.
 func TestWaitEmpty(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -153,7 +153,9 @@ func (r *reaper) waitFor(c *child) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.reapLocked(c.pid)
+	if !c.reaped { // by look: then the number may be another's by now
+		r.reapLocked(c.pid)
+	}
 }
 
 func (r *reaper) reapLocked(pid int) {
