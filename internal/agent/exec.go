@@ -68,10 +68,10 @@ func (s *execSession) run() {
 		s.output(std)
 		s.a.reaper.look(c)
 		status = <-c.exit
+		defer s.a.pipes.fill()
 		if s.endFeeding() {
 			s.endInput(std)
 		} else { // nobody has anything to say of it: first the news
-			defer s.a.pipes.fill()
 			defer std.close()
 		}
 	} else {

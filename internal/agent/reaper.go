@@ -126,7 +126,7 @@ func (r *reaper) waitWhileAny() {
 
 		r.mu.Lock()
 		if err == syscall.ECHILD {
-			r.empty = len(r.alive) == 0
+			r.empty = r.forks == seen && len(r.alive) == 0 // else somebody was started since, and may have left an orphan
 			r.changed.Broadcast()
 			for r.forks == seen {
 				r.changed.Wait()
