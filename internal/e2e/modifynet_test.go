@@ -113,6 +113,14 @@ func TestModifyPolicy(t *testing.T) {
 		if r := s.run("modify", "net", "--net", "everything"); r.code == 0 || !strings.Contains(r.err, `network profile "everything" is unknown`) {
 			w.t.Errorf("%d %q", r.code, r.err)
 		}
+		// Closed and opened again: the link is still there.
+		if p, c := s.modified("network.policy", "net", "--no-net"); !p.Applied || c.Disposition != sandbox.Live {
+			w.t.Errorf("%+v", p)
+		}
+		if p, c := s.modified("network.policy", "net", "--net-rule", "allow@public.test:tcp:80"); !p.Applied || c.Disposition != sandbox.Live {
+			w.t.Errorf("what was closed while it ran: %+v", p)
+		}
+		w.reached(try(), tries[2], "GET / for public.test, 0 bytes")
 		if out := ran("modify", "net", "--net-rule", "allow@public.test:tcp:80"); out != "" {
 			w.t.Errorf("what is so already: %q", out)
 		}
