@@ -288,7 +288,7 @@ const (
 const (
 	restartScript = "restart-on-failure"
 	restartText   = `wait=1
-while ! "$@"; do
+until "$@"; do
 	echo "restart-on-failure: it failed with exit code $?: again in ${wait}s" >&2
 	sleep "$wait"
 	wait=$((wait * 2))
