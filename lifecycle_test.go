@@ -59,6 +59,9 @@ func TestLifecycle(t *testing.T) {
 	if err.Error() != "sandbox 'life' is not running (status: Stopped)" || !errors.Is(err, sandbox.NotRunning) {
 		t.Errorf("error %q", err)
 	}
+	if e := (*microsandbox.Error)(nil); !errors.As(err, &e) || e.Hint() != "start it with: msb start life" {
+		t.Errorf("its hint: %#v", err)
+	}
 	_, err = h.Connect(ctx)
 	wantKind(t, err, microsandbox.ErrSandboxNotRunning)
 	res := must[*microsandbox.SandboxStopResult](t)(h.WaitUntilStopped(ctx))

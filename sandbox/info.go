@@ -36,7 +36,11 @@ func (i Info) Effective() Spec {
 
 // NotRunning is the error of what takes a sandbox that runs (contract msb-0.6 §2.10).
 func (i Info) NotRunning(op string) *Error {
-	return &Error{Op: op, Ref: i.Ref, Kind: NotRunning, Message: "sandbox '" + string(i.Ref.Name) + "' is not running (status: " + i.Status.Title() + ")"}
+	err := &Error{Op: op, Ref: i.Ref, Kind: NotRunning, Message: "sandbox '" + string(i.Ref.Name) + "' is not running (status: " + i.Status.Title() + ")"}
+	if i.Status.Terminal() {
+		err.Hint = "start it with: msb start " + string(i.Ref.Name)
+	}
+	return err
 }
 
 // Gone reports whether nothing is left of a sandbox but its record: it was ephemeral, or never became ready.
