@@ -138,10 +138,11 @@ type Target struct {
 
 // Plan is what is to be done with what is sent to one target.
 type Plan struct {
-	host    string
-	replace []*secret // those whose values may go there
-	watch   []*secret // those whose placeholders may not
-	matcher *matcher  // of all
+	host     string
+	replace  []*secret          // those whose values may go there
+	watch    []*secret          // those whose placeholders may not
+	unproven map[*secret]string // of watch, those that name the host, and what is missing
+	matcher  *matcher           // of all
 }
 
 // For returns the plan for a target. A value may go there if its host patterns match the name, the name was resolved to that
@@ -160,9 +161,23 @@ func (s *Set) For(t Target) *Plan {
 		case x.violation.Action == sandbox.ViolationPassthrough && (len(x.violation.Hosts) == 0 || slices.ContainsFunc(x.violation.Hosts, match)):
 		default:
 			p.watch = append(p.watch, x)
+			if t.Host != "" && slices.ContainsFunc(x.hosts, match) {
+				p.lacks(x, t)
+			}
 		}
 	}
 	return p
+}
+
+// lacks notes why a value may not go to a host that its secret names.
+func (p *Plan) lacks(x *secret, t Target) {
+	if p.unproven == nil {
+		p.unproven = map[*secret]string{}
+	}
+	p.unproven[x] = "the name was not resolved to this address here"
+	if t.Pinned {
+		p.unproven[x] = "TLS has not proved who it is"
+	}
 }
 
 // Idle reports whether there is nothing to be done.
@@ -176,6 +191,7 @@ type Violation struct {
 	Env    string // the secret's variable
 	Host   string // where to; "" if the guest did not say
 	Where  string // "a header", "the body", ...
+	Lacks  string // what a host that may see the value has not shown; "" of other hosts
 	Action string // one of sandbox.ViolationBlock and so on
 }
 
@@ -188,7 +204,11 @@ func (v *Violation) Error() string {
 	if v.Env == "" {
 		return fmt.Sprintf("what is sent to %s (%s) cannot be searched for secrets", to, v.Where)
 	}
-	return fmt.Sprintf("secret %s may not go to %s (%s)", v.Env, to, v.Where)
+	text := fmt.Sprintf("secret %s may not go to %s (%s)", v.Env, to, v.Where)
+	if v.Lacks != "" {
+		text += ": " + v.Lacks
+	}
+	return text
 }
 
 func (p *Plan) violation(x *secret, where string) *Violation {
@@ -196,7 +216,7 @@ func (p *Plan) violation(x *secret, where string) *Violation {
 	if action == sandbox.ViolationPassthrough { // to others than its hosts
 		action = sandbox.ViolationBlockAndLog
 	}
-	return &Violation{Env: x.env, Host: p.host, Where: where, Action: action}
+	return &Violation{Env: x.env, Host: p.host, Where: where, Lacks: p.unproven[x], Action: action}
 }
 
 // opaque is the violation of sending what cannot be searched. It never ends the sandbox: nothing was found.

@@ -88,6 +88,21 @@ func newRequest(t testing.TB, target, body string, header ...string) *http.Reque
 	return r
 }
 
+// TestViolationSaysWhatIsMissing tells a host that may see the value, but has not shown that it is that one, from others.
+func TestViolationSaysWhatIsMissing(t *testing.T) {
+	s := newSet(t, nil)
+	for want, at := range map[string]Target{
+		"TLS has not proved who it is":                      {Host: "good.test", Pinned: true},
+		"the name was not resolved to this address here":    {Host: "good.test", Verified: true},
+		"secret API_KEY may not go to evil.test (a header)": {Host: "evil.test", Pinned: true, Verified: true},
+	} {
+		p := s.For(at)
+		if v := p.violation(p.watch[0], "a header"); !strings.HasSuffix(v.Error(), want) {
+			t.Errorf("%+v: %q, want it to end with %q", at, v, want)
+		}
+	}
+}
+
 // TestTargets says to which targets a value goes.
 func TestTargets(t *testing.T) {
 	with := func(change func(x *sandbox.Secret)) *Set {
