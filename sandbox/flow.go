@@ -1,6 +1,12 @@
 package sandbox
 
-import "time"
+import (
+	"net"
+	"time"
+)
+
+// HostName is what a guest calls the machine that its sandbox is on.
+const HostName = "host.microsandbox.internal"
 
 // Events of a [Flow].
 const (
@@ -33,6 +39,11 @@ type Flow struct {
 
 // Denied is the words in which a refusal is told, e.g. "denied by policy: example.org".
 func (f Flow) Denied() string {
+	if f.Name == HostName { // which says less than the port: what listens there is all one machine's
+		if _, port, err := net.SplitHostPort(f.Peer); err == nil {
+			return "denied by policy: " + net.JoinHostPort(HostName, port)
+		}
+	}
 	if f.Name != "" {
 		return "denied by policy: " + f.Name
 	}

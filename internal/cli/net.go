@@ -163,6 +163,8 @@ func allowHint(f sandbox.Flow) string {
 	switch {
 	case f.Rule < -1:
 		return ""
+	case f.Name == sandbox.HostName && isAddr && (f.Protocol == "tcp" || f.Protocol == "udp"):
+		target = sandbox.GroupHost + ":" + f.Protocol + ":" + port
 	case f.Name != "":
 		target = f.Name
 	case isAddr && (f.Protocol == "tcp" || f.Protocol == "udp"):

@@ -18,10 +18,11 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/microsandbox-go/microsandbox/internal/network/policy"
+	"github.com/microsandbox-go/microsandbox/sandbox"
 )
 
 // HostName is the name by which the guest knows the gateway, and with it the host.
-const HostName = "host.microsandbox.internal"
+const HostName = sandbox.HostName
 
 const (
 	internalZone = "microsandbox.internal"

@@ -93,6 +93,9 @@ func (g *Gateway) Denied() []Denial {
 }
 
 func (g *Gateway) deny(dir policy.Direction, p policy.Proto, peer netip.AddrPort, guestPort uint16, name string, v policy.Verdict) {
+	if name == "" && dir == policy.Egress && g.isGateway(peer.Addr()) {
+		name = sandbox.HostName
+	}
 	g.report(Denial{Direction: dir, Proto: p.String(), To: peer, GuestPort: guestPort, Name: printable(name), Rule: v.Rule, Reason: v.Reason})
 }
 

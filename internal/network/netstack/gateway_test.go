@@ -52,7 +52,7 @@ func TestRefusedAtOnce(t *testing.T) {
 	} {
 		mustRefuse(t, w.guest, to)
 	}
-	if d := w.gw.Denied(); len(d) != 15 || d[0].String() != "denied by policy: 169.254.169.254:80" || d[0].Rule != -1 {
+	if d := w.gw.Denied(); len(d) != 15 || d[0].String() != "denied by policy: 169.254.169.254:80" || d[0].Rule != -1 || d[8].String() != "denied by policy: host.microsandbox.internal:22" {
 		t.Errorf("%d denied: %v", len(d), d)
 	}
 	if s := w.gw.Stats(); s.Denied < 17 {

@@ -214,6 +214,9 @@ func (r *rule) setDestination(d sandbox.Destination) error {
 		}
 		r.prefix = p
 	case sandbox.Destination{Domain: d.Domain}:
+		if CanonicalName(d.Domain) == sandbox.HostName { // it is no name of the DNS's
+			return r.setDestination(sandbox.Destination{Group: sandbox.GroupHost})
+		}
 		r.kind, r.domain = domain, CanonicalName(d.Domain)
 	case sandbox.Destination{DomainSuffix: d.DomainSuffix}:
 		r.kind, r.domain = suffix, strings.TrimPrefix(CanonicalName(d.DomainSuffix), ".")

@@ -170,6 +170,23 @@ func TestDomains(t *testing.T) {
 	}
 }
 
+// TestHostName has rules about the host's name be about the host: no address is ever resolved from it.
+func TestHostName(t *testing.T) {
+	open, err := sandbox.ParseNetworkRules("deny@host.microsandbox.internal:tcp:22,allow@Host.Microsandbox.Internal")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := mustNew(t, sandbox.NetworkPolicy{DefaultEgress: sandbox.Deny, DefaultIngress: sandbox.Deny, Rules: open})
+	if p.UsesNames() {
+		t.Error("they want names")
+	}
+	for to, want := range map[string]bool{"172.16.0.5:80": true, "[fd42:6d73:62:1::1]:80": true, "172.16.0.5:22": false, "8.8.8.8:80": false, "127.0.0.1:80": false} {
+		if v := p.Check(policy.Egress, policy.TCP, netip.MustParseAddrPort(to), nil); v.Allowed != want {
+			t.Errorf("Check(%s) = %+v, want %v", to, v, want)
+		}
+	}
+}
+
 func TestAllowsAnswer(t *testing.T) {
 	group := func(g, a string) sandbox.NetworkRule {
 		return sandbox.NetworkRule{Direction: "egress", Destination: sandbox.Destination{Group: g}, Action: a}
