@@ -109,7 +109,7 @@ func (Driver) create(ctx context.Context, cfg driver.Config, start func(*instanc
 		return nil, e
 	}
 	if err != nil {
-		return nil, fmt.Errorf("boot gVisor: %w", err)
+		return nil, bootError(err)
 	}
 	i := &instance{id: cfg.ID, conf: conf, c: c, state: state, sentry: c.Sandbox.Getpid(), gofer: c.GoferPid.Load(), goferfd: -1, served: served, done: make(chan struct{})}
 	if err := i.watch(); err != nil {
