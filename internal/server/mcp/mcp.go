@@ -150,7 +150,7 @@ func (t *translator) end() {
 
 // Stdio speaks with one client over in and out until it goes, as somebody who may do everything.
 func (h *Handler) Stdio(ctx context.Context, in io.ReadCloser, out io.WriteCloser) error {
-	return h.protocol(server.Caller{Namespace: server.AllNamespaces}, "").Run(ctx, &mcp.IOTransport{Reader: in, Writer: out})
+	return h.protocol(server.Caller{Namespace: server.AllNamespaces}, "").Run(ctx, draining{&mcp.IOTransport{Reader: in, Writer: out}})
 }
 
 // instructions tell a model what all this is for.
