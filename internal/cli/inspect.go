@@ -3,6 +3,8 @@ package cli
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -85,17 +87,21 @@ func inspectText(i sandbox.Info, st style) string {
 		line("Env", "%s=%s", e.Key, e.Value)
 	}
 	for _, m := range s.Mounts {
-		size := "half the memory"
-		if m.SizeMiB > 0 {
-			size = mebibytes(m.SizeMiB)
+		what := m.Host
+		if m.Host == "" {
+			what = "half the memory"
+			if m.SizeMiB > 0 {
+				what = mebibytes(m.SizeMiB)
+			}
 		}
-		line("Mount", "%s (%s, %s)", m.Guest, strings.ToLower(m.Type), size)
+		line("Mount", "%s (%s, %s)", m.Guest, strings.ToLower(m.Type), what)
 	}
 	for _, p := range portsOf(i) {
 		line("Port", "%s", p)
 	}
-	for k, v := range s.Labels {
-		line("Label", "%s=%s", k, v)
+	line("Network", "%s", i.Effective().Network.PolicyOrDefault())
+	for _, k := range slices.Sorted(maps.Keys(s.Labels)) {
+		line("Label", "%s=%s", k, s.Labels[k])
 	}
 	if c := i.Confinement; c != nil {
 		line("Isolation", "%s, a kernel in user space; memory by %s, CPUs by %s, network by %s, as %s", c.Driver, c.Memory, c.CPU, c.Network, c.User)

@@ -121,6 +121,22 @@ msb modify work --cpus 2 --dry-run --format json`},
 
 func asIs(v string) (string, error) { return v, nil }
 
+// differing shortens two lists. If one is too long they begin with the first word that is another's.
+func differing(a, b string, most int) (string, string) {
+	if max(len(a), len(b)) > most {
+		same := 0
+		for i := 0; i < min(len(a), len(b)) && a[i] == b[i]; i++ {
+			if strings.HasSuffix(a[:i+1], ", ") {
+				same = i + 1
+			}
+		}
+		if same > 0 {
+			a, b = "…"+a[same:], "…"+b[same:]
+		}
+	}
+	return shorten(a, most), shorten(b, most)
+}
+
 // printPlan shows what changes; what was asked for and is so already does not show.
 func (a *app) printPlan(p sandbox.Plan, quiet bool) error {
 	text := func(s *string) string {
@@ -139,7 +155,8 @@ func (a *app) printPlan(p sandbox.Plan, quiet bool) error {
 			if c.Kind == "secret" {
 				before, after = c.BeforeRef, c.AfterRef
 			}
-			return []string{c.Field, shorten(text(before), 40), shorten(text(after), 40), string(c.Disposition)}
+			was, is := differing(text(before), text(after), 40)
+			return []string{c.Field, was, is, string(c.Disposition)}
 		})); err != nil {
 			return err
 		}

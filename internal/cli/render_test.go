@@ -86,7 +86,8 @@ func TestShapes(t *testing.T) {
 	if m := inspectJSON(info).(map[string]any); m["active_config"] != nil {
 		t.Error("a sandbox that does not run has an active configuration")
 	}
-	if text := inspectText(info, style{}); !strings.Contains(text, "Status:      Stopped\n") || !strings.Contains(text, `sh -c "echo hi"`) {
+	info.Spec.Mounts = []sandbox.Mount{{Type: sandbox.MountBind, Host: "/data", Guest: "/in"}}
+	if text := inspectText(info, style{}); !strings.Contains(text, "Status:      Stopped\n") || !strings.Contains(text, "Network:     egress deny, ingress allow, ") || !strings.Contains(text, "Mount:       /in (bind, /data)\n") || !strings.Contains(text, `sh -c "echo hi"`) {
 		t.Errorf("inspect prints\n%s", text)
 	}
 	info.Spec.Resources.MaxCPUs = 4
@@ -160,6 +161,12 @@ func TestNearest(t *testing.T) {
 func TestWords(t *testing.T) {
 	if got := quoteWords([]string{"a", "b c", `"`, "", "é"}); got != `a "b c" "\"" "" é` {
 		t.Errorf("quoteWords: %s", got)
+	}
+	if was, is := differing("egress deny, ingress allow, allow@host:udp+tcp:53, allow@host", "egress deny, ingress allow, deny@example.com", 40); was != "…allow@host:udp+tcp:53, allow@host" || is != "…deny@example.com" {
+		t.Errorf("differing: %s, %s", was, is)
+	}
+	if was, is := differing("a, b", "a, c", 4); was != "a, b" || is != "a, c" {
+		t.Errorf("differing: %s, %s", was, is)
 	}
 	if got := shorten("abcdé", 4); got != "abc…" {
 		t.Errorf("shorten: %s", got)

@@ -94,7 +94,11 @@ func planOf(row state.Row, m sandbox.Modification, policy sandbox.ModifyPolicy) 
 		}
 		if c.Disposition == sandbox.RequiresRestart {
 			if policy == sandbox.ModifyNoRestart {
-				plan.Conflicts = append(plan.Conflicts, sandbox.PlanNote{Field: c.Field, Message: "it needs a restart"})
+				note := sandbox.PlanNote{Field: c.Field, Message: "it needs a restart"}
+				if c.Reason != nil {
+					note.Message += ": " + *c.Reason
+				}
+				plan.Conflicts = append(plan.Conflicts, note)
 			}
 		}
 		plan.Changes = append(plan.Changes, c)
