@@ -115,6 +115,11 @@ func setString(to *string) func(string) error {
 // words declares a flag whose value is one of some words, which the shell completes.
 func (f *flags) words(short, name, value, help string, to *string, words ...string) {
 	f.value(short, name, value, help, setWord(to, words...))
+	f.suggest(name, words...)
+}
+
+// suggest has the shell complete the values of a flag.
+func (f *flags) suggest(name string, words ...string) {
 	f.set.Lookup(name).Annotations["words"] = words
 }
 

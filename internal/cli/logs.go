@@ -51,6 +51,7 @@ msb logs --since 5m --grep 'error|panic' work`},
 	f.toggle("f", "follow", "Wait for more, until the sandbox has ended", &l.follow)
 	f.toggle("", "timestamps", "Begin each line with its time", &l.timestamps)
 	f.value("", "source", "SOURCE", "Of stdout, stderr, output (of terminals), system, all; repeatable (default all but system)", l.addSources)
+	f.suggest("source", "stdout", "stderr", "output", "system", "all")
 	f.value("", "grep", "REGEX", "Only entries that match", func(v string) (err error) {
 		l.grep, err = regexp.Compile(v)
 		return err

@@ -7,6 +7,7 @@ import (
 	"io"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -81,6 +82,9 @@ func (a *app) watchNetwork(ctx context.Context, b backend.Networker, ref sandbox
 		select {
 		case <-t.C:
 		case <-ctx.Done():
+			if e, ok := context.Cause(ctx).(*signalError); ok && e.sig == syscall.SIGINT {
+				return nil // it is how one leaves the table
+			}
 			return context.Cause(ctx)
 		}
 	}

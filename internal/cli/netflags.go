@@ -31,6 +31,7 @@ func declarePolicy(f *flags, p *sandbox.NetworkFlags, strict *bool) {
 		p.Profiles = append(p.Profiles, strings.Split(v, ",")...)
 		return nil
 	})
+	f.suggest("net", sandbox.GroupPublic, sandbox.GroupPrivate, sandbox.GroupHost, "all", "none")
 	f.value("", "net-rule", "RULES", "Rule that comes first, e.g. deny@10.0.0.0/8 or allow@example.com:tcp:443; repeatable", func(v string) error {
 		_, err := sandbox.ParseNetworkRules(v)
 		p.Rules = append(p.Rules, v)

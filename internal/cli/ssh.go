@@ -155,7 +155,7 @@ ssh -o 'ProxyCommand=msb ssh serve --stdio work' root@work`},
 			err := server.Serve(s.ctx, sshserver.Stdio(a.in, a.out))
 			return s.explain(err)
 		}
-		return s.explain(a.serveSSH(s.ctx, &server, net.JoinHostPort(host, strconv.Itoa(port)), info))
+		return s.clean(a.serveSSH(s.ctx, &server, net.JoinHostPort(host, strconv.Itoa(port)), info))
 	}
 	return c
 }
