@@ -9,6 +9,7 @@ import (
 
 func (a *app) completionCommand() *cobra.Command {
 	c := a.command(&cobra.Command{Use: "completion", Short: "Print a shell's completion script",
+		Long:    "That for bash wants the functions of the package bash-completion.",
 		Example: "source <(msb completion bash)\nmsb completion fish > ~/.config/fish/completions/msb.fish"},
 		positional{"<SHELL>", "bash, fish, powershell or zsh"})
 	c.ValidArgs = []string{"bash", "fish", "powershell", "zsh"}
