@@ -95,7 +95,8 @@ msb ssh serve.`,
 		if len(command) > 0 {
 			command, e.noTTY = []string{sandbox.DefaultShell, "-c", strings.Join(command, " ")}, true
 		} else {
-			e.tty = true
+			e.tty = isTerminal(a.in) // as ssh does
+			e.noTTY = !e.tty
 		}
 		s := a.catchSignals(c.Context())
 		defer s.stop()
