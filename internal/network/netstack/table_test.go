@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/miekg/dns"
 
@@ -192,10 +193,13 @@ func TestSetStrict(t *testing.T) {
 	}
 }
 
-// untilRefused sends until the guest's socket has heard that nobody listens; gonet's does not wake a reader for that.
+// untilRefused sends until the guest's socket has heard that nobody listens; gonet's does not wake a reader for that, nor always a writer
+// whose buffer was full.
 func untilRefused(c net.Conn) {
-	for {
-		if _, err := c.Write([]byte("x")); err != nil {
+	for ; ; time.Sleep(time.Millisecond) {
+		_ = c.SetWriteDeadline(time.Now().Add(time.Second))
+		var late net.Error
+		if _, err := c.Write([]byte("x")); err != nil && !(errors.As(err, &late) && late.Timeout()) {
 			return
 		}
 	}

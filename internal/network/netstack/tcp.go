@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 
+	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
@@ -94,7 +95,7 @@ func (g *Gateway) acceptTCP(req *tcp.ForwarderRequest) {
 
 	var queue waiter.Queue
 	ep, terr := req.CreateEndpoint(&queue)
-	req.Complete(terr != nil)
+	req.Complete(terr != nil && !asked(terr))
 	if terr != nil {
 		reset(host)
 		return
@@ -144,11 +145,18 @@ func (g *Gateway) freeConn() {
 	g.mu.Unlock()
 }
 
+// asked reports whether a connection could not be made because there is one: the guest, which waited, asked again, and its first request
+// was the other forwarder's. A reset would hit that.
+func asked(err tcpip.Error) bool {
+	_, ok := err.(*tcpip.ErrPortInUse)
+	return ok
+}
+
 // serveDNS answers queries over TCP.
 func (g *Gateway) serveDNS(req *tcp.ForwarderRequest) {
 	var queue waiter.Queue
 	ep, terr := req.CreateEndpoint(&queue)
-	req.Complete(terr != nil)
+	req.Complete(terr != nil && !asked(terr))
 	if terr != nil {
 		return
 	}
