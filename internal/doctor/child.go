@@ -50,7 +50,7 @@ var errHangs = errors.New("no answer in time")
 func play(ctx context.Context, role string, attr syscall.SysProcAttr) error {
 	runtime.LockOSThread() // the parent-death signal follows the thread
 	defer runtime.UnlockOSThread()
-	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	ctx, cancel := context.WithTimeout(ctx, patience(role))
 	defer cancel()
 	var said bytes.Buffer
 	cmd := child(ctx, role, attr)
@@ -66,6 +66,15 @@ func play(ctx context.Context, role string, attr syscall.SysProcAttr) error {
 		return errors.New(strings.TrimSpace(said.String()))
 	}
 	return err
+}
+
+// patience is how long a role may take.
+func patience(role string) time.Duration {
+	switch role {
+	case roleNamespaces, roleSeccomp, roleTraced:
+		return probeTimeout
+	}
+	return hangTimeout
 }
 
 func child(ctx context.Context, role string, attr syscall.SysProcAttr) *exec.Cmd {

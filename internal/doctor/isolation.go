@@ -142,7 +142,7 @@ func kvm(ctx context.Context) Check {
 	case err == nil:
 		return ok(name, "usable: a small guest ran at full speed; "+use)
 	case errors.Is(err, errHangs):
-		return warn(name, fmt.Sprintf("present but not usable: a small guest did not end within %v; %s", probeTimeout, use), remedy)
+		return warn(name, fmt.Sprintf("present but not usable: a small guest did not end within %v; %s", hangTimeout, use), remedy)
 	case errors.As(err, &exit):
 		err = fmt.Errorf("the attempt crashed: %v", exit)
 	}
