@@ -1,9 +1,6 @@
 package netstack
 
 import (
-	"net"
-	"os"
-	"strconv"
 	"sync"
 	"syscall"
 	"testing"
@@ -15,16 +12,8 @@ import (
 // TestLateGateway has guests ask again for connections that nobody has answered yet. Each is opened once, and none is refused for having been
 // asked for twice.
 func TestLateGateway(t *testing.T) {
-	at := peerServer(t)
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	ends, _ := Addresses(1)
-	r := startRival(t, "netstack", ends.Gateway4.String(), ends, true, self)
+	r, dial := startAlone(t)
 	defer r.stop()
-	to := net.JoinHostPort(r.host, strconv.Itoa(int(at)))
-	dial := func() (netload.Conn, error) { return r.dial(to) }
 	first, err := netload.Ping(dial) // it has started
 	if err != nil {
 		t.Fatal(err)

@@ -130,8 +130,9 @@ func TestPeers(t *testing.T) {
 	}
 }
 
-// TestMemory holds a gateway in a process of its own to the memory that many connections may cost.
-func TestMemory(t *testing.T) {
+// startAlone starts a gateway in a process of its own, and returns how its guest reaches a server on loopback.
+func startAlone(t *testing.T) (*rival, netload.Dial) {
+	t.Helper()
 	at := peerServer(t)
 	self, err := os.Executable()
 	if err != nil {
@@ -139,10 +140,16 @@ func TestMemory(t *testing.T) {
 	}
 	ends, _ := Addresses(1)
 	r := startRival(t, "netstack", ends.Gateway4.String(), ends, true, self)
-	defer r.stop()
 	to := net.JoinHostPort(r.host, strconv.Itoa(int(at)))
+	return r, func() (netload.Conn, error) { return r.dial(to) }
+}
+
+// TestMemory holds a gateway in a process of its own to the memory that many connections may cost.
+func TestMemory(t *testing.T) {
+	r, dial := startAlone(t)
+	defer r.stop()
 	var m measured
-	m.hold(r, func() (netload.Conn, error) { return r.dial(to) })
+	m.hold(r, dial)
 	t.Logf("%d connections held: %d KiB; 500 moving data: %d KiB at most", m.Held, m.Memory, m.Busy)
 	if m.Refused > 0 || m.Broken > 0 {
 		t.Errorf("%d connections were refused, %d broke", m.Refused, m.Broken)
