@@ -347,6 +347,16 @@ func (b *bed) said(text string) bool {
 	return slices.ContainsFunc(b.events, func(e string) bool { return strings.Contains(e, text) })
 }
 
+// says waits for an event with one of texts in it.
+func (b *bed) says(texts ...string) bool {
+	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		if slices.ContainsFunc(texts, b.said) {
+			return true
+		}
+	}
+	return false
+}
+
 // hello answers with what it was asked.
 var helloHandler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 	n, err := io.Copy(io.Discard, r.Body)
