@@ -77,21 +77,24 @@ const payloadOfPacket = MTU - 40 // TCP over IPv4 without options
 
 var errGone = errors.New("the connection is gone")
 
+// none reports whether there is no bound.
+func (l *limit) none() bool { return l.bytes == nil && l.packets == nil }
+
 // chunk is how much may be read at a time: so much that whoever waits for it does not wait for long.
 func (l *limit) chunk() int {
-	n := largeView
+	n := piece
 	if l.bytes != nil {
-		n = min(n, max(payloadOfPacket, int(min(l.bytes.rate/8, largeView))))
+		n = min(n, max(payloadOfPacket, int(min(l.bytes.rate/8, piece))))
 	}
 	if l.packets != nil {
-		n = min(n, max(payloadOfPacket, int(min(l.packets.rate/8*payloadOfPacket, largeView))))
+		n = min(n, max(payloadOfPacket, int(min(l.packets.rate/8*payloadOfPacket, piece))))
 	}
 	return n
 }
 
 // wait returns when n bytes may pass, or an error when one of the channels is closed before.
 func (l *limit) wait(down, gone <-chan struct{}, n int) error {
-	if l.bytes == nil && l.packets == nil {
+	if l.none() {
 		return nil
 	}
 	now := time.Now()
@@ -112,7 +115,7 @@ func (l *limit) wait(down, gone <-chan struct{}, n int) error {
 
 // admit reports whether a datagram of n bytes may pass now; otherwise it is to be dropped.
 func (l *limit) admit(n int) bool {
-	if l.bytes == nil && l.packets == nil {
+	if l.none() {
 		return true
 	}
 	now := time.Now()

@@ -70,7 +70,7 @@ func TestLimit(t *testing.T) {
 			t.Error("a connection that is gone waits on")
 		}
 	})
-	if l := newLimit(nil, time.Now()); !l.admit(1<<30) || l.wait(nil, nil, 1<<30) != nil || l.chunk() != largeView {
+	if l := newLimit(nil, time.Now()); !l.admit(1<<30) || l.wait(nil, nil, 1<<30) != nil || l.chunk() != piece {
 		t.Error("no limit limits")
 	}
 }

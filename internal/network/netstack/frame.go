@@ -100,8 +100,8 @@ func newFilter(e Ends) filter {
 	return f
 }
 
-// admit decides whether a frame goes to the stack, and as which protocol. head is the first part of the frame, whole up
-// to 2 KiB; size is that of all of it. Frames for other MACs, of other protocols or from a source address that is not
+// admit decides whether a frame goes to the stack, and as which protocol. head is the first part of the frame, all of a
+// small one; size is that of all of it. Frames for other MACs, of other protocols or from a source address that is not
 // the guest's are dropped: nothing behind the link has a reason to send them.
 func (f *filter) admit(h vnetHdr, head []byte, size int) (tcpip.NetworkProtocolNumber, bool) {
 	if len(head) < ethHdrLen || size > maxFrame || !h.ok(size) {

@@ -115,9 +115,8 @@ func (l *link) deliver(d stack.NetworkDispatcher, s *slot, size int) bool {
 	if size < ethHdrLen {
 		return false
 	}
-	head := s.small.AsSlice()
+	head := s.gather(size)
 	vnet := parseVnetHdr(&s.hdr)
-	head = head[:min(size, len(head))]
 	proto, ok := l.filter.admit(vnet, head, size)
 	if !ok {
 		return false
@@ -127,7 +126,7 @@ func (l *link) deliver(d stack.NetworkDispatcher, s *slot, size int) bool {
 		l.refuse(proto, packet)
 		return true
 	}
-	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: s.take(size)})
+	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: s.take(size, len(head))})
 	defer pkt.DecRef()
 	if _, ok := pkt.LinkHeader().Consume(ethHdrLen); !ok {
 		return false
@@ -149,9 +148,12 @@ type inbox struct {
 const (
 	smallView = 2 << 10 // an acknowledgement costs no more than this
 	largeView = 64 << 10
+	// headers is the size of what is before the data in most large frames: Ethernet, IPv4, TCP with time stamps. What follows is received
+	// apart, so that the data is in one piece, which takes one write.
+	headers = ethHdrLen + header.IPv4MinimumSize + header.TCPMinimumSize + 12
 )
 
-// slot receives one message: header, the frame's first 2 KiB, the rest.
+// slot receives one message: header, the frame's headers, the rest.
 type slot struct {
 	hdr          [vnetHdrLen]byte
 	small, large *buffer.View
@@ -164,7 +166,7 @@ func (in *inbox) fill() {
 		if s.small == nil {
 			s.small = buffer.NewViewSize(smallView)
 			s.iov[1] = unix.Iovec{Base: s.small.BasePtr()}
-			s.iov[1].SetLen(smallView)
+			s.iov[1].SetLen(headers)
 		}
 		if s.large == nil {
 			s.large = buffer.NewViewSize(largeView)
@@ -190,16 +192,26 @@ func (in *inbox) release() {
 	}
 }
 
-// take returns the received frame and leaves holes in the slot for fill. The views go up as they are, but a large one
-// only when at least half full: the stack counts bytes, not views, so a guest that sends frames of 3 KiB must not pin
-// 64 KiB with each.
-func (s *slot) take(size int) buffer.Buffer {
+// gather puts a frame of size bytes together if it is small, and returns what there is of it in one piece.
+func (s *slot) gather(size int) []byte {
+	head := s.small.AsSlice()
+	if size <= headers || size > smallView {
+		return head[:min(size, headers)]
+	}
+	copy(head[headers:], s.large.AsSlice()[:size-headers])
+	return head[:size]
+}
+
+// take returns the received frame, of which head bytes were gathered, and leaves holes in the slot for fill. The views go up as they
+// are, but a large one only when at least half full: the stack counts bytes, not views, so a guest that sends frames of 3 KiB must not
+// pin 64 KiB with each.
+func (s *slot) take(size, head int) buffer.Buffer {
 	var b buffer.Buffer
 	small := s.small
 	s.small = nil
-	small.CapLength(min(size, smallView))
+	small.CapLength(head)
 	_ = b.Append(small)
-	switch rest := size - smallView; {
+	switch rest := size - head; {
 	case rest <= 0:
 	case rest < largeView/2:
 		_ = b.Append(buffer.NewViewWithData(s.large.AsSlice()[:rest]))

@@ -13,8 +13,8 @@ type mmsghdr struct {
 	_   [4]byte
 }
 
-// recvmmsg and sendmmsg never wait. They are made as ordinary (not raw) system calls: eight frames of 64 KiB are
-// half a megabyte to copy, and meanwhile other goroutines may have the processor.
+// The calls that move data never wait, and are raw: the Go runtime would take the processor away from one that takes longer than 20 µs,
+// as those of 64 KiB do, and start another thread with it, and there are no more threads than it is worth while to have (ADR 21).
 func recvmmsg(fd uintptr, hdrs []mmsghdr) (int, unix.Errno) {
 	return mmsg(unix.SYS_RECVMMSG, fd, hdrs)
 }
@@ -25,9 +25,19 @@ func sendmmsg(fd uintptr, hdrs []mmsghdr) (int, unix.Errno) {
 
 func mmsg(call, fd uintptr, hdrs []mmsghdr) (int, unix.Errno) {
 	for {
-		n, _, errno := unix.Syscall6(call, fd, uintptr(unsafe.Pointer(&hdrs[0])), uintptr(len(hdrs)), unix.MSG_DONTWAIT, 0, 0)
+		n, _, errno := unix.RawSyscall6(call, fd, uintptr(unsafe.Pointer(&hdrs[0])), uintptr(len(hdrs)), unix.MSG_DONTWAIT, 0, 0)
 		if errno != unix.EINTR {
 			return int(n), errno
 		}
 	}
+}
+
+// rawRead and rawWrite are for non-blocking sockets.
+func rawRead(fd uintptr, b []byte) (int, unix.Errno) { return rawIO(unix.SYS_READ, fd, b) }
+
+func rawWrite(fd uintptr, b []byte) (int, unix.Errno) { return rawIO(unix.SYS_WRITE, fd, b) }
+
+func rawIO(call, fd uintptr, b []byte) (int, unix.Errno) {
+	n, _, errno := unix.RawSyscall(call, fd, uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))
+	return int(n), errno
 }

@@ -93,6 +93,8 @@ type measured struct {
 	Memory     int // with Held connections open
 	Busy       int // the most that it ever had, with 500 connections moving data
 	Broken     int // of these
+
+	why atomic.Pointer[error] // of the first of those that were refused, or broke
 }
 
 // TestPeers compares the gateway with gvisor-tap-vsock at the same MTU: the same guest's stack, the same kind of link, each
@@ -152,7 +154,7 @@ func TestMemory(t *testing.T) {
 	m.hold(r, dial)
 	t.Logf("%d connections held: %d KiB; 500 moving data: %d KiB at most", m.Held, m.Memory, m.Busy)
 	if m.Refused > 0 || m.Broken > 0 {
-		t.Errorf("%d connections were refused, %d broke", m.Refused, m.Broken)
+		t.Errorf("%d connections were refused, %d broke: %v", m.Refused, m.Broken, *m.why.Load())
 	}
 	if m.Memory == 0 || m.Memory > 150<<10 || m.Busy > 300<<10 {
 		t.Errorf("the gateway has %d KiB with %d connections and had %d KiB with 500 moving data; want 150 MiB and 300 MiB at most", m.Memory, m.Held, m.Busy)
@@ -173,9 +175,9 @@ func peerServer(t *testing.T) uint16 {
 
 const peerBytes = 96 << 20 // of one transfer
 
-func (r *rival) measure(t *testing.T, port uint16) measured {
+func (r *rival) measure(t *testing.T, port uint16) *measured {
 	to := net.JoinHostPort(r.host, strconv.Itoa(int(port)))
-	m := measured{Name: r.name}
+	m := &measured{Name: r.name}
 	dial := func() (netload.Conn, error) { return r.dial(to) }
 	transfer := func(how byte, bytes int) {
 		if err := netload.Transfer(dial, how, bytes); err != nil {
@@ -222,7 +224,9 @@ func (m *measured) hold(r *rival, dial netload.Dial) {
 			mu.Lock()
 			defer mu.Unlock()
 			if err != nil {
-				m.Refused++
+				if m.Refused++; m.Refused == 1 {
+					m.why.Store(&err)
+				}
 				return
 			}
 			open = append(open, c)
@@ -243,8 +247,10 @@ func (m *measured) move(r *rival, dial netload.Dial) {
 	var all sync.WaitGroup
 	for range many {
 		all.Go(func() {
-			if netload.Transfer(dial, netload.Up, each) != nil {
-				broken.Add(1)
+			if err := netload.Transfer(dial, netload.Up, each); err != nil {
+				if broken.Add(1) == 1 {
+					m.why.Store(&err)
+				}
 			}
 		})
 	}

@@ -106,26 +106,19 @@ func (r *relay) toHost() error {
 	entry, ready := waiter.NewChannelEntry(waiter.ReadableEvents | waiter.EventHUp | waiter.EventErr)
 	r.queue.EventRegister(&entry)
 	defer r.queue.EventUnregister(&entry)
-	limit := &r.g.limits[policy.Egress]
-	chunk := limit.chunk()
+	pass := r.copyToHost
+	if raw := rawConn(r.host); raw != nil && r.g.limits[policy.Egress].none() {
+		pass = newDrain(raw, r.guest).pass
+	}
 	for {
-		buf := copyBuffers.Get().(*[64 << 10]byte)
-		w := tcpip.SliceWriter(buf[:chunk])
-		res, terr := r.guest.Read(&w, tcpip.ReadOptions{})
-		var err error
-		if terr == nil {
-			r.grow(res.Count)
-			if err = limit.wait(r.g.ctx.Done(), r.gone, res.Count); err == nil {
-				_, err = r.host.Write(buf[:res.Count])
-				r.g.count(r.e, policy.Egress, res.Count)
-			}
+		n, terr, err := pass()
+		r.grow(n)
+		r.g.count(r.e, policy.Egress, n)
+		if err != nil {
+			return err
 		}
-		copyBuffers.Put(buf)
 		switch terr.(type) {
 		case nil:
-			if err != nil {
-				return err
-			}
 		case *tcpip.ErrWouldBlock:
 			select {
 			case <-ready:
@@ -143,6 +136,22 @@ func (r *relay) toHost() error {
 	}
 }
 
+// copyToHost passes on one piece of what the guest has sent, if there is some. terr is of the guest's side, err of the host's.
+func (r *relay) copyToHost() (n int, terr tcpip.Error, err error) {
+	limit := &r.g.limits[policy.Egress]
+	buf := copyBuffers.Get().(*[64 << 10]byte)
+	defer copyBuffers.Put(buf)
+	w := tcpip.SliceWriter(buf[:limit.chunk()])
+	res, terr := r.guest.Read(&w, tcpip.ReadOptions{})
+	if terr != nil {
+		return 0, terr, nil
+	}
+	if err = limit.wait(r.g.ctx.Done(), r.gone, res.Count); err == nil {
+		_, err = r.host.Write(buf[:res.Count])
+	}
+	return res.Count, nil, err
+}
+
 // toGuest copies what the host's side sends. It returns nil after its FIN was passed on.
 func (r *relay) toGuest() error {
 	entry, room := waiter.NewChannelEntry(waiter.WritableEvents | waiter.EventHUp | waiter.EventErr)
@@ -151,6 +160,10 @@ func (r *relay) toGuest() error {
 	in := newReader(r.host)
 	limit := &r.g.limits[policy.Ingress]
 	in.chunk = limit.chunk()
+	var much *fill
+	if in.raw != nil && limit.none() {
+		much = newFill(in.raw, r.guest)
+	}
 	var data bytes.Reader
 	for {
 		buf, n, err := in.read()
@@ -165,6 +178,9 @@ func (r *relay) toGuest() error {
 				return werr
 			}
 			r.g.count(r.e, policy.Ingress, n)
+			if n == in.chunk && much != nil {
+				err = r.fill(much, room)
+			}
 		}
 		if errors.Is(err, io.EOF) {
 			if terr := r.guest.Shutdown(tcpip.ShutdownWrite); terr != nil {
@@ -174,6 +190,31 @@ func (r *relay) toGuest() error {
 		}
 		if err != nil {
 			return err
+		}
+	}
+}
+
+// fill passes on what the host has sent until there is little of it left.
+func (r *relay) fill(f *fill, room <-chan struct{}) error {
+	for {
+		n, terr, err := f.pass()
+		r.g.count(r.e, policy.Ingress, n)
+		if err != nil {
+			return err
+		}
+		switch terr.(type) {
+		case nil:
+			if n == 0 {
+				return nil
+			}
+		case *tcpip.ErrWouldBlock:
+			select {
+			case <-room:
+			case <-r.g.ctx.Done():
+				return errAborted
+			}
+		default:
+			return errAborted
 		}
 	}
 }
@@ -210,12 +251,18 @@ type reader struct {
 func newReader(conn net.Conn) *reader {
 	r := &reader{conn: conn, chunk: len(new([64 << 10]byte))}
 	r.try = r.tryRead
+	r.raw = rawConn(conn)
+	return r
+}
+
+// rawConn returns the socket of conn, or nil if it is more than one.
+func rawConn(conn net.Conn) syscall.RawConn {
 	if sc, ok := conn.(syscall.Conn); ok {
 		if raw, err := sc.SyscallConn(); err == nil {
-			r.raw = raw
+			return raw
 		}
 	}
-	return r
+	return nil
 }
 
 // read returns a buffer with n bytes, for the caller to put back, or no buffer and why. The end of a stream is io.EOF; of
@@ -240,20 +287,20 @@ func (r *reader) read() (buf *[64 << 10]byte, n int, err error) {
 func (r *reader) tryRead(fd uintptr) bool {
 	buf := copyBuffers.Get().(*[64 << 10]byte)
 	for {
-		n, err := unix.Read(int(fd), buf[:r.chunk])
+		n, errno := rawRead(fd, buf[:r.chunk])
 		switch {
-		case errors.Is(err, unix.EINTR):
+		case errno == unix.EINTR:
 			continue
-		case errors.Is(err, unix.EAGAIN):
+		case errno == unix.EAGAIN:
 			copyBuffers.Put(buf)
 			return false
-		case err == nil && n > 0:
+		case errno == 0 && n > 0:
 			r.buf, r.n = buf, n
 			return true
-		case err == nil:
+		case errno == 0:
 			r.err = io.EOF
 		default:
-			r.err = err
+			r.err = errno
 		}
 		copyBuffers.Put(buf)
 		return true
