@@ -108,6 +108,7 @@ type Gateway struct {
 	conns int
 
 	dnsInFlight atomic.Int32
+	waiting     atomic.Int32 // see reused
 	lingerTime  time.Duration
 }
 
@@ -194,9 +195,10 @@ func start(cfg Config) (*Gateway, error) {
 		Dial:               cfg.DNS.Dialer.DialContext,
 		Denied:             g.denyName,
 	})
-	if g.link, err = newLink(cfg.Link, cfg.Ends, g.goDown, g.refuseSpecial); err != nil {
+	if g.link, err = newLink(cfg.Link, cfg.Ends); err != nil {
 		return g, err
 	}
+	g.link.onDown, g.link.refuse, g.link.reused = g.goDown, g.refuseSpecial, g.reused
 	if err := g.startStack(); err != nil {
 		return g, err
 	}

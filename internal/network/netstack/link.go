@@ -26,6 +26,8 @@ type link struct {
 	onDown func() // called once by the reader when the far end is gone
 	// refuse is given what the stack would drop without a word (see special).
 	refuse func(proto tcpip.NetworkProtocolNumber, packet []byte)
+	// reused says which packets are to be delivered later, and how (see Gateway.reused).
+	reused func(proto tcpip.NetworkProtocolNumber, packet []byte) func(deliver func())
 
 	dispatcher atomic.Pointer[stack.NetworkDispatcher]
 	reader     sync.WaitGroup
@@ -51,12 +53,12 @@ var (
 	_ stack.GSOEndpoint  = (*link)(nil)
 )
 
-func newLink(file *os.File, ends Ends, onDown func(), refuse func(tcpip.NetworkProtocolNumber, []byte)) (*link, error) {
+func newLink(file *os.File, ends Ends) (*link, error) {
 	raw, err := file.SyscallConn()
 	if err != nil {
 		return nil, err
 	}
-	return &link{file: file, raw: raw, mac: tcpip.LinkAddress(ends.GatewayMAC), filter: newFilter(ends), onDown: onDown, refuse: refuse}, nil
+	return &link{file: file, raw: raw, mac: tcpip.LinkAddress(ends.GatewayMAC), filter: newFilter(ends)}, nil
 }
 
 // close wakes the reader and every writer and waits for the reader. It may be called twice.
@@ -122,10 +124,12 @@ func (l *link) deliver(d stack.NetworkDispatcher, s *slot, size int) bool {
 		return false
 	}
 	l.in.add(size, vnet.gsoSize)
-	if packet := head[ethHdrLen:]; l.filter.special(proto, packet) {
+	packet := head[ethHdrLen:]
+	if l.filter.special(proto, packet) {
 		l.refuse(proto, packet)
 		return true
 	}
+	later := l.reused(proto, packet)
 	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: s.take(size, len(head))})
 	defer pkt.DecRef()
 	if _, ok := pkt.LinkHeader().Consume(ethHdrLen); !ok {
@@ -133,6 +137,14 @@ func (l *link) deliver(d stack.NetworkDispatcher, s *slot, size int) bool {
 	}
 	pkt.NetworkProtocolNumber = proto
 	pkt.RXChecksumValidated = true
+	if later != nil {
+		pkt.IncRef()
+		go func() {
+			defer pkt.DecRef()
+			later(func() { d.DeliverNetworkPacket(proto, pkt) })
+		}()
+		return true
+	}
 	d.DeliverNetworkPacket(proto, pkt)
 	return true
 }
