@@ -108,7 +108,7 @@ type Gateway struct {
 	conns int
 
 	dnsInFlight atomic.Int32
-	waiting     atomic.Int32 // see reused
+	asked       asked
 	lingerTime  time.Duration
 }
 
@@ -198,7 +198,7 @@ func start(cfg Config) (*Gateway, error) {
 	if g.link, err = newLink(cfg.Link, cfg.Ends); err != nil {
 		return g, err
 	}
-	g.link.onDown, g.link.refuse, g.link.reused = g.goDown, g.refuseSpecial, g.reused
+	g.link.onDown, g.link.refuse, g.link.judge = g.goDown, g.refuseSpecial, g.judge
 	if err := g.startStack(); err != nil {
 		return g, err
 	}

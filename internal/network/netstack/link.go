@@ -26,8 +26,8 @@ type link struct {
 	onDown func() // called once by the reader when the far end is gone
 	// refuse is given what the stack would drop without a word (see special).
 	refuse func(proto tcpip.NetworkProtocolNumber, packet []byte)
-	// reused says which packets are to be delivered later, and how (see Gateway.reused).
-	reused func(proto tcpip.NetworkProtocolNumber, packet []byte) func(deliver func())
+	// judge says which packets are to be delivered now, and how those that are delivered later.
+	judge func(proto tcpip.NetworkProtocolNumber, packet []byte) (fate, func(do func()))
 
 	dispatcher atomic.Pointer[stack.NetworkDispatcher]
 	reader     sync.WaitGroup
@@ -129,7 +129,10 @@ func (l *link) deliver(d stack.NetworkDispatcher, s *slot, size int) bool {
 		l.refuse(proto, packet)
 		return true
 	}
-	later := l.reused(proto, packet)
+	what, later := l.judge(proto, packet)
+	if what == drop {
+		return true
+	}
 	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: s.take(size, len(head))})
 	defer pkt.DecRef()
 	if _, ok := pkt.LinkHeader().Consume(ethHdrLen); !ok {
@@ -137,7 +140,7 @@ func (l *link) deliver(d stack.NetworkDispatcher, s *slot, size int) bool {
 	}
 	pkt.NetworkProtocolNumber = proto
 	pkt.RXChecksumValidated = true
-	if later != nil {
+	if what == hold {
 		pkt.IncRef()
 		go func() {
 			defer pkt.DecRef()

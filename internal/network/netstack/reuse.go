@@ -2,6 +2,7 @@ package netstack
 
 import (
 	"encoding/binary"
+	"sync"
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -19,53 +20,124 @@ const (
 	maxReused  = 256
 )
 
-// reused returns nil for a packet that can be delivered at once, and otherwise what delivers it later. It runs in the link's reader.
-func (g *Gateway) reused(proto tcpip.NetworkProtocolNumber, ip []byte) func(deliver func()) {
-	id, ok := asksFor(proto, ip)
-	if !ok || !g.holds(proto, id) {
-		return nil
+// asked remembers the SYNs of late. A guest may send one several times (gVisor's does within a millisecond when something old reaches it), and one
+// that is delivered when its connection has come and gone would open another, which nobody wants and which is in the next one's way.
+type asked struct {
+	mu         sync.Mutex
+	now, older map[stack.TransportEndpointID]*request
+	held       int
+}
+
+// request is what the guest asked for last.
+type request struct {
+	seq  uint32
+	held bool // and is to be delivered later
+}
+
+const maxAsked = 1024 // of each half
+
+// lastLocked returns the request of that name, or a new one.
+func (a *asked) lastLocked(id stack.TransportEndpointID) (r *request, known bool) {
+	if r, known = a.now[id]; known {
+		return r, true
 	}
-	if g.waiting.Add(1) > maxReused || !g.begin() {
-		g.waiting.Add(-1)
-		return nil
+	if len(a.now) >= maxAsked || a.now == nil {
+		a.now, a.older = map[stack.TransportEndpointID]*request{}, a.now
 	}
-	return func(deliver func()) {
+	if r, known = a.older[id]; !known {
+		r = &request{}
+	}
+	a.now[id] = r
+	return r, known
+}
+
+// fate is what is done with a packet.
+type fate int
+
+const (
+	deliver fate = iota
+	hold         // see Gateway.later
+	drop
+)
+
+// judge decides about a packet from the guest. It runs in the link's reader.
+func (g *Gateway) judge(proto tcpip.NetworkProtocolNumber, ip []byte) (fate, func(do func())) {
+	id, seq, ok := asksFor(proto, ip)
+	if !ok {
+		return deliver, nil
+	}
+	there := g.holds(proto, id)
+	g.asked.mu.Lock()
+	defer g.asked.mu.Unlock()
+	r, known := g.asked.lastLocked(id)
+	again := known && r.seq == seq
+	r.seq = seq
+	switch {
+	case !there:
+		r.held = false
+		return deliver, nil
+	case again:
+		return drop, nil // it has been delivered, or will be
+	case g.asked.held >= maxReused || !g.begin():
+		return deliver, nil
+	}
+	g.asked.held++
+	r.held = true
+	return hold, func(do func()) {
 		defer g.tasks.Done()
-		defer g.waiting.Add(-1)
-		for i := range reuseTries {
-			select {
-			case <-time.After(reusePause << i):
-			case <-g.ctx.Done():
-				return
-			}
-			if !g.holds(proto, id) {
-				break
-			}
+		if g.waitGone(proto, id) && g.asked.release(r, seq) {
+			do()
 		}
-		deliver()
 	}
 }
 
-// holds reports whether there is a connection of that name. It may be in its handshake: either what the guest asked for before is still on
-// its way there, or the guest asks again for what it has asked for, which can wait, too.
+// release reports whether the request that was held is still wanted.
+func (a *asked) release(r *request, seq uint32) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.held--
+	ok := r.held && r.seq == seq
+	if ok {
+		r.held = false
+	}
+	return ok
+}
+
+// waitGone waits until there is no connection of that name, or as long as is of use. It returns false when the gateway goes down.
+func (g *Gateway) waitGone(proto tcpip.NetworkProtocolNumber, id stack.TransportEndpointID) bool {
+	for i := range reuseTries {
+		select {
+		case <-time.After(reusePause << i):
+		case <-g.ctx.Done():
+			return false
+		}
+		if !g.holds(proto, id) {
+			return true
+		}
+	}
+	return true
+}
+
+// holds reports whether there is a connection of that name. It may be in its handshake: what
+// ended it is still on its way there.
 func (g *Gateway) holds(proto tcpip.NetworkProtocolNumber, id stack.TransportEndpointID) bool {
 	return g.stack.FindTransportEndpoint(proto, tcp.ProtocolNumber, id, nicID) != nil
 }
 
-// asksFor returns the connection that a SYN is for, as the stack names it.
-func asksFor(proto tcpip.NetworkProtocolNumber, ip []byte) (id stack.TransportEndpointID, ok bool) {
+// asksFor returns the connection that a SYN is for, as the stack names it, and its sequence number.
+func asksFor(proto tcpip.NetworkProtocolNumber, ip []byte) (id stack.TransportEndpointID, seq uint32, ok bool) {
 	if proto != header.IPv4ProtocolNumber && proto != header.IPv6ProtocolNumber {
-		return id, false
+		return id, 0, false
 	}
 	src, dst, transport, ok := parsePorts(proto, ip)
 	if !ok {
-		return id, false
+		return id, 0, false
 	}
 	if f := header.TCPFlags(transport[header.TCPFlagsOffset]); !f.Contains(header.TCPFlagSyn) || f.Contains(header.TCPFlagAck) {
-		return id, false
+		return id, 0, false
 	}
 	return stack.TransportEndpointID{
 		RemoteAddress: addressOf(src), RemotePort: binary.BigEndian.Uint16(transport),
 		LocalAddress: addressOf(dst), LocalPort: binary.BigEndian.Uint16(transport[2:]),
-	}, true
+	}, header.TCP(transport).SequenceNumber(), true
 }

@@ -95,7 +95,7 @@ func (g *Gateway) acceptTCP(req *tcp.ForwarderRequest) {
 
 	var queue waiter.Queue
 	ep, terr := req.CreateEndpoint(&queue)
-	req.Complete(terr != nil && !asked(terr))
+	req.Complete(terr != nil && !wasAsked(terr))
 	if terr != nil {
 		reset(host)
 		return
@@ -145,9 +145,9 @@ func (g *Gateway) freeConn() {
 	g.mu.Unlock()
 }
 
-// asked reports whether a connection could not be made because there is one: the guest, which waited, asked again, and its first request
+// wasAsked reports whether a connection could not be made because there is one: the guest, which waited, asked again, and its first request
 // was the other forwarder's. A reset would hit that.
-func asked(err tcpip.Error) bool {
+func wasAsked(err tcpip.Error) bool {
 	_, ok := err.(*tcpip.ErrPortInUse)
 	return ok
 }
@@ -156,7 +156,7 @@ func asked(err tcpip.Error) bool {
 func (g *Gateway) serveDNS(req *tcp.ForwarderRequest) {
 	var queue waiter.Queue
 	ep, terr := req.CreateEndpoint(&queue)
-	req.Complete(terr != nil && !asked(terr))
+	req.Complete(terr != nil && !wasAsked(terr))
 	if terr != nil {
 		return
 	}
