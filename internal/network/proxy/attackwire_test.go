@@ -6,6 +6,8 @@ import (
 	"compress/gzip"
 	"compress/zlib"
 	"context"
+	"crypto/ecdh"
+	"crypto/rand"
 	"crypto/tls"
 	"encoding/base64"
 	"encoding/binary"
@@ -15,6 +17,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -210,7 +213,7 @@ var wireAttacks = map[string]attack{
 	}},
 	"HTTP/2, a host in a trailer": {do: func(s *scene) string {
 		return h2{sni: evil, fields: append([][2]string{{":method", "POST"}}, h2get(evil, "/")[1:]...), data: placeholder, trailers: [][2]string{{"host", good}, {":authority", good}}}.send(s, evil+":443")
-	}, quiet: true},
+	}, quiet: true}, // it may be looked at after it was refused for the trailer
 	"HTTP/2, an extended CONNECT": {do: func(s *scene) string {
 		return h2{sni: evil, fields: [][2]string{{":method", "CONNECT"}, {":protocol", "websocket"}, {":scheme", "https"}, {":authority", evil}, {":path", "/"}, {"x", placeholder}}}.send(s, evil+":443")
 	}, quiet: true},
@@ -243,26 +246,26 @@ var wireAttacks = map[string]attack{
 	}, quiet: true},
 	"a length with a sign": {do: func(s *scene) string {
 		return s.rawTLS(evil+":443", evil, "POST / HTTP/1.1\r\nHost: "+evil+"\r\nContent-Length: +12\r\n\r\n"+placeholder)
-	}, quiet: true},
+	}},
 	"an unknown coding of the transfer": {do: func(s *scene) string {
 		return s.rawTLS(evil+":443", evil, "POST / HTTP/1.1\r\nHost: "+evil+"\r\nTransfer-Encoding: gzip, chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"+placeholder)
-	}, quiet: true},
+	}},
 	"a space before the colon": {do: func(s *scene) string {
 		return s.rawTLS(evil+":443", evil, "GET / HTTP/1.1\r\nHost: "+evil+"\r\nX : "+placeholder+"\r\n\r\n")
-	}, quiet: true},
+	}},
 	"a bare CR": {do: func(s *scene) string {
 		return s.rawTLS(evil+":443", evil, "GET / HTTP/1.1\r\nHost: "+evil+"\r\nX: a\rHost: "+good+"\rY: "+placeholder+"\r\n\r\n")
-	}, quiet: true},
+	}},
 	"lines that end in LF": {do: func(s *scene) string {
 		return s.rawTLS(evil+":443", evil, "GET / HTTP/1.1\nHost: "+evil+"\nX: "+placeholder+"\n\n")
 	}},
-	"HTTP/0.9": {do: func(s *scene) string { return s.rawTCP(evil+":80", "GET /"+placeholder+"\r\n") }, quiet: true},
+	"HTTP/0.9": {do: func(s *scene) string { return s.rawTCP(evil+":80", "GET /"+placeholder+"\r\n") }},
 	"a small method": {do: func(s *scene) string {
 		return s.rawTCP(evil+":80", "get /"+placeholder+" HTTP/1.1\r\nHost: "+good+"\r\n\r\n")
 	}},
 	"a user before the host": {do: func(s *scene) string {
 		return s.rawTLS(evil+":443", evil, "GET / HTTP/1.1\r\nHost: "+good+"@"+evil+"\r\nX: "+placeholder+"\r\n\r\n")
-	}, quiet: true},
+	}},
 	"a user before the host of an absolute URL": {do: func(s *scene) string {
 		return s.rawTLS(evil+":443", evil, "GET https://"+good+"@"+evil+"/ HTTP/1.1\r\nHost: "+evil+"\r\nX: "+placeholder+"\r\n\r\n")
 	}},
@@ -271,16 +274,25 @@ var wireAttacks = map[string]attack{
 	}},
 	"a host with other letters": {do: func(s *scene) string { // a server that folds U+3002 takes it for a dot
 		return s.rawTCP(evil+":80", "GET / HTTP/1.1\r\nHost: api\u3002good\u3002test\r\nX: "+placeholder+"\r\n\r\n")
-	}, quiet: true},
+	}},
 	"a host with a NUL": {do: func(s *scene) string {
 		return s.rawTLS(evil+":443", evil, "GET / HTTP/1.1\r\nHost: "+good+"\x00."+evil+"\r\nX: "+placeholder+"\r\n\r\n")
-	}, quiet: true},
+	}},
 	"an address in IPv6": {do: func(s *scene) string {
 		return s.rawTCP(evil+":80", "GET / HTTP/1.1\r\nHost: [::ffff:"+goodIP+"]\r\nX: "+placeholder+"\r\n\r\n")
 	}},
 	"a name with a final dot, elsewhere": {do: func(s *scene) string {
 		return s.rawTLS(evil+":443", evil, "GET / HTTP/1.1\r\nHost: "+good+".\r\nX: "+placeholder+"\r\n\r\n")
 	}},
+	"the allowed name in TLS with a final dot, elsewhere": {do: func(s *scene) string {
+		return s.rawTCP(evil+":443", string(clientHello(extension(extServerName, names(good+".")))))
+	}},
+	"the allowed name below an encrypted one": {do: func(s *scene) string { return s.encryptedHello(evil, good) }, quiet: true},
+	"another name below an encrypted one":     {do: func(s *scene) string { return s.encryptedHello(good, evil) }, quiet: true},
+	"data before the handshake is over": {do: func(s *scene) string {
+		early, data := extension(42, nil), "GET / HTTP/1.1\r\nHost: "+good+"\r\nX: "+placeholder+"\r\n\r\n"
+		return s.rawTCP(good+":443", string(clientHello(extension(extServerName, names(good)), early))+string([]byte{23, 3, 3, 0, byte(len(data))})+data)
+	}, quiet: true},
 	"the allowed name in TLS at an address of two": {do: func(s *scene) string {
 		s.mu.Lock()
 		s.names["two.test"] = []string{evilIP, goodIP}
@@ -480,4 +492,26 @@ func TestSentBack(t *testing.T) {
 			}
 		}
 	}
+}
+
+// encryptedHello sends a request in TLS to the server of name outer, with a hello that has another name inside (RFC 9849), as if the server
+// could read that.
+func (s *scene) encryptedHello(outer, inner string) string {
+	key, err := ecdh.X25519().GenerateKey(rand.Reader)
+	must(s.t, err)
+	sized := func(n int, b []byte) []byte {
+		return append(binary.BigEndian.AppendUint32(nil, uint32(len(b)))[4-n:], b...)
+	}
+	config := slices.Concat([]byte{1, 0, 0x20}, sized(2, key.PublicKey().Bytes()), sized(2, []byte{0, 1, 0, 1}), []byte{0}, sized(1, []byte(outer)), sized(2, nil))
+	raw, err := s.dial(context.Background(), outer+":443")
+	if err != nil {
+		return err.Error()
+	}
+	defer raw.Close()
+	_ = raw.SetDeadline(time.Now().Add(3 * time.Second))
+	return exchange(tls.Client(raw, &tls.Config{
+		ServerName: inner, MinVersion: tls.VersionTLS13, RootCAs: s.roots,
+		EncryptedClientHelloConfigList:      sized(2, append([]byte{0xfe, 0x0d}, sized(2, config)...)),
+		EncryptedClientHelloRejectionVerify: func(tls.ConnectionState) error { return nil },
+	}), "GET / HTTP/1.1\r\nHost: "+good+"\r\nX: "+placeholder+"\r\n\r\n")
 }

@@ -34,6 +34,7 @@ type httpConn struct {
 	idle atomic.Bool // no request, and no answer that is still to be sent
 
 	linger atomic.Bool // the guest may still be sending what nobody wants
+	asked  atomic.Bool // the request that was read is one
 }
 
 // lastFrames is how long the last frames of HTTP/2 may take to be sent when nothing is open any more.
@@ -43,6 +44,8 @@ const lastFrames = time.Second
 func (c *httpConn) state(state http.ConnState) {
 	c.idle.Store(state == http.StateIdle)
 	switch state {
+	case http.StateActive:
+		c.asked.Store(c.s.h2)
 	case http.StateIdle:
 		c.endIfUnused()
 	case http.StateClosed:
@@ -81,6 +84,15 @@ func (c *httpConn) Close() error {
 	return c.Conn.Close()
 }
 
+// Write tells of an answer that the server gave by itself, for the request made no sense to it.
+func (c *httpConn) Write(b []byte) (int, error) {
+	if line, ok := bytes.CutPrefix(b, []byte("HTTP/1.1 ")); ok && !c.asked.Swap(true) {
+		line, _, _ = bytes.Cut(line, []byte("\r\n"))
+		c.s.conn.Refuse(c.s.name, policy.Verdict{Rule: policy.BuiltIn, Reason: "the request is malformed: " + string(line)})
+	}
+	return c.Conn.Write(b)
+}
+
 func (c *httpConn) end() { c.once.Do(func() { close(c.gone) }) }
 
 // serveRequests serves the requests of a connection until its end. head is what it begins with.
@@ -114,6 +126,7 @@ func (s *session) serveRequests(guest net.Conn, head []byte) {
 
 func serveRequest(w http.ResponseWriter, r *http.Request) {
 	s := r.Context().Value(sessionKey{}).(*session)
+	s.guest.asked.Store(true)
 	s.request(w, r)
 }
 

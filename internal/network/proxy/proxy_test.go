@@ -545,6 +545,13 @@ func TestVerify(t *testing.T) {
 			if (status == 200) != x.ok || s.saw("/x") != x.ok {
 				t.Errorf("%d %s", status, body)
 			}
+			says := "bad certificate"
+			if x.own {
+				says = "unknown certificate authority"
+			}
+			if !x.ok && !strings.Contains(body, says) {
+				t.Errorf("the guest was told %q, want %q", body, says)
+			}
 			if !x.ok && !b.said("not trusted") {
 				t.Errorf("no event of it: %q", b.events)
 			}

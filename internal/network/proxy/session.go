@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -104,7 +105,6 @@ func (s *session) serveTLS(guest netstack.GuestConn, f flight) {
 	inner, server, err := s.handshakes(replayed(guest, f.head), f.hello.alpn)
 	if err != nil {
 		s.log.Info("TLS", "to", s.called(), "err", err)
-		s.conn.Abort()
 		return
 	}
 	// What is inside is to be ended as TLS is ended; the gateway closes what is below.
@@ -145,7 +145,8 @@ func (s *session) called() string {
 	return s.conn.To.Addr().String()
 }
 
-// handshakes ends the guest's TLS, after TLS to the server was begun: it is the server that chooses the protocol.
+// handshakes ends the guest's TLS, after TLS to the server was begun: it is the server that chooses the protocol. With an error the
+// guest's side has been ended, too.
 func (s *session) handshakes(guest net.Conn, alpn []string) (inner, server *tls.Conn, err error) {
 	ctx, cancel := context.WithTimeout(s.ctx, handshakeTimeout)
 	defer cancel()
@@ -155,12 +156,13 @@ func (s *session) handshakes(guest net.Conn, alpn []string) (inner, server *tls.
 		if cause := certificateError(err); cause != "" {
 			s.conn.Note(fmt.Sprintf("the certificate of %s is not trusted: %s", s.called(), cause))
 		}
-		_ = s.refuse(ctx, guest)
+		refuse(guest, err)
 		return nil, nil, fmt.Errorf("the server's side: %w", err)
 	}
 	s.verified = verified
 	cert, err := s.issuer.certificate(s.called())
 	if err != nil {
+		s.conn.Abort()
 		return nil, nil, err
 	}
 	mine := &tls.Config{Certificates: []tls.Certificate{*cert}, SessionTicketsDisabled: true}
@@ -172,16 +174,37 @@ func (s *session) handshakes(guest net.Conn, alpn []string) (inner, server *tls.
 		s.warned.Do(func() {
 			s.conn.Note(fmt.Sprintf("the guest did not accept the certificate made for %s: its program may not trust the sandbox's authority", s.called()))
 		})
+		s.conn.Abort()
 		return nil, nil, fmt.Errorf("the guest's side: %w", err)
 	}
 	return inner, server, nil
 }
 
-// refuse answers the guest's hello with an alert, so that its program fails at once and by TLS.
-func (s *session) refuse(ctx context.Context, guest net.Conn) error {
-	return tls.Server(guest, &tls.Config{GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
-		return nil, errors.New("refused")
-	}}).HandshakeContext(ctx)
+// Alerts of TLS (RFC 8446, section 6.2).
+const (
+	alertHandshakeFailure   = 40
+	alertBadCertificate     = 42
+	alertCertificateExpired = 45
+	alertUnknownCA          = 48
+)
+
+// refuse answers the guest's hello with the alert that its program would have sent to the server, so that it fails at once and says why.
+func refuse(guest net.Conn, err error) {
+	alert := byte(alertHandshakeFailure)
+	var bad *tls.CertificateVerificationError
+	var unknown x509.UnknownAuthorityError
+	var invalid x509.CertificateInvalidError
+	switch {
+	case errors.As(err, &unknown):
+		alert = alertUnknownCA
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+		alert = alertCertificateExpired
+	case errors.As(err, &bad):
+		alert = alertBadCertificate
+	}
+	const record, fatal = 21, 2
+	_, _ = guest.Write([]byte{record, 3, 3, 0, 2, fatal, alert})
+	_ = closeWrite(guest)
 }
 
 // certificateError says what was wrong with a server's certificate, or "".
