@@ -28,8 +28,10 @@ type rateFlags struct {
 func declarePolicy(f *flags, p *sandbox.NetworkFlags, strict *bool) {
 	f.toggle("", "no-net", "No network at all, but for what --net-rule allows", &p.NoNet)
 	f.value("", "net", "PROFILE", "What it may reach: public (default), private, host, all or none; repeatable", func(v string) error {
-		p.Profiles = append(p.Profiles, strings.Split(v, ",")...)
-		return nil
+		profiles := strings.Split(v, ",")
+		_, err := sandbox.ProfilePolicy(profiles...)
+		p.Profiles = append(p.Profiles, profiles...)
+		return err
 	})
 	f.suggest("net", sandbox.GroupPublic, sandbox.GroupPrivate, sandbox.GroupHost, "all", "none")
 	f.value("", "net-rule", "RULES", "Rule that comes first, e.g. deny@10.0.0.0/8 or allow@example.com:tcp:443; repeatable", func(v string) error {
