@@ -39,6 +39,12 @@ const (
 // windows are the sizes, in bytes, that receive windows begin with, by the number of connections.
 var windows = [...]struct{ below, size int }{{16, 256 << 10}, {64, 64 << 10}, {256, 32 << 10}, {1 << 30, 16 << 10}}
 
+// inHandshake is the size, in bytes, with which a connection is opened that is to have size. The stack counts a segment twice that ends the
+// handshake with data in it, for as long as the connection lasts. If what was before that data is lost, it must be received when all that the
+// guest may send behind it is held already: of that the stack takes three quarters of the size, so the rest has to be more than what was
+// counted twice, which is half of what this returns and the segment itself.
+func inHandshake(size int) int { return size/2 - 2<<10 }
+
 // timeWait is short, because the forwarder, having no listener, would ignore the SYN of a guest that uses a port again.
 const timeWait = 10 * time.Millisecond
 
@@ -58,7 +64,7 @@ func (g *Gateway) startStack() error {
 		return err
 	}
 	for i, w := range windows {
-		g.tcp[i] = tcp.NewForwarder(g.stack, w.size, maxInFlight, g.acceptTCP)
+		g.tcp[i] = tcp.NewForwarder(g.stack, inHandshake(w.size), maxInFlight, func(req *tcp.ForwarderRequest) { g.acceptTCP(req, w.size) })
 	}
 	g.stack.SetTransportProtocolHandler(tcp.ProtocolNumber, g.handleTCP)
 	g.stack.SetTransportProtocolHandler(udp.ProtocolNumber, g.handleUDP)

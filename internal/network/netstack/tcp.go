@@ -42,7 +42,8 @@ func (g *Gateway) handleTCP(id stack.TransportEndpointID, pkt *stack.PacketBuffe
 }
 
 // acceptTCP opens the host's side of a connection, then completes the handshake with the guest: a refusal there is one here.
-func (g *Gateway) acceptTCP(req *tcp.ForwarderRequest) {
+// buffer is the size, in bytes, of what is received.
+func (g *Gateway) acceptTCP(req *tcp.ForwarderRequest, buffer int) {
 	if !g.begin() {
 		req.Complete(false)
 		return
@@ -100,6 +101,7 @@ func (g *Gateway) acceptTCP(req *tcp.ForwarderRequest) {
 		reset(host)
 		return
 	}
+	ep.SocketOptions().SetReceiveBufferSize(int64(buffer), false)
 	g.stats.conns.Add(1)
 	if !g.begun(e, ep.Abort) {
 		reset(host)
