@@ -40,6 +40,18 @@ func newFill(host syscall.RawConn, guest tcpip.Endpoint) *fill {
 	return f
 }
 
+// isTCP reports whether raw is a socket whose TIOCINQ is to be relied on. That of multipath TCP, which a listener of Go's accepts, counts the
+// end of the stream as a byte.
+func isTCP(raw syscall.RawConn) bool {
+	if raw == nil {
+		return false
+	}
+	var proto int
+	var err error
+	cerr := raw.Control(func(fd uintptr) { proto, err = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PROTOCOL) })
+	return cerr == nil && err == nil && proto == unix.IPPROTO_TCP
+}
+
 // pass moves a piece to the guest, if there is one and the guest has room (terr).
 func (f *fill) pass() (n int, terr tcpip.Error, err error) {
 	f.n, f.terr, f.err = 0, nil, nil

@@ -219,8 +219,9 @@ func (g *Gateway) Done() <-chan struct{} { return g.ctx.Done() }
 
 // Close ends every connection and returns when all that the gateway started is gone. It may be called twice.
 func (g *Gateway) Close() error {
+	g.cancel()
+	g.link.close() // first: what waits for the far end may have the host's sockets in use, and closing these waits for that
 	g.goDown()
-	g.link.close() // first: nothing may wait for the far end from here on
 	g.stack.Close()
 	g.tasks.Wait()
 	g.stack.Wait()

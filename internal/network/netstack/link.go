@@ -76,6 +76,7 @@ func (l *link) Attach(d stack.NetworkDispatcher) {
 	if l.dispatcher.Swap(&d) == nil {
 		l.reader.Go(func() {
 			l.read(d)
+			_ = l.file.Close() // nor does anyone wait for it to read
 			l.onDown()
 		})
 	}

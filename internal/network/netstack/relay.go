@@ -161,7 +161,7 @@ func (r *relay) toGuest() error {
 	limit := &r.g.limits[policy.Ingress]
 	in.chunk = limit.chunk()
 	var much *fill
-	if in.raw != nil && limit.none() {
+	if limit.none() && isTCP(in.raw) {
 		much = newFill(in.raw, r.guest)
 	}
 	var data bytes.Reader
