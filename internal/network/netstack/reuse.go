@@ -76,8 +76,10 @@ func (g *Gateway) judge(proto tcpip.NetworkProtocolNumber, ip []byte) (fate, fun
 	case !there:
 		r.held = false
 		return deliver, nil
+	case again && r.held:
+		return drop, nil // it will be delivered
 	case again:
-		return drop, nil // it has been delivered, or will be
+		return deliver, nil // what is there answers: the guest may not have got the first answer
 	case g.asked.held >= maxReused || !g.begin():
 		return deliver, nil
 	}
