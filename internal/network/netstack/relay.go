@@ -106,6 +106,14 @@ func (r *relay) toHost() error {
 	entry, ready := waiter.NewChannelEntry(waiter.ReadableEvents | waiter.EventHUp | waiter.EventErr)
 	r.queue.EventRegister(&entry)
 	defer r.queue.EventUnregister(&entry)
+	// The host may take nothing for ever, and then only this tells of the guest's reset, or of ours.
+	broken := waiter.NewFunctionEntry(waiter.EventHUp|waiter.EventErr, func(waiter.EventMask) {
+		if tcp.EndpointState(r.guest.State()) == tcp.StateError {
+			_ = r.host.SetWriteDeadline(time.Unix(1, 0))
+		}
+	})
+	r.queue.EventRegister(&broken)
+	defer r.queue.EventUnregister(&broken)
 	pass := r.copyToHost
 	if raw := rawConn(r.host); raw != nil && r.g.limits[policy.Egress].none() {
 		pass = newDrain(raw, r.guest).pass
