@@ -32,12 +32,13 @@ func mmsg(call, fd uintptr, hdrs []mmsghdr) (int, unix.Errno) {
 	}
 }
 
-// rawRead and rawWrite are for non-blocking sockets.
-func rawRead(fd uintptr, b []byte) (int, unix.Errno) { return rawIO(unix.SYS_READ, fd, b) }
+// rawRead and rawWritev are for non-blocking sockets.
+func rawRead(fd uintptr, b []byte) (int, unix.Errno) {
+	n, _, errno := unix.RawSyscall(unix.SYS_READ, fd, uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))
+	return int(n), errno
+}
 
-func rawWrite(fd uintptr, b []byte) (int, unix.Errno) { return rawIO(unix.SYS_WRITE, fd, b) }
-
-func rawIO(call, fd uintptr, b []byte) (int, unix.Errno) {
-	n, _, errno := unix.RawSyscall(call, fd, uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))
+func rawWritev(fd uintptr, pieces []unix.Iovec) (int, unix.Errno) {
+	n, _, errno := unix.RawSyscall(unix.SYS_WRITEV, fd, uintptr(unsafe.Pointer(unsafe.SliceData(pieces))), uintptr(len(pieces)))
 	return int(n), errno
 }

@@ -107,16 +107,20 @@ func (r *relay) toHost() error {
 	r.queue.EventRegister(&entry)
 	defer r.queue.EventUnregister(&entry)
 	// The host may take nothing for ever, and then only this tells of the guest's reset, or of ours.
-	broken := waiter.NewFunctionEntry(waiter.EventHUp|waiter.EventErr, func(waiter.EventMask) {
+	look := func(waiter.EventMask) {
 		if tcp.EndpointState(r.guest.State()) == tcp.StateError {
 			_ = r.host.SetWriteDeadline(time.Unix(1, 0))
 		}
-	})
+	}
+	broken := waiter.NewFunctionEntry(waiter.EventHUp|waiter.EventErr, look)
 	r.queue.EventRegister(&broken)
 	defer r.queue.EventUnregister(&broken)
+	look(0)
 	pass := r.copyToHost
 	if raw := rawConn(r.host); raw != nil && r.g.limits[policy.Egress].none() {
-		pass = newDrain(raw, r.guest).pass
+		d := newDrain(raw, r.guest)
+		defer d.close()
+		pass = d.pass
 	}
 	for {
 		n, terr, err := pass()
@@ -154,10 +158,11 @@ func (r *relay) copyToHost() (n int, terr tcpip.Error, err error) {
 	if terr != nil {
 		return 0, terr, nil
 	}
-	if err = limit.wait(r.g.ctx.Done(), r.gone, res.Count); err == nil {
-		_, err = r.host.Write(buf[:res.Count])
+	if err = limit.wait(r.g.ctx.Done(), r.gone, res.Count); err != nil {
+		return 0, nil, err
 	}
-	return res.Count, nil, err
+	n, err = r.host.Write(buf[:res.Count])
+	return n, nil, err
 }
 
 // toGuest copies what the host's side sends. It returns nil after its FIN was passed on.

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/microsandbox-go/microsandbox/sandbox"
 )
 
 // flood is a stream of known bytes that is written in pieces of all sizes, with pauses, so that the other side now has to wait and now
@@ -192,5 +194,46 @@ func TestBrokenStreams(t *testing.T) {
 			}
 			c.Close()
 		}
+	}
+}
+
+// TestBrokenWhileHostReadsNothing breaks connections whose server takes nothing and says nothing, so that it is up to the gateway to notice.
+func TestBrokenWhileHostReadsNothing(t *testing.T) {
+	for _, how := range []string{"the guest resets", "the policy denies"} {
+		t.Run(how, func(t *testing.T) {
+			w := newWorld(t, Config{})
+			told := make(chan error, 1)
+			stop := make(chan struct{})
+			w.net.listen(t, "198.51.100.7:80", func(c net.Conn) {
+				<-stop
+				_, err := io.Copy(io.Discard, c)
+				told <- err
+			})
+			c := w.mustDial(t, "198.51.100.7:80")
+			defer c.Close()
+			_ = c.SetWriteDeadline(time.Now().Add(2 * time.Second)) // by then there is no room anywhere
+			var err error
+			for err == nil {
+				_, err = c.Write(make([]byte, 256<<10))
+			}
+			if how == "the guest resets" {
+				for _, e := range w.guest.stack.RegisteredEndpoints() {
+					e.Abort()
+				}
+			} else if err := w.gw.SetPolicy(sandbox.DenyAllPolicy(), false); err != nil {
+				t.Fatal(err)
+			}
+			for i := 0; w.gw.Stats().Open > 0 || len(w.gw.Flows()) > 0; i++ {
+				if i == 500 {
+					t.Error("the connection to the host is still there")
+					break
+				}
+				time.Sleep(10 * time.Millisecond)
+			}
+			close(stop)
+			if err := <-told; err == nil {
+				t.Error("the server was not told of the reset")
+			}
+		})
 	}
 }
