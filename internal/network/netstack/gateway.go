@@ -136,6 +136,10 @@ func New(cfg Config) (*Gateway, error) {
 		if g != nil && g.cancel != nil {
 			g.cancel()
 		}
+		if g != nil && g.link != nil {
+			g.link.close()
+			g.link.port.free()
+		}
 		if cfg.Link != nil {
 			_ = cfg.Link.Close()
 		}
@@ -225,6 +229,7 @@ func (g *Gateway) Close() error {
 	g.stack.Close()
 	g.tasks.Wait()
 	g.stack.Wait()
+	g.link.port.free()
 	return nil
 }
 

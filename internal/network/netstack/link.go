@@ -4,7 +4,6 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/buffer"
@@ -19,8 +18,7 @@ import (
 //
 // It never drops towards the guest, so the far end must not wait for us while it does not read: the sentry does not.
 type link struct {
-	file   *os.File
-	raw    syscall.RawConn
+	port   *port
 	mac    tcpip.LinkAddress
 	filter filter
 	onDown func() // called once by the reader when the far end is gone
@@ -54,16 +52,16 @@ var (
 )
 
 func newLink(file *os.File, ends Ends) (*link, error) {
-	raw, err := file.SyscallConn()
+	port, err := newPort(file)
 	if err != nil {
 		return nil, err
 	}
-	return &link{file: file, raw: raw, mac: tcpip.LinkAddress(ends.GatewayMAC), filter: newFilter(ends)}, nil
+	return &link{port: port, mac: tcpip.LinkAddress(ends.GatewayMAC), filter: newFilter(ends)}, nil
 }
 
 // close wakes the reader and every writer and waits for the reader. It may be called twice.
 func (l *link) close() {
-	_ = l.file.Close()
+	l.port.shut()
 	l.reader.Wait()
 }
 
@@ -76,7 +74,7 @@ func (l *link) Attach(d stack.NetworkDispatcher) {
 	if l.dispatcher.Swap(&d) == nil {
 		l.reader.Go(func() {
 			l.read(d)
-			_ = l.file.Close() // nor does anyone wait for it to read
+			l.port.shut() // nor does anyone wait for it to read
 			l.onDown()
 		})
 	}
@@ -94,7 +92,7 @@ func (l *link) read(d stack.NetworkDispatcher) {
 	}
 	for {
 		in.fill()
-		if err := l.raw.Read(recv); err != nil || errno != 0 || n == 0 {
+		if err := l.port.read(recv); err != nil || errno != 0 || n == 0 {
 			return
 		}
 		for i := range n {

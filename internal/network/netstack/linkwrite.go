@@ -16,7 +16,7 @@ type outbox struct {
 	iovs    [64][]unix.Iovec
 	errno   unix.Errno
 	dropped uint64
-	send    func(fd uintptr) (done bool) // for RawConn.Write: made once, kept with the outbox
+	send    func(fd uintptr) (done bool) // for port.write: made once, kept with the outbox
 }
 
 // maxIovecs is how many pieces a frame may have before it is copied into one; the kernel takes 1024.
@@ -39,7 +39,7 @@ func (l *link) WritePackets(list stack.PacketBufferList) (int, tcpip.Error) {
 		for i, pkt := range pkts[:o.n] {
 			l.out.add(pkt.Size(), o.put(i, pkt))
 		}
-		err := l.raw.Write(o.send)
+		err := l.port.write(o.send)
 		written += o.sent
 		if err != nil || o.errno != 0 {
 			l.txDropped.Add(uint64(len(pkts) - o.sent))

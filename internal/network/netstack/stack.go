@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"time"
 
-	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/network/arp"
@@ -104,10 +103,9 @@ func (g *Gateway) startStack() error {
 
 func (g *Gateway) setUpTCP() error {
 	window := grownBuffer
-	var sndbuf int
-	var serr error
-	if err := g.link.raw.Control(func(fd uintptr) { sndbuf, serr = buffers(int(fd), unix.SO_SNDBUF) }); err != nil || serr != nil {
-		return fmt.Errorf("the link is not a socket: %w", errors.Join(err, serr))
+	sndbuf, err := g.link.port.sendBuffer()
+	if err != nil {
+		return fmt.Errorf("the link is not a socket: %w", err)
 	}
 	g.growth.Store(maxGrown)
 	if sndbuf < WantBuffers {
