@@ -46,10 +46,12 @@ func isTCP(raw syscall.RawConn) bool {
 	if raw == nil {
 		return false
 	}
-	var proto int
-	var err error
-	cerr := raw.Control(func(fd uintptr) { proto, err = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PROTOCOL) })
-	return cerr == nil && err == nil && proto == unix.IPPROTO_TCP
+	var proto, size int32 = 0, 4
+	var errno unix.Errno
+	err := raw.Control(func(fd uintptr) {
+		_, _, errno = unix.RawSyscall6(unix.SYS_GETSOCKOPT, fd, unix.SOL_SOCKET, unix.SO_PROTOCOL, uintptr(unsafe.Pointer(&proto)), uintptr(unsafe.Pointer(&size)), 0)
+	})
+	return err == nil && errno == 0 && proto == unix.IPPROTO_TCP
 }
 
 // pass moves a piece to the guest, if there is one and the guest has room (terr).
