@@ -88,6 +88,7 @@ type Gateway struct {
 	link     *link
 	stack    *stack.Stack
 	tcp      [len(windows)]*tcp.Forwarder
+	largest  int          // index of the largest of windows that is used
 	growth   atomic.Int32 // connections that may still have a large window
 	denied   denials
 	limits   [2]limit // by policy.Direction

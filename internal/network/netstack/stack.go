@@ -35,8 +35,9 @@ const (
 	growAfter = 128 << 10 // bytes from the guest after which a connection asks for a large window
 )
 
-// windows are the sizes, in bytes, that receive windows begin with, by the number of connections.
-var windows = [...]struct{ below, size int }{{16, 256 << 10}, {64, 64 << 10}, {256, 32 << 10}, {1 << 30, 16 << 10}}
+// windows are the buffers, in bytes, that connections begin with, by how many there are; half of each is the window. The first is for links
+// with all of their own buffer.
+var windows = [...]struct{ below, size int }{{8, 512 << 10}, {16, 256 << 10}, {64, 64 << 10}, {256, 32 << 10}, {1 << 30, 16 << 10}}
 
 // inHandshake is the size, in bytes, with which a connection is opened that is to have size. The stack counts a segment twice that ends the
 // handshake with data in it, for as long as the connection lasts. If what was before that data is lost, it must be received when all that the
@@ -111,6 +112,7 @@ func (g *Gateway) setUpTCP() error {
 	if sndbuf < WantBuffers {
 		window = startBuffer
 		g.growth.Store(1)
+		g.largest = 1
 	}
 	rcv := tcpip.TCPReceiveBufferSizeRangeOption{Min: 4 << 10, Default: startBuffer, Max: window}
 	snd := tcpip.TCPSendBufferSizeRangeOption{Min: 4 << 10, Default: startBuffer, Max: maxBuffer}

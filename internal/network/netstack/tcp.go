@@ -33,8 +33,8 @@ func (g *Gateway) handleTCP(id stack.TransportEndpointID, pkt *stack.PacketBuffe
 	g.mu.Lock()
 	open := g.conns
 	g.mu.Unlock()
-	for i, w := range windows {
-		if open < w.below {
+	for i := g.largest; i < len(windows); i++ {
+		if open < windows[i].below {
 			return g.tcp[i].HandlePacket(id, pkt)
 		}
 	}
