@@ -35,6 +35,9 @@ type relay struct {
 // copyBuffers are taken when there is something to read and given back when it is written: an idle connection has none.
 var copyBuffers = sync.Pool{New: func() any { return new([64 << 10]byte) }}
 
+// lastWrites is how long the host may take for what a guest sent before it broke the connection.
+const lastWrites = time.Second
+
 var errAborted = errors.New("connection aborted")
 
 func (r *relay) run() {
@@ -106,10 +109,10 @@ func (r *relay) toHost() error {
 	entry, ready := waiter.NewChannelEntry(waiter.ReadableEvents | waiter.EventHUp | waiter.EventErr)
 	r.queue.EventRegister(&entry)
 	defer r.queue.EventUnregister(&entry)
-	// The host may take nothing for ever, and then only this tells of the guest's reset, or of ours.
+	// The host may take nothing for ever, and then only this tells of the guest's reset, or of ours. What came before it may still go.
 	look := func(waiter.EventMask) {
 		if tcp.EndpointState(r.guest.State()) == tcp.StateError {
-			_ = r.host.SetWriteDeadline(time.Unix(1, 0))
+			_ = r.host.SetWriteDeadline(time.Now().Add(lastWrites))
 		}
 	}
 	broken := waiter.NewFunctionEntry(waiter.EventHUp|waiter.EventErr, look)
@@ -132,10 +135,8 @@ func (r *relay) toHost() error {
 		switch terr.(type) {
 		case nil:
 		case *tcpip.ErrWouldBlock:
-			select {
-			case <-ready:
-			case <-r.g.ctx.Done():
-				return errAborted
+			if err := r.await(ready); err != nil {
+				return err
 			}
 		case *tcpip.ErrClosedForReceive:
 			if c, ok := r.host.(interface{ CloseWrite() error }); ok {
@@ -221,14 +222,22 @@ func (r *relay) fill(f *fill, room <-chan struct{}) error {
 				return nil
 			}
 		case *tcpip.ErrWouldBlock:
-			select {
-			case <-room:
-			case <-r.g.ctx.Done():
-				return errAborted
+			if err := r.await(room); err != nil {
+				return err
 			}
 		default:
 			return errAborted
 		}
+	}
+}
+
+// await waits for what the guest's side tells of.
+func (r *relay) await(told <-chan struct{}) error {
+	select {
+	case <-told:
+		return nil
+	case <-r.g.ctx.Done():
+		return errAborted
 	}
 }
 
@@ -238,10 +247,8 @@ func (r *relay) write(data *bytes.Reader, room <-chan struct{}) error {
 		switch terr.(type) {
 		case nil:
 		case *tcpip.ErrWouldBlock:
-			select {
-			case <-room:
-			case <-r.g.ctx.Done():
-				return errAborted
+			if err := r.await(room); err != nil {
+				return err
 			}
 		default:
 			return errAborted

@@ -237,3 +237,39 @@ func TestBrokenWhileHostReadsNothing(t *testing.T) {
 		})
 	}
 }
+
+// TestLastWords has a guest send and reset at once. What it sent before is passed on.
+func TestLastWords(t *testing.T) {
+	const size = 10 << 10 // what may be sent without an answer
+	w := newWorld(t, Config{})
+	got := make(chan int, 1)
+	w.net.listen(t, "198.51.100.7:80", func(c net.Conn) {
+		if _, err := io.CopyN(struct{ io.Writer }{c}, struct{ io.Reader }{c}, 1); err != nil {
+			t.Error(err)
+		}
+		n, err := io.Copy(io.Discard, c)
+		if err == nil {
+			t.Error("the server was not told of the reset")
+		}
+		got <- int(n)
+	})
+	for range 50 {
+		c := w.mustDial(t, "198.51.100.7:80")
+		if _, err := c.Write([]byte{0}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(c, []byte{0}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Write(make([]byte, size)); err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range w.guest.stack.RegisteredEndpoints() {
+			e.Abort()
+		}
+		if n := <-got; n != size {
+			t.Errorf("%d bytes came before the reset, want %d", n, size)
+		}
+		c.Close()
+	}
+}

@@ -56,7 +56,7 @@ type fate int
 
 const (
 	deliver fate = iota
-	hold         // see Gateway.later
+	hold         // until what is there has gone
 	drop
 )
 
@@ -120,8 +120,7 @@ func (g *Gateway) waitGone(proto tcpip.NetworkProtocolNumber, id stack.Transport
 	return true
 }
 
-// holds reports whether there is a connection of that name. It may be in its handshake: what
-// ended it is still on its way there.
+// holds reports whether there is a connection of that name. It may be in its handshake: what ended it is still on its way there.
 func (g *Gateway) holds(proto tcpip.NetworkProtocolNumber, id stack.TransportEndpointID) bool {
 	return g.stack.FindTransportEndpoint(proto, tcp.ProtocolNumber, id, nicID) != nil
 }
