@@ -85,6 +85,7 @@ type Gateway struct {
 	terms    atomic.Pointer[terms]
 	log      *slog.Logger
 	names    *dns.Resolver
+	spares   *spares // nil where another's Dialer is used
 	link     *link
 	stack    *stack.Stack
 	tcp      [len(windows)]*tcp.Forwarder
@@ -166,8 +167,10 @@ func start(cfg Config) (*Gateway, error) {
 			cfg.Ping = func(netip.Addr) (net.Conn, error) { return nil, errors.ErrUnsupported }
 		}
 	}
+	var own *spares
 	if cfg.Dialer == nil {
 		cfg.Dialer = &net.Dialer{}
+		own = newSpares()
 	}
 	if cfg.DNS.Dialer == nil {
 		cfg.DNS.Dialer = cfg.Dialer
@@ -179,7 +182,7 @@ func start(cfg Config) (*Gateway, error) {
 		cfg.OnEvent = func(text string) { cfg.Logger.Warn(text) }
 	}
 	g := &Gateway{
-		cfg: cfg, log: cfg.Logger,
+		cfg: cfg, log: cfg.Logger, spares: own,
 		open:  map[io.Closer]struct{}{},
 		flows: map[flowKey]*flow{},
 		live:  map[uint64]*entry{},
@@ -229,6 +232,9 @@ func (g *Gateway) Close() error {
 	g.goDown()
 	g.stack.Close()
 	g.tasks.Wait()
+	if g.spares != nil {
+		g.spares.close()
+	}
 	g.stack.Wait()
 	g.link.port.free()
 	return nil
@@ -278,13 +284,18 @@ func (g *Gateway) keep(c io.Closer) (closeNow func(), ok bool) {
 
 // dial opens the host's side of a connection to to. What is open on the gateway's own address is the host's loopback.
 func (g *Gateway) dial(ctx context.Context, network string, to netip.AddrPort) (net.Conn, error) {
+	return g.cfg.Dialer.DialContext(ctx, network, g.onHost(to).String())
+}
+
+// onHost is where to is on this machine's side.
+func (g *Gateway) onHost(to netip.AddrPort) netip.AddrPort {
 	switch to.Addr() {
 	case g.cfg.Ends.Gateway4:
-		to = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), to.Port())
+		return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), to.Port())
 	case g.cfg.Ends.Gateway6:
-		to = netip.AddrPortFrom(netip.IPv6Loopback(), to.Port())
+		return netip.AddrPortFrom(netip.IPv6Loopback(), to.Port())
 	}
-	return g.cfg.Dialer.DialContext(ctx, network, to.String())
+	return to
 }
 
 // terms are what the sandbox's traffic is held to at a time.

@@ -70,13 +70,15 @@ func (g *Gateway) linger(ep tcpip.Endpoint, queue *waiter.Queue) {
 		case tcp.StateClose, tcp.StateError, tcp.StateTimeWait, tcp.StateFinWait2:
 			return
 		}
+		look := time.NewTimer(pause)
 		select {
 		case <-gone:
-		case <-time.After(pause):
+		case <-look.C:
 		case <-g.ctx.Done():
 			ep.Abort()
 			return
 		}
+		look.Stop() // or it would wake us for nothing
 	}
 }
 

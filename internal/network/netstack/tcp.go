@@ -77,18 +77,12 @@ func (g *Gateway) acceptTCP(req *tcp.ForwarderRequest, buffer int) {
 	}
 	var host net.Conn
 	if c == nil || to.Port() != 853 {
-		ctx, cancel := context.WithTimeout(g.ctx, g.cfg.DialTimeout)
+		var closeHost func()
 		var err error
-		host, err = g.dial(ctx, "tcp", to)
-		cancel()
+		host, closeHost, err = g.dialTCP(to)
 		if err != nil {
 			// After a time-out the guest's next SYN tries again.
-			req.Complete(!errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, os.ErrDeadlineExceeded))
-			return
-		}
-		closeHost, ok := g.keep(host)
-		if !ok {
-			req.Complete(false)
+			req.Complete(!errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, net.ErrClosed))
 			return
 		}
 		defer closeHost()
@@ -102,6 +96,9 @@ func (g *Gateway) acceptTCP(req *tcp.ForwarderRequest, buffer int) {
 		return
 	}
 	ep.SocketOptions().SetReceiveBufferSize(int64(buffer), false)
+	if g.spares != nil {
+		g.spares.fill(to.Addr().Is6())
+	}
 	g.stats.conns.Add(1)
 	if !g.begun(e, ep.Abort) {
 		reset(host)

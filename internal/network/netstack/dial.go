@@ -1,0 +1,228 @@
+package netstack
+
+import (
+	"context"
+	"encoding/binary"
+	"net"
+	"net/netip"
+	"os"
+	"syscall"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// hostConn is a connection to a server. It is net.TCPConn in fewer and cheaper steps: its socket is made and in the runtime's poller before
+// anybody wants it, and what is on the way of a new connection is raw (ADR 21).
+type hostConn struct {
+	file *os.File
+	raw  syscall.RawConn
+	to   netip.AddrPort
+}
+
+var _ net.Conn = (*hostConn)(nil)
+
+// newSocket makes a socket for connections of IPv4 or IPv6, as net.Dialer has them.
+func newSocket(v6 bool) (*hostConn, error) {
+	family := unix.AF_INET
+	if v6 {
+		family = unix.AF_INET6
+	}
+	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
+	if err != nil {
+		return nil, os.NewSyscallError("socket", err)
+	}
+	for _, o := range [][3]int{
+		{unix.IPPROTO_TCP, unix.TCP_NODELAY, 1}, {unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, 15}, {unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, 15}, {unix.IPPROTO_TCP, unix.TCP_KEEPCNT, 9},
+	} {
+		if err := unix.SetsockoptInt(fd, o[0], o[1], o[2]); err != nil {
+			_ = unix.Close(fd)
+			return nil, os.NewSyscallError("setsockopt", err)
+		}
+	}
+	c := &hostConn{file: os.NewFile(uintptr(fd), "connection")}
+	if c.raw, err = c.file.SyscallConn(); err != nil {
+		_ = c.file.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// connect opens the connection.
+func (c *hostConn) connect(to netip.AddrPort, deadline time.Time) error {
+	c.to = to
+	var sa [unix.SizeofSockaddrInet6]byte // of IPv4, the first 16 bytes
+	size := uintptr(unix.SizeofSockaddrInet4)
+	binary.BigEndian.PutUint16(sa[2:], to.Port())
+	if a := to.Addr(); a.Is4() {
+		binary.NativeEndian.PutUint16(sa[:], unix.AF_INET)
+		*(*[4]byte)(sa[4:]) = a.As4()
+	} else {
+		binary.NativeEndian.PutUint16(sa[:], unix.AF_INET6)
+		*(*[16]byte)(sa[8:]) = a.As16()
+		size = unix.SizeofSockaddrInet6
+	}
+	if err := c.file.SetWriteDeadline(deadline); err != nil {
+		return err
+	}
+	var errno unix.Errno
+	if err := c.raw.Write(func(fd uintptr) bool {
+		_, _, errno = unix.RawSyscall(unix.SYS_CONNECT, fd, uintptr(unsafe.Pointer(&sa)), size)
+		return errno != unix.EINPROGRESS && errno != unix.EALREADY && errno != unix.EINTR
+	}); err != nil {
+		return err
+	}
+	if errno != 0 && errno != unix.EISCONN {
+		return os.NewSyscallError("connect", errno)
+	}
+	if to.Addr().IsLoopback() && c.isItself() {
+		return os.NewSyscallError("connect", unix.ECONNREFUSED)
+	}
+	return c.file.SetWriteDeadline(time.Time{})
+}
+
+// isItself reports whether the kernel has given the socket the port that it was to connect to, where nobody listens: then it has a connection
+// with itself.
+func (c *hostConn) isItself() bool {
+	var sa [unix.SizeofSockaddrInet6]byte
+	size := uint32(len(sa))
+	var errno unix.Errno
+	err := c.raw.Control(func(fd uintptr) {
+		_, _, errno = unix.RawSyscall(unix.SYS_GETSOCKNAME, fd, uintptr(unsafe.Pointer(&sa)), uintptr(unsafe.Pointer(&size)))
+	})
+	return err == nil && errno == 0 && binary.BigEndian.Uint16(sa[2:]) == c.to.Port()
+}
+
+func (c *hostConn) Read(b []byte) (int, error)         { return c.file.Read(b) }
+func (c *hostConn) Write(b []byte) (int, error)        { return c.file.Write(b) }
+func (c *hostConn) Close() error                       { return c.file.Close() }
+func (c *hostConn) SetDeadline(t time.Time) error      { return c.file.SetDeadline(t) }
+func (c *hostConn) SetReadDeadline(t time.Time) error  { return c.file.SetReadDeadline(t) }
+func (c *hostConn) SetWriteDeadline(t time.Time) error { return c.file.SetWriteDeadline(t) }
+func (c *hostConn) RemoteAddr() net.Addr               { return net.TCPAddrFromAddrPort(c.to) }
+
+// SyscallConn implements syscall.Conn.
+func (c *hostConn) SyscallConn() (syscall.RawConn, error) { return c.raw, nil }
+
+// LocalAddr is the socket's address; nothing if it has gone.
+func (c *hostConn) LocalAddr() net.Addr {
+	var sa unix.Sockaddr
+	_ = c.raw.Control(func(fd uintptr) { sa, _ = unix.Getsockname(int(fd)) })
+	switch sa := sa.(type) {
+	case *unix.SockaddrInet4:
+		return &net.TCPAddr{IP: sa.Addr[:], Port: sa.Port}
+	case *unix.SockaddrInet6:
+		return &net.TCPAddr{IP: sa.Addr[:], Port: sa.Port}
+	}
+	return &net.TCPAddr{}
+}
+
+// CloseWrite sends a FIN.
+func (c *hostConn) CloseWrite() error {
+	var errno unix.Errno
+	if err := c.raw.Control(func(fd uintptr) { _, _, errno = unix.RawSyscall(unix.SYS_SHUTDOWN, fd, unix.SHUT_WR, 0) }); err != nil {
+		return err
+	}
+	if errno != 0 {
+		return os.NewSyscallError("shutdown", errno)
+	}
+	return nil
+}
+
+// SetLinger is that of net.TCPConn.
+func (c *hostConn) SetLinger(sec int) error {
+	l := unix.Linger{Linger: int32(max(sec, 0))}
+	if sec >= 0 {
+		l.Onoff = 1
+	}
+	var err error
+	if cerr := c.raw.Control(func(fd uintptr) { err = unix.SetsockoptLinger(int(fd), unix.SOL_SOCKET, unix.SO_LINGER, &l) }); cerr != nil {
+		return cerr
+	}
+	return os.NewSyscallError("setsockopt", err)
+}
+
+// spares are sockets for the next connections, one of each family.
+type spares [2]chan *hostConn
+
+func newSpares() *spares {
+	return &spares{make(chan *hostConn, 1), make(chan *hostConn, 1)}
+}
+
+func (s *spares) of(v6 bool) chan *hostConn {
+	if v6 {
+		return s[1]
+	}
+	return s[0]
+}
+
+// take returns a socket.
+func (s *spares) take(v6 bool) (*hostConn, error) {
+	select {
+	case c := <-s.of(v6):
+		return c, nil
+	default:
+		return newSocket(v6)
+	}
+}
+
+// fill makes the next connection's socket, if there is none.
+func (s *spares) fill(v6 bool) {
+	of := s.of(v6)
+	if len(of) > 0 {
+		return
+	}
+	c, err := newSocket(v6)
+	if err != nil {
+		return // the next connection says why
+	}
+	select {
+	case of <- c:
+	default:
+		_ = c.Close()
+	}
+}
+
+func (s *spares) close() {
+	for _, of := range s {
+		select {
+		case c := <-of:
+			_ = c.Close()
+		default:
+		}
+	}
+}
+
+// dialTCP opens the host's side of a TCP connection. It is closed when the gateway goes down; closeNow closes it before.
+func (g *Gateway) dialTCP(to netip.AddrPort) (host net.Conn, closeNow func(), err error) {
+	if g.spares == nil {
+		ctx, cancel := context.WithTimeout(g.ctx, g.cfg.DialTimeout)
+		defer cancel()
+		if host, err = g.dial(ctx, "tcp", to); err != nil {
+			return nil, nil, err
+		}
+		if closeNow, ok := g.keep(host); ok {
+			return host, closeNow, nil
+		}
+		return nil, nil, net.ErrClosed
+	}
+	to = g.onHost(to)
+	c, err := g.spares.take(to.Addr().Is6())
+	if err != nil {
+		return nil, nil, err
+	}
+	closeNow, ok := g.keep(c)
+	if !ok {
+		return nil, nil, net.ErrClosed
+	}
+	if err := c.connect(to, time.Now().Add(g.cfg.DialTimeout)); err != nil {
+		closeNow()
+		if g.ctx.Err() != nil {
+			err = net.ErrClosed
+		}
+		return nil, nil, err
+	}
+	return c, closeNow, nil
+}
