@@ -3,6 +3,7 @@ package netstack
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"net"
 	"net/netip"
 	"os"
@@ -95,8 +96,30 @@ func (c *hostConn) isItself() bool {
 	return err == nil && errno == 0 && binary.BigEndian.Uint16(sa[2:]) == c.to.Port()
 }
 
-func (c *hostConn) Read(b []byte) (int, error)         { return c.file.Read(b) }
-func (c *hostConn) Write(b []byte) (int, error)        { return c.file.Write(b) }
+// Read implements net.Conn.
+func (c *hostConn) Read(b []byte) (int, error) {
+	n, err := c.file.Read(b)
+	return n, c.failed("read", err)
+}
+
+// Write implements net.Conn.
+func (c *hostConn) Write(b []byte) (int, error) {
+	n, err := c.file.Write(b)
+	return n, c.failed("write", err)
+}
+
+// failed makes of a file's error that of a net.Conn: crypto/tls goes on after a time-out only if that is a net.Error.
+func (c *hostConn) failed(op string, err error) error {
+	var path *os.PathError
+	if !errors.As(err, &path) {
+		return err // none, or io.EOF
+	}
+	if err = path.Err; errors.Is(err, os.ErrClosed) {
+		err = net.ErrClosed
+	}
+	return &net.OpError{Op: op, Net: "tcp", Addr: c.RemoteAddr(), Err: err}
+}
+
 func (c *hostConn) Close() error                       { return c.file.Close() }
 func (c *hostConn) SetDeadline(t time.Time) error      { return c.file.SetDeadline(t) }
 func (c *hostConn) SetReadDeadline(t time.Time) error  { return c.file.SetReadDeadline(t) }

@@ -140,6 +140,9 @@ func New(cfg Config) (*Gateway, error) {
 		}
 		if g != nil && g.link != nil {
 			g.link.close()
+			if g.stack != nil {
+				g.stack.Destroy()
+			}
 			g.link.port.free()
 		}
 		if cfg.Link != nil {

@@ -81,13 +81,24 @@ func (p *port) write(try func(fd uintptr) bool) error {
 	if try(fd) {
 		return nil
 	}
+	looks := false // one writer at a time is in Read
 	return p.outc.Read(func(ep uintptr) bool {
-		if try(fd) {
-			return true
+		done := try(fd)
+		if !done && !looks {
+			looks = true
+			p.look(ep, unix.EPOLLOUT)
+			done = try(fd) // there may be room since
 		}
-		_ = unix.EpollCtl(int(ep), unix.EPOLL_CTL_MOD, p.fd, &unix.EpollEvent{Events: unix.EPOLLOUT | unix.EPOLLONESHOT, Fd: int32(p.fd)})
-		return try(fd) // there may be room since
+		if done && looks {
+			p.look(ep, 0) // EPOLLONESHOT would not do it: nobody waits in this instance
+		}
+		return done
 	})
+}
+
+// look says what the epoll instance ep is to tell of.
+func (p *port) look(ep uintptr, events uint32) {
+	_ = unix.EpollCtl(int(ep), unix.EPOLL_CTL_MOD, p.fd, &unix.EpollEvent{Events: events, Fd: int32(p.fd)})
 }
 
 // shut ends both directions: the far end sees it, and nobody waits any more. It may be called twice.

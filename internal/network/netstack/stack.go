@@ -94,8 +94,6 @@ func (g *Gateway) startStack() error {
 		},
 	} {
 		if err := step(); err != nil {
-			g.link.close()
-			g.stack.Destroy()
 			return errors.New(err.String())
 		}
 	}
