@@ -78,7 +78,7 @@ func (c *hostConn) connect(to netip.AddrPort, deadline time.Time) error {
 	if errno != 0 && errno != unix.EISCONN {
 		return os.NewSyscallError("connect", errno)
 	}
-	if to.Addr().IsLoopback() && c.isItself() {
+	if c.isItself() {
 		return os.NewSyscallError("connect", unix.ECONNREFUSED)
 	}
 	return c.file.SetWriteDeadline(time.Time{})
@@ -93,7 +93,13 @@ func (c *hostConn) isItself() bool {
 	err := c.raw.Control(func(fd uintptr) {
 		_, _, errno = unix.RawSyscall(unix.SYS_GETSOCKNAME, fd, uintptr(unsafe.Pointer(&sa)), uintptr(unsafe.Pointer(&size)))
 	})
-	return err == nil && errno == 0 && binary.BigEndian.Uint16(sa[2:]) == c.to.Port()
+	if err != nil || errno != 0 || binary.BigEndian.Uint16(sa[2:]) != c.to.Port() {
+		return false
+	}
+	if c.to.Addr().Is4() {
+		return [4]byte(sa[4:8]) == c.to.Addr().As4()
+	}
+	return [16]byte(sa[8:24]) == c.to.Addr().As16()
 }
 
 // Read implements net.Conn.
@@ -165,6 +171,19 @@ func (c *hostConn) SetLinger(sec int) error {
 		return cerr
 	}
 	return os.NewSyscallError("setsockopt", err)
+}
+
+// DialTCP opens a connection as a gateway does that has no other Dialer.
+func DialTCP(to netip.AddrPort, deadline time.Time) (net.Conn, error) {
+	c, err := newSocket(to.Addr().Is6())
+	if err != nil {
+		return nil, err
+	}
+	if err := c.connect(to, deadline); err != nil {
+		_ = c.Close()
+		return nil, err
+	}
+	return c, nil
 }
 
 // spares are sockets for the next connections, one of each family.

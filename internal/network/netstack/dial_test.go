@@ -1,11 +1,15 @@
 package netstack
 
 import (
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -162,5 +166,57 @@ func TestSpares(t *testing.T) {
 	s.close()
 	if now := countFiles(t); now != files {
 		t.Errorf("%d files are open in the end, %d were", now, files)
+	}
+}
+
+// TestHostConnErrors has what is above a connection ask its errors as it does those of net.TCPConn: crypto/tls goes on after a time-out only
+// if that is a temporary net.Error.
+func TestHostConnErrors(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	c := mustSocket(t, false)
+	if err := c.connect(netip.MustParseAddrPort(l.Addr().String()), time.Now().Add(10*time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	_ = c.SetReadDeadline(time.Unix(1, 0))
+	_, err = c.Read(make([]byte, 1))
+	if e, ok := err.(net.Error); !ok || !e.Timeout() || !e.Temporary() || !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("a read past its deadline: %T %v, not a temporary net.Error", err, err)
+	}
+	_ = c.Close()
+	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("a read of what is closed: %T %v, want net.ErrClosed", err, err)
+	}
+	if _, err := c.Write(make([]byte, 1)); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("a write to what is closed: %T %v, want net.ErrClosed", err, err)
+	}
+}
+
+// TestHostConnTLS has the read of TLS over a connection time out, as the proxy's look at who speaks first does, and go on.
+func TestHostConnTLS(t *testing.T) {
+	s := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "hello") }))
+	defer s.Close()
+	c := mustSocket(t, false)
+	if err := c.connect(netip.MustParseAddrPort(s.Listener.Addr().String()), time.Now().Add(10*time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	inner := tls.Client(c, &tls.Config{InsecureSkipVerify: true})
+	if err := inner.Handshake(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		time.Sleep(20 * time.Millisecond)
+		_ = inner.SetReadDeadline(time.Unix(1, 0))
+	}()
+	if _, err := inner.Read(make([]byte, 1)); !isDeadline(err) {
+		t.Fatal(err)
+	}
+	_ = inner.SetReadDeadline(time.Time{})
+	_, _ = io.WriteString(inner, "GET / HTTP/1.0\r\n\r\n")
+	if b, err := io.ReadAll(inner); err != nil || !strings.HasSuffix(string(b), "hello") {
+		t.Errorf("%q, %v", b, err)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"os"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -62,7 +63,14 @@ func epoll(fd int, events uint32) (*os.File, syscall.RawConn, error) {
 	}
 	f := os.NewFile(uintptr(ep), "network link")
 	raw, err := f.SyscallConn()
-	return f, raw, err
+	if err == nil {
+		err = f.SetDeadline(time.Time{}) // fails unless the runtime's poller has it
+	}
+	if err != nil {
+		_ = f.Close()
+		return nil, nil, err
+	}
+	return f, raw, nil
 }
 
 // read calls try, which is to return false if there is nothing to read, until it returns true or the port is shut.

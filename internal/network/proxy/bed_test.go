@@ -159,6 +159,9 @@ func (b *bed) DialContext(ctx context.Context, network, address string) (net.Con
 	if to == "" {
 		return nil, &net.OpError{Op: "dial", Net: network, Err: errors.New("connection refused")}
 	}
+	if network == "tcp" {
+		return netstack.DialTCP(netip.MustParseAddrPort(to), time.Now().Add(10*time.Second))
+	}
 	return (&net.Dialer{}).DialContext(ctx, network, to)
 }
 
