@@ -50,20 +50,20 @@ func serve(c net.Conn) {
 	if _, err := io.ReadFull(c, how); err != nil {
 		return
 	}
-	buf := make([]byte, bufferSize)
 	switch how[0] {
 	case Down:
+		buf := make([]byte, bufferSize)
 		for {
 			if _, err := c.Write(buf); err != nil {
 				return
 			}
 		}
 	case Up:
-		_, _ = io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{c}, buf) // not spliced
+		_, _ = io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{c}, make([]byte, bufferSize)) // not spliced
 		_, _ = c.Write([]byte{'.'})
 	default:
 		if _, err := c.Write(how); err == nil {
-			_, _ = io.CopyBuffer(struct{ io.Writer }{c}, struct{ io.Reader }{c}, buf[:4<<10])
+			_, _ = io.CopyBuffer(struct{ io.Writer }{c}, struct{ io.Reader }{c}, make([]byte, 4<<10))
 		}
 	}
 }

@@ -20,6 +20,8 @@ const (
 	flowLogSize  = 4 << 20
 	flowLogQueue = 1024
 	flowLogRate  = 500 // lines per second: the guest decides how many flows there are
+	// flowLogGather is how long a line may wait for others: a write of its own for each would cost more than it is.
+	flowLogGather = 20 * time.Millisecond
 )
 
 // flowLog writes flows as lines of JSON, and passes on events in words, in a goroutine of its own, so that a slow disk does
@@ -107,7 +109,24 @@ func (l *flowLog) write() {
 			_ = file.Close()
 		}
 	}()
-	for t := range l.queue {
+	var full <-chan time.Time // when what was gathered is to be written; nil while there is nothing
+	for {
+		var t told
+		var open bool
+		select {
+		case t, open = <-l.queue:
+		case <-full:
+			full = nil
+			if err := out.Flush(); err != nil {
+				l.log.Warn("the flow log ends here", "err", err)
+				l.eventsOnly()
+				return
+			}
+			continue
+		}
+		if !open {
+			return
+		}
 		if t.flow.Event == "" {
 			l.event(t.text)
 			continue
@@ -133,13 +152,9 @@ func (l *flowLog) write() {
 			out = bufio.NewWriter(file)
 		}
 		size += int64(len(line))
-		_, _ = out.Write(line)
-		if len(l.queue) == 0 {
-			if err := out.Flush(); err != nil {
-				l.log.Warn("the flow log ends here", "err", err)
-				l.eventsOnly()
-				return
-			}
+		_, _ = out.Write(line) // its error is Flush's, too
+		if full == nil {
+			full = time.After(flowLogGather)
 		}
 	}
 }

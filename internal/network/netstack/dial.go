@@ -7,6 +7,8 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 	"unsafe"
@@ -20,6 +22,10 @@ type hostConn struct {
 	file *os.File
 	raw  syscall.RawConn
 	to   netip.AddrPort
+
+	spares *spares // whose it is, or nil
+	over   atomic.Bool
+	closed sync.Once // after over
 }
 
 var _ net.Conn = (*hostConn)(nil)
@@ -30,20 +36,22 @@ func newSocket(v6 bool) (*hostConn, error) {
 	if v6 {
 		family = unix.AF_INET6
 	}
-	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
-	if err != nil {
-		return nil, os.NewSyscallError("socket", err)
+	fd, _, errno := unix.RawSyscall(unix.SYS_SOCKET, uintptr(family), unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
+	if errno != 0 {
+		return nil, os.NewSyscallError("socket", errno)
 	}
-	for _, o := range [][3]int{
+	for _, o := range [][3]uintptr{
 		{unix.IPPROTO_TCP, unix.TCP_NODELAY, 1}, {unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
 		{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, 15}, {unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, 15}, {unix.IPPROTO_TCP, unix.TCP_KEEPCNT, 9},
 	} {
-		if err := unix.SetsockoptInt(fd, o[0], o[1], o[2]); err != nil {
-			_ = unix.Close(fd)
-			return nil, os.NewSyscallError("setsockopt", err)
+		value := int32(o[2])
+		if _, _, errno := unix.RawSyscall6(unix.SYS_SETSOCKOPT, fd, o[0], o[1], uintptr(unsafe.Pointer(&value)), unsafe.Sizeof(value), 0); errno != 0 {
+			_ = unix.Close(int(fd))
+			return nil, os.NewSyscallError("setsockopt", errno)
 		}
 	}
-	c := &hostConn{file: os.NewFile(uintptr(fd), "connection")}
+	c := &hostConn{file: os.NewFile(fd, "connection")}
+	var err error
 	if c.raw, err = c.file.SyscallConn(); err != nil {
 		_ = c.file.Close()
 		return nil, err
@@ -65,14 +73,22 @@ func (c *hostConn) connect(to netip.AddrPort, deadline time.Time) error {
 		*(*[16]byte)(sa[8:]) = a.As16()
 		size = unix.SizeofSockaddrInet6
 	}
-	if err := c.file.SetWriteDeadline(deadline); err != nil {
-		return err
-	}
 	var errno unix.Errno
-	if err := c.raw.Write(func(fd uintptr) bool {
+	try := func(fd uintptr) (done bool) {
 		_, _, errno = unix.RawSyscall(unix.SYS_CONNECT, fd, uintptr(unsafe.Pointer(&sa)), size)
 		return errno != unix.EINPROGRESS && errno != unix.EALREADY && errno != unix.EINTR
-	}); err != nil {
+	}
+	done := false // of a server on this machine: the handshake is over when the first call returns, and the second says so
+	err := c.raw.Control(func(fd uintptr) { done = try(fd) || try(fd) })
+	if err == nil && !done {
+		if err = c.file.SetWriteDeadline(deadline); err == nil {
+			err = c.raw.Write(try)
+		}
+		if err == nil {
+			err = c.file.SetWriteDeadline(time.Time{})
+		}
+	}
+	if err != nil {
 		return err
 	}
 	if errno != 0 && errno != unix.EISCONN {
@@ -81,7 +97,7 @@ func (c *hostConn) connect(to netip.AddrPort, deadline time.Time) error {
 	if c.isItself() {
 		return os.NewSyscallError("connect", unix.ECONNREFUSED)
 	}
-	return c.file.SetWriteDeadline(time.Time{})
+	return nil
 }
 
 // isItself reports whether the kernel has given the socket the port that it was to connect to, where nobody listens: then it has a connection
@@ -126,7 +142,18 @@ func (c *hostConn) failed(op string, err error) error {
 	return &net.OpError{Op: op, Net: "tcp", Addr: c.RemoteAddr(), Err: err}
 }
 
-func (c *hostConn) Close() error                       { return c.file.Close() }
+// finished says that both directions have ended in order. The far end does not see any more when the socket is closed.
+func (c *hostConn) finished() { c.over.Store(c.spares != nil) }
+
+// Close implements net.Conn. It may be called twice.
+func (c *hostConn) Close() error {
+	if !c.over.Load() {
+		return c.file.Close()
+	}
+	c.closed.Do(func() { c.spares.retire(c.file) })
+	return nil
+}
+
 func (c *hostConn) SetDeadline(t time.Time) error      { return c.file.SetDeadline(t) }
 func (c *hostConn) SetReadDeadline(t time.Time) error  { return c.file.SetReadDeadline(t) }
 func (c *hostConn) SetWriteDeadline(t time.Time) error { return c.file.SetWriteDeadline(t) }
@@ -186,18 +213,29 @@ func DialTCP(to netip.AddrPort, deadline time.Time) (net.Conn, error) {
 	return c, nil
 }
 
-// spares are sockets for the next connections, one of each family.
-type spares [2]chan *hostConn
+// spares are sockets for the next connections, one of each family, and those of the last, still to be closed.
+type spares struct {
+	next [2]chan *hostConn
+
+	mu  sync.Mutex
+	old []*os.File
+}
+
+// Closing a file wakes the runtime's monitor, which then looks for something to do for a while: so files are closed together.
+const (
+	maxOld   = 16
+	oldDelay = 20 * time.Millisecond
+)
 
 func newSpares() *spares {
-	return &spares{make(chan *hostConn, 1), make(chan *hostConn, 1)}
+	return &spares{next: [2]chan *hostConn{make(chan *hostConn, 1), make(chan *hostConn, 1)}}
 }
 
 func (s *spares) of(v6 bool) chan *hostConn {
 	if v6 {
-		return s[1]
+		return s.next[1]
 	}
-	return s[0]
+	return s.next[0]
 }
 
 // take returns a socket.
@@ -206,8 +244,16 @@ func (s *spares) take(v6 bool) (*hostConn, error) {
 	case c := <-s.of(v6):
 		return c, nil
 	default:
-		return newSocket(v6)
+		return s.make(v6)
 	}
+}
+
+func (s *spares) make(v6 bool) (*hostConn, error) {
+	c, err := newSocket(v6)
+	if c != nil {
+		c.spares = s
+	}
+	return c, err
 }
 
 // fill makes the next connection's socket, if there is none.
@@ -216,7 +262,7 @@ func (s *spares) fill(v6 bool) {
 	if len(of) > 0 {
 		return
 	}
-	c, err := newSocket(v6)
+	c, err := s.make(v6)
 	if err != nil {
 		return // the next connection says why
 	}
@@ -227,8 +273,35 @@ func (s *spares) fill(v6 bool) {
 	}
 }
 
+// retire closes the socket of a connection that is over, soon.
+func (s *spares) retire(f *os.File) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch s.old = append(s.old, f); len(s.old) {
+	case 1:
+		time.AfterFunc(oldDelay, s.closeOld)
+	case maxOld:
+		s.closeOldLocked()
+	}
+}
+
+func (s *spares) closeOld() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closeOldLocked()
+}
+
+func (s *spares) closeOldLocked() {
+	for _, f := range s.old {
+		_ = f.Close()
+	}
+	clear(s.old)
+	s.old = s.old[:0]
+}
+
 func (s *spares) close() {
-	for _, of := range s {
+	s.closeOld()
+	for _, of := range s.next {
 		select {
 		case c := <-of:
 			_ = c.Close()

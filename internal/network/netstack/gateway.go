@@ -86,6 +86,7 @@ type Gateway struct {
 	log      *slog.Logger
 	names    *dns.Resolver
 	spares   *spares // nil where another's Dialer is used
+	workers  *workers
 	link     *link
 	stack    *stack.Stack
 	tcp      [len(windows)]*tcp.Forwarder
@@ -185,7 +186,7 @@ func start(cfg Config) (*Gateway, error) {
 		cfg.OnEvent = func(text string) { cfg.Logger.Warn(text) }
 	}
 	g := &Gateway{
-		cfg: cfg, log: cfg.Logger, spares: own,
+		cfg: cfg, log: cfg.Logger, spares: own, workers: newWorkers(),
 		open:  map[io.Closer]struct{}{},
 		flows: map[flowKey]*flow{},
 		live:  map[uint64]*entry{},
@@ -235,6 +236,7 @@ func (g *Gateway) Close() error {
 	g.goDown()
 	g.stack.Close()
 	g.tasks.Wait()
+	g.workers.close()
 	if g.spares != nil {
 		g.spares.close()
 	}

@@ -84,30 +84,40 @@ func (l *link) Attach(d stack.NetworkDispatcher) {
 func (l *link) read(d stack.NetworkDispatcher) {
 	in := &inbox{batch: 1}
 	defer in.release()
-	var n int
-	var errno unix.Errno
-	recv := func(fd uintptr) bool {
-		n, errno = recvmmsg(fd, in.hdrs[:in.batch])
-		return errno != unix.EAGAIN
-	}
-	for {
-		in.fill()
-		if err := l.port.read(recv); err != nil || errno != 0 || n == 0 {
-			return
-		}
-		for i := range n {
-			size := int(in.hdrs[i].len)
-			if size == 0 {
-				return // end of file; nobody sends an empty message
-			}
-			if !l.deliver(d, &in.slots[i], size) {
-				l.rxDropped.Add(1)
+	// What comes while frames are delivered wakes the poller, so after fewer than there was room for it need not be asked whether there are more.
+	_ = l.port.read(func(fd uintptr) (ended bool) {
+		for more := true; more; {
+			if more, ended = l.receive(in, fd, d); ended {
+				return true
 			}
 		}
-		if n == in.batch {
-			in.batch = min(2*n, len(in.slots))
+		return false
+	})
+}
+
+// receive delivers what has come, or a part of it.
+func (l *link) receive(in *inbox, fd uintptr, d stack.NetworkDispatcher) (more, ended bool) {
+	in.fill()
+	n, errno := recvmmsg(fd, in.hdrs[:in.batch])
+	if errno == unix.EAGAIN {
+		return false, false
+	}
+	if errno != 0 {
+		return false, true
+	}
+	for i := range n {
+		size := int(in.hdrs[i].len)
+		if size == 0 {
+			return false, true // end of file; nobody sends an empty message
+		}
+		if !l.deliver(d, &in.slots[i], size) {
+			l.rxDropped.Add(1)
 		}
 	}
+	if more = n == in.batch; more {
+		in.batch = min(2*n, len(in.slots))
+	}
+	return more, false
 }
 
 // deliver hands a message of size bytes in s to the stack.

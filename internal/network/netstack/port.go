@@ -73,7 +73,7 @@ func epoll(fd int, events uint32) (*os.File, syscall.RawConn, error) {
 	return f, raw, nil
 }
 
-// read calls try, which is to return false if there is nothing to read, until it returns true or the port is shut.
+// read calls try, which is to return false when it has read all that there was, until it returns true or the port is shut.
 func (p *port) read(try func(fd uintptr) bool) error {
 	return p.inc.Read(func(uintptr) bool { return try(uintptr(p.fd)) })
 }
@@ -116,7 +116,7 @@ func (p *port) shut() {
 		_ = unix.Shutdown(p.fd, unix.SHUT_RDWR)
 	}
 	p.mu.RUnlock()
-	for _, f := range []*os.File{p.in, p.out} {
+	for _, f := range []*os.File{p.out, p.in} { // who reads may be waiting for room
 		if f != nil {
 			_ = f.Close()
 		}

@@ -43,9 +43,16 @@ var errAborted = errors.New("connection aborted")
 func (r *relay) run() {
 	r.gone = make(chan struct{})
 	var up sync.WaitGroup
-	up.Go(func() { r.end(r.toHost()) })
+	up.Add(1)
+	r.g.workers.run(func() {
+		defer up.Done()
+		r.end(r.toHost())
+	})
 	r.end(r.toGuest())
 	up.Wait()
+	if c, ok := r.host.(*hostConn); ok && !r.isBroken() {
+		c.finished()
+	}
 	_ = r.host.Close()
 	if r.grown {
 		r.g.growth.Add(1)
@@ -56,6 +63,10 @@ func (r *relay) run() {
 // lingerTime is how long the guest may take nothing of what is still to be sent to it when its connection was closed here.
 const lingerTime = 2 * time.Minute
 
+// lingerLook is when it is first looked whether there is nothing to wait for. Mostly the guest has said so before, and a timer of less
+// makes each wait of the process dearer.
+const lingerLook = 16 * time.Millisecond
+
 // linger closes the guest's side of a connection and returns when the guest has received all that was sent to it, or will not:
 // until then it is memory here, which the connection's place among MaxConns is for.
 func (g *Gateway) linger(ep tcpip.Endpoint, queue *waiter.Queue) {
@@ -65,7 +76,7 @@ func (g *Gateway) linger(ep tcpip.Endpoint, queue *waiter.Queue) {
 	patience := tcpip.TCPUserTimeoutOption(g.lingerTime)
 	_ = ep.SetSockOpt(&patience)
 	ep.Close()
-	for pause := time.Millisecond; ; pause = min(2*pause, time.Second) { // nothing tells of FIN-WAIT-2
+	for pause := lingerLook; ; pause = min(2*pause, time.Second) { // nothing tells of FIN-WAIT-2
 		switch tcp.EndpointState(ep.State()) {
 		case tcp.StateClose, tcp.StateError, tcp.StateTimeWait, tcp.StateFinWait2:
 			return
@@ -92,6 +103,15 @@ func (r *relay) grow(n int) {
 	}
 	if r.grown {
 		r.guest.ModerateRecvBuf(n)
+	}
+}
+
+func (r *relay) isBroken() bool {
+	select {
+	case <-r.gone:
+		return true
+	default:
+		return false
 	}
 }
 

@@ -64,7 +64,7 @@ func (g *Gateway) startStack() error {
 		return err
 	}
 	for i, w := range windows {
-		g.tcp[i] = tcp.NewForwarder(g.stack, inHandshake(w.size), maxInFlight, func(req *tcp.ForwarderRequest) { g.acceptTCP(req, w.size) })
+		g.tcp[i] = tcp.NewForwarder(g.stack, inHandshake(w.size), maxInFlight, func(req *tcp.ForwarderRequest) { g.forward(req, w.size) })
 	}
 	g.stack.SetTransportProtocolHandler(tcp.ProtocolNumber, g.handleTCP)
 	g.stack.SetTransportProtocolHandler(udp.ProtocolNumber, g.handleUDP)

@@ -41,14 +41,21 @@ func (g *Gateway) handleTCP(id stack.TransportEndpointID, pkt *stack.PacketBuffe
 	return false
 }
 
-// acceptTCP opens the host's side of a connection, then completes the handshake with the guest: a refusal there is one here.
-// buffer is the size, in bytes, of what is received.
-func (g *Gateway) acceptTCP(req *tcp.ForwarderRequest, buffer int) {
+// forward has a worker take the connection that is asked for; a forwarder calls it in a goroutine of its own.
+func (g *Gateway) forward(req *tcp.ForwarderRequest, buffer int) {
 	if !g.begin() {
 		req.Complete(false)
 		return
 	}
-	defer g.tasks.Done()
+	g.workers.run(func() {
+		defer g.tasks.Done()
+		g.acceptTCP(req, buffer)
+	})
+}
+
+// acceptTCP opens the host's side of a connection, then completes the handshake with the guest: a refusal there is one here.
+// buffer is the size, in bytes, of what is received.
+func (g *Gateway) acceptTCP(req *tcp.ForwarderRequest, buffer int) {
 	if !g.takeConn() {
 		g.full("connections", g.cfg.MaxConns)
 		req.Complete(true)
