@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -109,7 +110,7 @@ func build(dir, to string) error {
 // amounts of one measurement: bytes moved, connections made.
 const (
 	netBytes    = 256 << 20
-	netConnects = 1000 // the first 200 take a fifth longer, everywhere
+	netConnects = 1000            // the first 200 take a fifth longer, everywhere
 	netDeadline = 2 * time.Minute // of one; pasta's uploads collapse
 )
 
@@ -138,7 +139,7 @@ func sandboxes(o options) error {
 		args, env  []string
 		prepare    func() (stop func(), err error) // before each run; may be nil
 	}
-	cs := []contender{{"msb", "host.microsandbox.internal", []string{msb, "run", "--net", "host", "-v", client + ":/bench", "host", "--"}, []string{"MSB_HOME=" + home}, nil}}
+	cs := []contender{{"msb", "host.microsandbox.internal", []string{msb, "run", "--cpus", strconv.Itoa(runtime.NumCPU()), "--net", "host", "-v", client + ":/bench", "host", "--"}, []string{"MSB_HOME=" + home}, nil}}
 	for _, c := range cs { // it makes the root that runsc uses
 		if out, err := exec.Command("env", append(append([]string{c.env[0]}, c.args...), "true")...).CombinedOutput(); err != nil {
 			return fmt.Errorf("%s: %w\n%s", c.name, err, out)

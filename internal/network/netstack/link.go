@@ -30,6 +30,8 @@ type link struct {
 	dispatcher atomic.Pointer[stack.NetworkDispatcher]
 	reader     sync.WaitGroup
 
+	acks acks
+
 	rxDropped, txDropped atomic.Uint64
 	in, out              traffic // from and to the guest
 }
@@ -56,11 +58,14 @@ func newLink(file *os.File, ends Ends) (*link, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &link{port: port, mac: tcpip.LinkAddress(ends.GatewayMAC), filter: newFilter(ends)}, nil
+	l := &link{port: port, mac: tcpip.LinkAddress(ends.GatewayMAC), filter: newFilter(ends)}
+	l.acks.delay, l.acks.send = ackDelay, func(pkt *stack.PacketBuffer) { _, _ = l.send([]*stack.PacketBuffer{pkt}) }
+	return l, nil
 }
 
 // close wakes the reader and every writer and waits for the reader. It may be called twice.
 func (l *link) close() {
+	l.acks.close()
 	l.port.shut()
 	l.reader.Wait()
 }
@@ -157,6 +162,7 @@ func (l *link) deliver(d stack.NetworkDispatcher, s *slot, size int) bool {
 		}()
 		return true
 	}
+	l.acks.came(proto, packet, size-ethHdrLen)
 	d.DeliverNetworkPacket(proto, pkt)
 	return true
 }

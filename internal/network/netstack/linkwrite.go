@@ -28,9 +28,17 @@ var outboxes = sync.Pool{New: func() any {
 	return o
 }}
 
-// WritePackets implements stack.LinkWriter. It waits for room and fails only when the link is closed.
+// WritePackets implements stack.LinkWriter.
 func (l *link) WritePackets(list stack.PacketBufferList) (int, tcpip.Error) {
 	pkts := list.AsSlice()
+	if len(pkts) == 1 && l.acks.keeps(pkts[0]) {
+		return 1, nil
+	}
+	return l.send(pkts)
+}
+
+// send waits for room and fails only when the link is closed.
+func (l *link) send(pkts []*stack.PacketBuffer) (int, tcpip.Error) {
 	o := outboxes.Get().(*outbox)
 	defer o.free()
 	written := 0

@@ -1,0 +1,181 @@
+package netstack
+
+import (
+	"net"
+	"net/netip"
+	"os"
+	"testing"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+)
+
+// rawConn4 is a connection of a guest that writes its segments itself.
+type rawConn4 struct {
+	t        *testing.T
+	pair     *Pair
+	to       netip.Addr
+	seq, ack uint32
+}
+
+func openRaw(t *testing.T, pair *Pair) *rawConn4 {
+	c := &rawConn4{t: t, pair: pair, to: netip.MustParseAddr("198.51.100.7"), seq: 999}
+	c.send(header.TCPFlagSyn, 0, nil)
+	syn := c.next(10 * time.Second)
+	if syn == nil || !syn.Flags().Contains(header.TCPFlagSyn|header.TCPFlagAck) {
+		t.Fatalf("the answer to a SYN is %x", []byte(syn))
+	}
+	c.seq, c.ack = 1000, syn.SequenceNumber()+1
+	c.send(header.TCPFlagAck, 0, nil)
+	return c
+}
+
+// send sends a segment so far behind what was sent; seq stays as it is.
+func (c *rawConn4) send(flags header.TCPFlags, behind uint32, data []byte) {
+	c.t.Helper()
+	e, _ := Addresses(1)
+	seg := make([]byte, header.TCPMinimumSize, header.TCPMinimumSize+len(data))
+	header.TCP(seg).Encode(&header.TCPFields{SrcPort: 999, DstPort: 80, SeqNum: c.seq + behind, AckNum: c.ack, DataOffset: header.TCPMinimumSize, Flags: flags, WindowSize: 65535})
+	if _, err := c.pair.Sentry.Write(frame4(e.Guest4, c.to, uint8(header.TCPProtocolNumber), append(seg, data...))); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// next returns the next segment, or nil if there is none.
+func (c *rawConn4) next(wait time.Duration) header.TCP {
+	c.t.Helper()
+	buf := make([]byte, 70000)
+	_ = c.pair.Sentry.SetReadDeadline(time.Now().Add(wait))
+	n, err := c.pair.Sentry.Read(buf)
+	if os.IsTimeout(err) {
+		return nil
+	}
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return header.TCP(buf[vnetHdrLen+ethHdrLen+header.IPv4MinimumSize : n])
+}
+
+func TestAcks(t *testing.T) {
+	const long, short = 10 * time.Second, 50 * time.Millisecond
+	data := header.TCPFlagAck | header.TCPFlagPsh
+	for _, c := range []struct {
+		name  string
+		delay time.Duration
+		do    func(t *testing.T, c *rawConn4, server net.Conn)
+	}{
+		{"an answer says it", time.Hour, func(t *testing.T, c *rawConn4, server net.Conn) {
+			for range 20 {
+				c.send(data, 0, []byte("?"))
+				buf := make([]byte, 1)
+				if _, err := server.Read(buf); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := server.Write(buf); err != nil {
+					t.Fatal(err)
+				}
+				c.seq++
+				if got := c.next(long); got == nil || got.AckNumber() != c.seq || len(got.Payload()) != 1 {
+					t.Fatalf("the first that came is %x, want an answer that acknowledges %d", []byte(got), c.seq)
+				}
+				c.ack++
+				c.send(header.TCPFlagAck, 0, nil)
+			}
+		}},
+		{"the end says it", time.Hour, func(t *testing.T, c *rawConn4, server net.Conn) {
+			c.send(data|header.TCPFlagFin, 0, []byte("bye"))
+			if _, err := server.Read(make([]byte, 8)); err != nil {
+				t.Fatal(err)
+			}
+			server.Close()
+			if got := c.next(long); got == nil || got.AckNumber() != c.seq+4 || !got.Flags().Contains(header.TCPFlagFin) {
+				t.Fatalf("the first that came is %x, want the end", []byte(got))
+			}
+		}},
+		{"nobody says it", ackDelay, func(t *testing.T, c *rawConn4, _ net.Conn) {
+			for range 5 {
+				c.send(data, 0, []byte("abc"))
+				c.seq += 3
+				if got := c.next(long); got == nil || got.AckNumber() != c.seq || len(got.Payload()) > 0 {
+					t.Fatalf("%x came, want an acknowledgement of %d", []byte(got), c.seq)
+				}
+			}
+			if got := c.next(short); got != nil {
+				t.Fatalf("%x came, too", []byte(got))
+			}
+		}},
+		{"the second is not held", time.Hour, func(t *testing.T, c *rawConn4, _ net.Conn) {
+			c.send(data, 0, []byte("a"))
+			if got := c.next(short); got != nil {
+				t.Fatalf("%x came at once", []byte(got))
+			}
+			c.send(data, 1, []byte("b"))
+			if got := c.next(long); got == nil || got.AckNumber() != c.seq+2 {
+				t.Fatalf("%x came, want an acknowledgement of both", []byte(got))
+			}
+		}},
+		{"nor one that is repeated", time.Hour, func(t *testing.T, c *rawConn4, _ net.Conn) {
+			c.send(data, 0, []byte("a"))
+			c.next(short)
+			c.send(data, 0, []byte("a"))
+			if got := c.next(long); got == nil || got.AckNumber() != c.seq+1 {
+				t.Fatalf("%x came, want an acknowledgement again", []byte(got))
+			}
+		}},
+		{"nor of much", time.Hour, func(t *testing.T, c *rawConn4, _ net.Conn) {
+			c.send(data, 0, make([]byte, ackSmall+1))
+			if got := c.next(long); got == nil || got.AckNumber() != c.seq+ackSmall+1 {
+				t.Fatalf("%x came, want an acknowledgement", []byte(got))
+			}
+		}},
+		{"nor what tells of a hole", time.Hour, func(t *testing.T, c *rawConn4, _ net.Conn) {
+			c.send(data, 1, []byte("b"))
+			if got := c.next(long); got == nil || got.AckNumber() != c.seq {
+				t.Fatalf("%x came, want what tells that %d is missing", []byte(got), c.seq)
+			}
+			c.send(data, 0, []byte("a"))
+			if got := c.next(long); got == nil || got.AckNumber() != c.seq+2 {
+				t.Fatalf("%x came, want an acknowledgement of both", []byte(got))
+			}
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			network := &fakeNet{}
+			accepted := make(chan net.Conn, 1)
+			done := make(chan struct{})
+			defer close(done)
+			network.listen(t, "198.51.100.7:80", func(s net.Conn) {
+				accepted <- s
+				<-done
+			})
+			gw, pair := rawWorld(t, Config{Dialer: network})
+			gw.link.acks.mu.Lock()
+			gw.link.acks.delay = c.delay
+			gw.link.acks.mu.Unlock()
+			guest := openRaw(t, pair)
+			server := <-accepted
+			defer server.Close()
+			c.do(t, guest, server)
+		})
+	}
+}
+
+func TestHasSACK(t *testing.T) {
+	for _, c := range []struct {
+		options string
+		want    bool
+	}{
+		{"", false},
+		{"\x01\x01\x08\x0a12345678", false},
+		{"\x01\x01\x08\x0a12345678\x01\x01\x05\x0a12345678", true},
+		{"\x05", true},
+		{"\x08", false},
+		{"\x08\x00", false},
+		{"\x08\xff", false},
+		{"\x00\x05", false},
+	} {
+		if got := hasSACK([]byte(c.options)); got != c.want {
+			t.Errorf("hasSACK(%x) = %v", c.options, got)
+		}
+	}
+}
