@@ -17,11 +17,13 @@ type acks struct {
 	send  func(*stack.PacketBuffer) // sends what was held too long
 	delay time.Duration
 
-	mu    sync.Mutex
-	last  segment // what came last, if its acknowledgement may wait
-	of    segment
-	held  *stack.PacketBuffer // the acknowledgement of of, or nil
-	timer *time.Timer         // of held
+	mu      sync.Mutex
+	last    segment // what came last, if its acknowledgement may wait
+	of      segment
+	held    *stack.PacketBuffer // the acknowledgement of of, or nil
+	timer   *time.Timer         // of held
+	leaving chan struct{}       // closed when held is sent; nil while it waits
+	closed  bool
 }
 
 // segment is one of the guest's, by its acknowledgement.
@@ -75,6 +77,12 @@ func (a *acks) keeps(pkt *stack.PacketBuffer) bool {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	for a.leaving != nil && a.of.sameFlow(s) { // what is older goes first: the guest's stack takes the window of what came last
+		left := a.leaving
+		a.mu.Unlock()
+		<-left
+		a.mu.Lock()
+	}
 	said := a.held != nil && a.of.sameFlow(s)
 	if said {
 		a.dropLocked()
@@ -83,7 +91,7 @@ func (a *acks) keeps(pkt *stack.PacketBuffer) bool {
 		return false
 	}
 	a.last = segment{}
-	if said || a.held != nil || h.Flags() != header.TCPFlagAck || pkt.Data().Size() > 0 || hasSACK(h.Options()) {
+	if said || a.held != nil || a.closed || h.Flags() != header.TCPFlagAck || pkt.Data().Size() > 0 || hasSACK(h.Options()) {
 		return false
 	}
 	a.of, a.held = s, pkt.IncRef()
@@ -101,23 +109,34 @@ func (a *acks) dropLocked() {
 	a.held = nil
 }
 
-// late sends what is held. What is newer may overtake it, and then it tells the guest nothing.
+// late sends what is held. Until that is done, which takes as long as there is no room on the link, nothing else is.
 func (a *acks) late() {
 	a.mu.Lock()
-	pkt := a.held
-	a.held = nil
-	a.mu.Unlock()
-	if pkt != nil {
-		a.send(pkt)
-		pkt.DecRef()
+	defer a.mu.Unlock()
+	if a.held == nil || a.leaving != nil {
+		return
 	}
+	a.leaving = make(chan struct{})
+	a.mu.Unlock()
+	a.send(a.held)
+	a.mu.Lock()
+	a.held.DecRef()
+	a.held = nil
+	close(a.leaving)
+	a.leaving = nil
 }
 
+// close forgets what is held, and waits until nothing is being sent: send must not wait any more.
 func (a *acks) close() {
 	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.held != nil {
+	a.closed = true
+	left := a.leaving
+	if a.held != nil && left == nil {
 		a.dropLocked()
+	}
+	a.mu.Unlock()
+	if left != nil {
+		<-left
 	}
 }
 

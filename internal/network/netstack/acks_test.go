@@ -14,12 +14,14 @@ import (
 type rawConn4 struct {
 	t        *testing.T
 	pair     *Pair
+	from     uint16
 	to       netip.Addr
 	seq, ack uint32
 }
 
-func openRaw(t *testing.T, pair *Pair) *rawConn4 {
-	c := &rawConn4{t: t, pair: pair, to: netip.MustParseAddr("198.51.100.7"), seq: 999}
+func openRaw(t *testing.T, pair *Pair, from uint16) *rawConn4 {
+	t.Helper()
+	c := &rawConn4{t: t, pair: pair, from: from, to: netip.MustParseAddr("198.51.100.7"), seq: 999}
 	c.send(header.TCPFlagSyn, 0, nil)
 	syn := c.next(10 * time.Second)
 	if syn == nil || !syn.Flags().Contains(header.TCPFlagSyn|header.TCPFlagAck) {
@@ -35,7 +37,7 @@ func (c *rawConn4) send(flags header.TCPFlags, behind uint32, data []byte) {
 	c.t.Helper()
 	e, _ := Addresses(1)
 	seg := make([]byte, header.TCPMinimumSize, header.TCPMinimumSize+len(data))
-	header.TCP(seg).Encode(&header.TCPFields{SrcPort: 999, DstPort: 80, SeqNum: c.seq + behind, AckNum: c.ack, DataOffset: header.TCPMinimumSize, Flags: flags, WindowSize: 65535})
+	header.TCP(seg).Encode(&header.TCPFields{SrcPort: c.from, DstPort: 80, SeqNum: c.seq + behind, AckNum: c.ack, DataOffset: header.TCPMinimumSize, Flags: flags, WindowSize: 65535})
 	if _, err := c.pair.Sentry.Write(frame4(e.Guest4, c.to, uint8(header.TCPProtocolNumber), append(seg, data...))); err != nil {
 		c.t.Fatal(err)
 	}
@@ -152,7 +154,7 @@ func TestAcks(t *testing.T) {
 			gw.link.acks.mu.Lock()
 			gw.link.acks.delay = c.delay
 			gw.link.acks.mu.Unlock()
-			guest := openRaw(t, pair)
+			guest := openRaw(t, pair, 999)
 			server := <-accepted
 			defer server.Close()
 			c.do(t, guest, server)

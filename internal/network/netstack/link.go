@@ -65,8 +65,8 @@ func newLink(file *os.File, ends Ends) (*link, error) {
 
 // close wakes the reader and every writer and waits for the reader. It may be called twice.
 func (l *link) close() {
-	l.acks.close()
 	l.port.shut()
+	l.acks.close()
 	l.reader.Wait()
 }
 

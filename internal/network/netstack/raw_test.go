@@ -82,6 +82,11 @@ func rawWorld(t testing.TB, cfg Config) (*Gateway, *Pair) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return rawWorldOn(t, pair, cfg), pair
+}
+
+func rawWorldOn(t testing.TB, pair *Pair, cfg Config) *Gateway {
+	t.Helper()
 	cfg.Link = pair.Gateway
 	if cfg.Policy.Rules == nil && cfg.Policy.DefaultEgress == "" {
 		cfg.Policy = sandbox.PublicPolicy()
@@ -94,7 +99,7 @@ func rawWorld(t testing.TB, cfg Config) (*Gateway, *Pair) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { gw.Close(); pair.Close() })
-	return gw, pair
+	return gw
 }
 
 func exchange(t testing.TB, p *Pair, msg []byte, wait time.Duration) []byte {
