@@ -17,6 +17,7 @@ type rawConn4 struct {
 	from     uint16
 	to       netip.Addr
 	seq, ack uint32
+	acks     *acks // the gateway's
 }
 
 func openRaw(t *testing.T, pair *Pair, from uint16) *rawConn4 {
@@ -43,19 +44,39 @@ func (c *rawConn4) send(flags header.TCPFlags, behind uint32, data []byte) {
 	}
 }
 
-// next returns the next segment, or nil if there is none.
+// next returns the next segment, or nil if there is none. What is sent again since this machine is busy is left out.
 func (c *rawConn4) next(wait time.Duration) header.TCP {
 	c.t.Helper()
 	buf := make([]byte, 70000)
 	_ = c.pair.Sentry.SetReadDeadline(time.Now().Add(wait))
-	n, err := c.pair.Sentry.Read(buf)
-	if os.IsTimeout(err) {
-		return nil
+	for {
+		n, err := c.pair.Sentry.Read(buf)
+		if os.IsTimeout(err) {
+			return nil
+		}
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		seg := header.TCP(buf[vnetHdrLen+ethHdrLen+header.IPv4MinimumSize : n])
+		if c.ack == 0 || int32(seg.SequenceNumber()-c.ack) >= 0 {
+			return seg
+		}
 	}
-	if err != nil {
-		c.t.Fatal(err)
+}
+
+// waitHeld waits until an acknowledgement is held. Together with what is sent then, the stack might have acknowledged it once.
+func (c *rawConn4) waitHeld() {
+	c.t.Helper()
+	for range 10000 {
+		c.acks.mu.Lock()
+		held := c.acks.held != nil
+		c.acks.mu.Unlock()
+		if held {
+			return
+		}
+		time.Sleep(time.Millisecond)
 	}
-	return header.TCP(buf[vnetHdrLen+ethHdrLen+header.IPv4MinimumSize : n])
+	c.t.Fatal("nothing is held")
 }
 
 func TestAcks(t *testing.T) {
@@ -108,6 +129,7 @@ func TestAcks(t *testing.T) {
 		}},
 		{"the second is not held", time.Hour, func(t *testing.T, c *rawConn4, _ net.Conn) {
 			c.send(data, 0, []byte("a"))
+			c.waitHeld()
 			if got := c.next(short); got != nil {
 				t.Fatalf("%x came at once", []byte(got))
 			}
@@ -118,7 +140,7 @@ func TestAcks(t *testing.T) {
 		}},
 		{"nor one that is repeated", time.Hour, func(t *testing.T, c *rawConn4, _ net.Conn) {
 			c.send(data, 0, []byte("a"))
-			c.next(short)
+			c.waitHeld()
 			c.send(data, 0, []byte("a"))
 			if got := c.next(long); got == nil || got.AckNumber() != c.seq+1 {
 				t.Fatalf("%x came, want an acknowledgement again", []byte(got))
@@ -155,6 +177,7 @@ func TestAcks(t *testing.T) {
 			gw.link.acks.delay = c.delay
 			gw.link.acks.mu.Unlock()
 			guest := openRaw(t, pair, 999)
+			guest.acks = &gw.link.acks
 			server := <-accepted
 			defer server.Close()
 			c.do(t, guest, server)
