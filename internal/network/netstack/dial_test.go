@@ -169,6 +169,41 @@ func TestSpares(t *testing.T) {
 	}
 }
 
+// TestRetired has sockets that are over: they are closed together or soon, and with the rest.
+func TestRetired(t *testing.T) {
+	files := countFiles(t)
+	s := newSpares()
+	retire := func() {
+		c, err := s.make(false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.finished()
+		for range 2 {
+			if err := c.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	for range 3*maxOld - 1 {
+		retire()
+		if now := countFiles(t); now >= files+maxOld {
+			t.Errorf("%d files are open, %d were", now, files)
+		}
+	}
+	for i := 0; countFiles(t) != files; i++ {
+		if i == 10000 {
+			t.Fatalf("%d files are open, %d were", countFiles(t), files)
+		}
+		time.Sleep(time.Millisecond)
+	}
+	retire()
+	s.close()
+	if now := countFiles(t); now != files {
+		t.Errorf("%d files are open in the end, %d were", now, files)
+	}
+}
+
 // TestHostConnErrors has what is above a connection ask its errors as it does those of net.TCPConn: crypto/tls goes on after a time-out only
 // if that is a temporary net.Error.
 func TestHostConnErrors(t *testing.T) {
