@@ -129,6 +129,23 @@ func TestFlowLogRate(t *testing.T) {
 	})
 }
 
+// TestFlowLogGathers: a line is in the file soon, though none follows.
+func TestFlowLogGathers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		l := newFlowLog(dir, slog.New(slog.DiscardHandler), nil)
+		defer l.close()
+		for i := range 3 {
+			l.add(sandbox.Flow{Event: sandbox.FlowOpen, ID: uint64(i + 1)})
+			time.Sleep(2 * flowLogGather)
+			synctest.Wait()
+			if flows := readFlows(t, filepath.Join(dir, launch.FlowFile)); len(flows) != i+1 {
+				t.Errorf("%d lines, want %d", len(flows), i+1)
+			}
+		}
+	})
+}
+
 // TestFlowLogWithoutADisk passes events on though no line can be written, and never waits.
 func TestFlowLogWithoutADisk(t *testing.T) {
 	n := 0
