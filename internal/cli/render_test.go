@@ -159,7 +159,7 @@ func TestNearest(t *testing.T) {
 }
 
 func TestWords(t *testing.T) {
-	if got := quoteWords([]string{"a", "b c", `"`, "", "é"}); got != `a "b c" "\"" "" é` {
+	if got := quoteWords([]string{"a", "b c", `"`, "", "é", "a && b <c >d"}); got != `a "b c" "\"" "" é "a && b <c >d"` {
 		t.Errorf("quoteWords: %s", got)
 	}
 	if was, is := differing("egress deny, ingress allow, allow@host:udp+tcp:53, allow@host", "egress deny, ingress allow, deny@example.com", 40); was != "…allow@host:udp+tcp:53, allow@host" || is != "…deny@example.com" {

@@ -100,8 +100,11 @@ func quoteWords(words []string) string {
 	for i, w := range words {
 		quoted[i] = w
 		if w == "" || strings.IndexFunc(w, func(c rune) bool { return c <= ' ' || c == 0x7f || strings.ContainsRune(`"'\`, c) }) >= 0 {
-			b, _ := json.Marshal(w) // a string always is JSON
-			quoted[i] = string(b)
+			var b strings.Builder
+			enc := json.NewEncoder(&b)
+			enc.SetEscapeHTML(false) // a shell's "a && b > c" is to be read
+			_ = enc.Encode(w)        // a string always is JSON
+			quoted[i] = strings.TrimSuffix(b.String(), "\n")
 		}
 	}
 	return strings.Join(quoted, " ")
