@@ -84,7 +84,7 @@ func parseProfiles(flags []string) ([]string, error) {
 		}
 	}
 	if len(list) > 1 && (slices.Contains(list, "all") || slices.Contains(list, "none")) {
-		return nil, badFlag("network profiles all and none cannot be combined with others", "")
+		return nil, badFlag("network profiles all and none cannot be combined with others", "name one of them alone, or some of public, private and host")
 	}
 	return list, nil
 }

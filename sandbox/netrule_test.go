@@ -110,6 +110,15 @@ func TestNetworkFlags(t *testing.T) {
 	}
 }
 
+func TestProfileHint(t *testing.T) {
+	for _, profiles := range [][]string{{"all", "none"}, {"everything"}} {
+		var e *sandbox.Error
+		if _, err := (sandbox.NetworkFlags{Profiles: profiles}).Policy(); !errors.As(err, &e) || e.Hint == "" {
+			t.Errorf("%q: %v, and no hint", profiles, err)
+		}
+	}
+}
+
 func TestNetworkPolicyJSON(t *testing.T) {
 	b, err := json.Marshal(&struct{ P sandbox.NetworkPolicy }{sandbox.DenyAllPolicy()})
 	if want := `{"P":{"default_egress":"deny","default_ingress":"deny","rules":[]}}`; err != nil || string(b) != want {
