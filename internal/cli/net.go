@@ -24,7 +24,8 @@ func (a *app) netCommand() *cobra.Command {
 	once := false
 	c := a.command(&cobra.Command{Use: "net", Short: "Show what a sandbox reaches, and what it was refused",
 		Long: `On a terminal the table is drawn anew every second until ctrl-C. What has ended is in the flow log, net.jsonl beside the
-sandbox's other logs: a line of JSON for each begin, end and refusal, 8 MiB at most.`,
+sandbox's other logs: a line of JSON for each begin, end and refusal, 8 MiB at most. The
+bytes of a line are payload; those below the table are of packets, with what a wire adds.`,
 		Example: "msb net work\nmsb net work --format json"},
 		positional{"<NAME>", "Sandbox to look at"})
 	f := flagsOf(c, false)
@@ -114,7 +115,7 @@ func printNetwork(w io.Writer, st sandbox.NetworkState, now time.Time) error {
 		return err
 	}
 	c := st.Counters
-	_, err := fmt.Fprintf(w, "\n%d open, %d connections and %d flows so far, %d denied, %d refused for want of room; %s in, %s out\n",
+	_, err := fmt.Fprintf(w, "\nconnections: %d open, %d so far; flows of datagrams: %d; denied: %d; no room for: %d\n%s in, %s out\n",
 		c.Open, c.Connections, c.Flows, c.Denied, c.Refused, bytesText(int64(c.RxBytes)), bytesText(int64(c.TxBytes)))
 	return err
 }
@@ -169,7 +170,7 @@ func allowHint(f sandbox.Flow) string {
 		return ""
 	case f.Name == sandbox.HostName && isAddr && (f.Protocol == "tcp" || f.Protocol == "udp"):
 		target = sandbox.GroupHost + ":" + f.Protocol + ":" + port
-	case f.Name != "":
+	case f.Name != "" && !strings.Contains(f.Reason, ", but strict: "): // which another rule about the name would not help
 		target = f.Name
 	case isAddr && (f.Protocol == "tcp" || f.Protocol == "udp"):
 		target = host + ":" + f.Protocol + ":" + port

@@ -59,14 +59,15 @@ func TestPrintNetwork(t *testing.T) {
 		Flows: []sandbox.Flow{{Time: now.Add(-90 * time.Second), Event: "live", ID: 1, Protocol: "tcp", Direction: "ingress", GuestPort: 80, Peer: "127.0.0.1:5000", Verdict: "allow", Rule: -1,
 			Reason: "default ingress: allow", Sent: 2048, Received: 10}},
 		Denied:   []sandbox.Flow{{Time: now, Event: "deny", Protocol: "dns", Direction: "egress", Name: "evil\x1b[2J.example", Verdict: "deny", Rule: 2, Reason: "rule 2: deny@*.example", Count: 7}},
-		Counters: sandbox.NetworkCounters{Open: 1, Connections: 3, Denied: 7},
+		Counters: sandbox.NetworkCounters{Open: 1, Connections: 3, Flows: 2, Denied: 7, RxBytes: 5, TxBytes: 6},
 	}
 	var b strings.Builder
 	if err := printNetwork(&b, st, now); err != nil {
 		t.Fatal(err)
 	}
 	lines := strings.Split(b.String(), "\n")
-	for i, want := range [][]string{{"VERDICT", "WHY"}, {"allow", "127.0.0.1:5000 -> 80", "1m30s", "default ingress: allow"}, {"deny", "dns", "evil [2J.example", "7x", "rule 2: deny@*.example"}} {
+	for i, want := range [][]string{{"VERDICT", "WHY"}, {"allow", "127.0.0.1:5000 -> 80", "1m30s", "default ingress: allow"}, {"deny", "dns", "evil [2J.example", "7x", "rule 2: deny@*.example"},
+		{}, {"connections: 1 open, 3 so far;", "flows of datagrams: 2;", "denied: 7;"}, {"5 B in, 6 B out"}} {
 		for _, w := range want {
 			if !strings.Contains(lines[i], w) {
 				t.Errorf("line %d has no %q: %q", i, w, lines[i])
@@ -83,6 +84,7 @@ func TestAllowHint(t *testing.T) {
 		"; to allow it: --net-rule allow@a.example":             {Protocol: "tcp", Peer: "1.2.3.4:80", Name: "a.example"},
 		"; to allow it: --net-rule allow@1.2.3.4:tcp:80":        {Protocol: "tcp", Peer: "1.2.3.4:80"},
 		"; to allow it: --net-rule allow@[2001:db8::1]:udp:443": {Protocol: "udp", Peer: "[2001:db8::1]:443"},
+		"; to allow it: --net-rule allow@1.2.3.4:tcp:443":       {Protocol: "tcp", Peer: "1.2.3.4:443", Name: "a.example", Reason: "rule 0: allow@a.example, but strict: this connection is not looked into"},
 		"; to allow it: --net-rule allow@1.2.3.4":               {Protocol: "icmpv4", Peer: "1.2.3.4"},
 		"; to allow it: --net-rule allow@host:tcp:9090":         {Protocol: "tcp", Peer: "172.16.0.5:9090", Name: sandbox.HostName},
 		"; to allow it: --net-rule allow@" + sandbox.HostName:   {Protocol: "icmpv6", Peer: "fd42:6d73:62:1::1", Name: sandbox.HostName},
