@@ -9,6 +9,7 @@ package dns
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"net"
 	"net/netip"
 	"strings"
@@ -50,6 +51,7 @@ type Config struct {
 
 	Dial   func(ctx context.Context, network, address string) (net.Conn, error) // default: net.Dialer's
 	Denied func(name string, v policy.Verdict)                                  // default: nobody is told
+	Failed func(err error)                                                      // the same, of a query that no name server answered
 	Now    func() time.Time                                                     // default time.Now
 }
 
@@ -75,6 +77,9 @@ func New(cfg Config) *Resolver {
 	}
 	if cfg.Denied == nil {
 		cfg.Denied = func(string, policy.Verdict) {}
+	}
+	if cfg.Failed == nil {
+		cfg.Failed = func(error) {}
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
@@ -204,6 +209,9 @@ func (r *Resolver) resolve(ctx context.Context, q *dns.Msg, name string) *dns.Ms
 		age := r.cache.age()
 		var err error
 		if known, err = r.forward(ctx, q.Question[0], key.do); err != nil {
+			if !errors.Is(err, context.Canceled) { // which is the sandbox's end
+				r.cfg.Failed(err)
+			}
 			return failure(q, dns.RcodeServerFailure)
 		}
 		if a, ok := r.refusedAddr(known); ok {

@@ -296,9 +296,13 @@ func TestFailures(t *testing.T) {
 		{"the second knows", []netip.AddrPort{closed, good}, "NOERROR 198.51.100.7", 0},
 		{"the second knows, the first is silent", []netip.AddrPort{silent, good}, "NOERROR 198.51.100.7", 0},
 	} {
-		r := newResolver(t, dns.Config{Nameservers: c.servers, Timeout: c.timeout}, sandbox.PublicPolicy())
+		failed := 0
+		r := newResolver(t, dns.Config{Nameservers: c.servers, Timeout: c.timeout, Failed: func(error) { failed++ }}, sandbox.PublicPolicy())
 		if got := summary(ask(t, r, "a.example.", mdns.TypeA)); got != c.want {
 			t.Errorf("%s: %s, want %s", c.name, got, c.want)
+		}
+		if told := failed == 1; told != (c.want == "SERVFAIL") {
+			t.Errorf("%s: %d failures are told of", c.name, failed)
 		}
 	}
 }

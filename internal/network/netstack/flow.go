@@ -139,6 +139,9 @@ func (f *flow) run() {
 	defer g.ended(f.e)
 	conn, err := f.dial()
 	if err != nil {
+		if f.key.proto != policy.UDP && errors.Is(err, os.ErrPermission) {
+			g.tellTrouble(noPing, "this machine lets its user send no pings; who may is in net.ipv4.ping_group_range")
+		}
 		f.unreachable()
 		return
 	}

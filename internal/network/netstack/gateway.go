@@ -96,7 +96,7 @@ type Gateway struct {
 	limits   [2]limit // by policy.Direction
 	notes    limit    // of what is told of
 	lastID   atomic.Uint64
-	lastFull atomic.Int64 // when it was said that there is no room, in nanoseconds
+	lastTold [troubles]atomic.Int64 // when it was, in nanoseconds
 
 	ctx    context.Context // ends when the gateway goes down
 	cancel context.CancelFunc
@@ -206,6 +206,7 @@ func start(cfg Config) (*Gateway, error) {
 		NoRebindProtection: cfg.DNS.NoRebindProtection,
 		Dial:               cfg.DNS.Dialer.DialContext,
 		Denied:             g.denyName,
+		Failed:             func(err error) { g.tellTrouble(noNameserver, "no nameserver answers: "+err.Error()) },
 	})
 	if g.link, err = newLink(cfg.Link, cfg.Ends); err != nil {
 		return g, err

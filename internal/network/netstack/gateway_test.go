@@ -11,6 +11,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -454,6 +455,41 @@ func TestDomainRules(t *testing.T) {
 	mustRefuse(t, w.guest, "198.51.100.8:80")
 	if d := w.gw.Denied(); len(d) != 3 || d[1].String() != "denied by policy: secret.tunnel.org" || d[1].Count != 2 {
 		t.Errorf("%v", d)
+	}
+}
+
+// TestTroubles has what is not the policy's doing fail twice: it is told of once.
+func TestTroubles(t *testing.T) {
+	var log told
+	w := newWorld(t, Config{OnEvent: log.event, DNS: DNSConfig{Nameservers: []netip.AddrPort{netip.MustParseAddrPort("198.51.100.53:53")}}})
+	for _, name := range []string{"a.example.", "b.example."} {
+		if rc := ask(t, w, "172.16.0.5:53", name); rc != dns.RcodeServerFailure {
+			t.Errorf("%s: %d", name, rc)
+		}
+	}
+	log.mu.Lock()
+	if len(log.events) != 1 || !strings.HasPrefix(log.events[0], "no nameserver answers: ") {
+		t.Errorf("%q", log.events)
+	}
+	log.mu.Unlock()
+
+	tried, event := make(chan bool, 2), make(chan string, 2)
+	e, _ := Addresses(1)
+	_, pair := rawWorld(t, Config{OnEvent: func(s string) { event <- s }, Ping: func(netip.Addr) (net.Conn, error) {
+		tried <- true
+		return nil, os.NewSyscallError("socket", syscall.EACCES)
+	}})
+	for _, to := range []string{"198.51.100.7", "198.51.100.8"} {
+		if _, err := pair.Sentry.Write(frame4(e.Guest4, netip.MustParseAddr(to), 1, ping4("hi"))); err != nil {
+			t.Fatal(err)
+		}
+		<-tried
+	}
+	if s := <-event; !strings.Contains(s, "net.ipv4.ping_group_range") {
+		t.Errorf("%q", s)
+	}
+	if len(event) != 0 {
+		t.Errorf("and %q", <-event)
 	}
 }
 

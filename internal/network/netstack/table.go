@@ -209,16 +209,30 @@ func (g *Gateway) note(text string) {
 	}
 }
 
-// fullAgain is how long after it was said that there is no more room that is not said again.
-const fullAgain = int64(time.Minute)
+// trouble is what goes wrong and is not the policy's doing. The guest decides how often, so of each kind one is told of in a minute.
+type trouble int
+
+const (
+	noRoom trouble = iota
+	noPing
+	noNameserver
+	troubles
+)
+
+// tellAgain is how long after a trouble was told of it is not told of again.
+const tellAgain = int64(time.Minute)
+
+func (g *Gateway) tellTrouble(t trouble, text string) {
+	now, last := time.Now().UnixNano(), g.lastTold[t].Load()
+	if (last == 0 || now-last > tellAgain) && g.lastTold[t].CompareAndSwap(last, now) {
+		g.note(text)
+	}
+}
 
 // full counts a refusal for want of room, and tells of it now and then.
 func (g *Gateway) full(what string, most int) {
 	g.stats.refused.Add(1)
-	now, last := time.Now().UnixNano(), g.lastFull.Load()
-	if (last == 0 || now-last > fullAgain) && g.lastFull.CompareAndSwap(last, now) {
-		g.note(fmt.Sprintf("no room for more than %d %s at the same time; more with --max-connections", most, what))
-	}
+	g.tellTrouble(noRoom, fmt.Sprintf("no room for more than %d %s at the same time; more with --max-connections", most, what))
 }
 
 // SetPolicy puts p in the place of the policy and strict in that of Config.Strict, for what begins from now on and for what
