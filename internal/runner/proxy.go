@@ -50,7 +50,7 @@ func (s *supervisor) startProxy(cfg *netstack.Config, n sandbox.Network) error {
 		cfg.BlockQUIC = n.TLS.Ports()
 	}
 	if o := n.OutboundProxy; o != nil {
-		cfg.Dialer = &socks.Dialer{Proxy: *o, Password: from.Password}
+		cfg.Dialer, cfg.DialerError = &socks.Dialer{Proxy: *o, Password: from.Password}, socks.ErrServer
 		cfg.DNS.Dialer = &net.Dialer{} // names are asked for from here
 	}
 	return nil

@@ -316,6 +316,9 @@ func (g *Gateway) dialTCP(to netip.AddrPort) (host net.Conn, closeNow func(), er
 		ctx, cancel := context.WithTimeout(g.ctx, g.cfg.DialTimeout)
 		defer cancel()
 		if host, err = g.dial(ctx, "tcp", to); err != nil {
+			if g.cfg.DialerError != nil && errors.Is(err, g.cfg.DialerError) && g.ctx.Err() == nil {
+				g.tellTrouble(noDialer, err.Error())
+			}
 			return nil, nil, err
 		}
 		if closeNow, ok := g.keep(host); ok {

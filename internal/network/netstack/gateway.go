@@ -61,6 +61,7 @@ type Config struct {
 
 	DialTimeout time.Duration // default 30 s; the guest's own time-out is usually longer
 	Dialer      Dialer        // default: a net.Dialer, so from the network namespace of this process
+	DialerError error         // of the Dialer's errors, those that are this have nothing to do with the address, and are told of
 	// Ping opens the host's side of echoes: a connection that carries ICMP echo messages, header included. Default: a ping
 	// socket where Dialer is the default too, else none.
 	Ping   func(to netip.Addr) (net.Conn, error)

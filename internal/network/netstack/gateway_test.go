@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -458,6 +459,14 @@ func TestDomainRules(t *testing.T) {
 	}
 }
 
+var errBroken = errors.New("the dialer is broken")
+
+type brokenDialer struct{}
+
+func (brokenDialer) DialContext(context.Context, string, string) (net.Conn, error) {
+	return nil, errBroken
+}
+
 // TestTroubles has what is not the policy's doing fail twice: it is told of once.
 func TestTroubles(t *testing.T) {
 	var log told
@@ -469,6 +478,16 @@ func TestTroubles(t *testing.T) {
 	}
 	log.mu.Lock()
 	if len(log.events) != 1 || !strings.HasPrefix(log.events[0], "no nameserver answers: ") {
+		t.Errorf("%q", log.events)
+	}
+	log.mu.Unlock()
+
+	log.events = nil
+	w = newWorld(t, Config{OnEvent: log.event, Dialer: brokenDialer{}, DialerError: errBroken})
+	mustRefuse(t, w.guest, "198.51.100.7:80")
+	mustRefuse(t, w.guest, "198.51.100.8:80")
+	log.mu.Lock()
+	if len(log.events) != 1 || log.events[0] != errBroken.Error() {
 		t.Errorf("%q", log.events)
 	}
 	log.mu.Unlock()

@@ -216,6 +216,7 @@ const (
 	noRoom trouble = iota
 	noPing
 	noNameserver
+	noDialer
 	troubles
 )
 

@@ -25,7 +25,10 @@ type Dialer struct {
 
 var errOnlyTCP = fmt.Errorf("only TCP goes through a SOCKS server: %w", errors.ErrUnsupported)
 
-// DialContext opens a connection to address, an IP and a port.
+// ErrServer is an error of the server itself, whatever the address: nobody answers there, or it does not take this user.
+var ErrServer = errors.New("the SOCKS server cannot be used")
+
+// DialContext opens a connection to address, an IP and a port. It fails with [ErrServer] if every other would, too.
 func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
 	to, err := netip.ParseAddrPort(address)
 	if err != nil {
@@ -40,7 +43,7 @@ func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.
 	}
 	conn, err := d.Direct.DialContext(ctx, "tcp", d.Proxy.Address)
 	if err != nil {
-		return nil, fmt.Errorf("reach the SOCKS server: %w", err)
+		return nil, fmt.Errorf("%w: %w", ErrServer, err)
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	if d.Proxy.Protocol == sandbox.ProxySOCKS4 {
@@ -53,6 +56,9 @@ func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.
 	}
 	if err != nil {
 		_ = conn.Close()
+		if errors.Is(err, ErrServer) {
+			return nil, err
+		}
 		return nil, fmt.Errorf("open a connection through the SOCKS server: %w", err)
 	}
 	return conn, nil
@@ -90,6 +96,22 @@ var refusals = [...]string{1: "it failed", 2: "its rules forbid it", 3: "the net
 	5: "the connection was refused", 6: "the time to live expired", 7: "it does not know the command", 8: "it does not know the kind of address"}
 
 func (d *Dialer) socks5(conn net.Conn, to netip.AddrPort) error {
+	if err := d.greet(conn); err != nil {
+		return fmt.Errorf("%w: %w", ErrServer, err)
+	}
+	kind := byte(ipv4)
+	if to.Addr().Is6() {
+		kind = ipv6
+	}
+	b := append([]byte{version5, connect, 0, kind}, to.Addr().AsSlice()...)
+	if _, err := conn.Write(binary.BigEndian.AppendUint16(b, to.Port())); err != nil {
+		return err
+	}
+	return answer5(conn)
+}
+
+// greet makes this side known to a SOCKS5 server.
+func (d *Dialer) greet(conn net.Conn) error {
 	method := byte(noAuth)
 	if d.Proxy.Username != "" {
 		method = password
@@ -104,20 +126,10 @@ func (d *Dialer) socks5(conn net.Conn, to netip.AddrPort) error {
 	if choice[0] != version5 || choice[1] != method {
 		return errors.New("it does not take this kind of authentication")
 	}
-	if method == password {
-		if err := d.authenticate(conn); err != nil {
-			return err
-		}
+	if method == noAuth {
+		return nil
 	}
-	kind := byte(ipv4)
-	if to.Addr().Is6() {
-		kind = ipv6
-	}
-	b := append([]byte{version5, connect, 0, kind}, to.Addr().AsSlice()...)
-	if _, err := conn.Write(binary.BigEndian.AppendUint16(b, to.Port())); err != nil {
-		return err
-	}
-	return answer5(conn)
+	return d.authenticate(conn)
 }
 
 func (d *Dialer) authenticate(conn net.Conn) error {

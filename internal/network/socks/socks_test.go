@@ -126,7 +126,7 @@ func TestDial(t *testing.T) {
 		d := Dialer{Proxy: x.proxy, Password: x.password}
 		c, err := d.DialContext(context.Background(), "tcp", x.to)
 		if x.err != "" {
-			if err == nil || !strings.Contains(err.Error(), x.err) || x.password != "" && strings.Contains(err.Error(), x.password) {
+			if err == nil || !strings.Contains(err.Error(), x.err) || x.password != "" && strings.Contains(err.Error(), x.password) || errors.Is(err, ErrServer) != (x.proxy.Protocol == "socks5") {
 				t.Errorf("%+v: %v, want %q", x, err, x.err)
 			}
 			continue
@@ -166,6 +166,8 @@ func TestRefusals(t *testing.T) {
 		if c, err := d.DialContext(context.Background(), "tcp", "93.184.216.34:1"); err == nil {
 			c.Close()
 			t.Errorf("%s: no error", what)
+		} else if errors.Is(err, ErrServer) {
+			t.Errorf("%s: %v", what, err)
 		}
 	}
 }
@@ -183,6 +185,10 @@ func TestWhatGoesElsewhere(t *testing.T) {
 		t.Errorf("the host's loopback: %v", err)
 	} else {
 		c.Close()
+	}
+	l.Close()
+	if _, err := (&Dialer{Proxy: sandbox.OutboundProxy{Protocol: "socks5", Address: l.Addr().String()}}).DialContext(context.Background(), "tcp", "93.184.216.34:1"); !errors.Is(err, ErrServer) {
+		t.Errorf("nobody is there: %v", err)
 	}
 	if _, err := d.DialContext(context.Background(), "udp", "93.184.216.34:53"); !errors.Is(err, errors.ErrUnsupported) {
 		t.Errorf("UDP: %v", err)
