@@ -170,7 +170,9 @@ func allowHint(f sandbox.Flow) string {
 		return ""
 	case f.Name == sandbox.HostName && isAddr && (f.Protocol == "tcp" || f.Protocol == "udp"):
 		target = sandbox.GroupHost + ":" + f.Protocol + ":" + port
-	case f.Name != "" && !strings.Contains(f.Reason, ", but strict: "): // which another rule about the name would not help
+	case strings.Contains(f.Reason, ", but strict: ") && isAddr: // another rule about the name would not help
+		return "; to allow it: --tls-intercept if it is TLS, or before that rule --net-rule allow@" + host + ":" + f.Protocol + ":" + port
+	case f.Name != "":
 		target = f.Name
 	case isAddr && (f.Protocol == "tcp" || f.Protocol == "udp"):
 		target = host + ":" + f.Protocol + ":" + port

@@ -81,13 +81,13 @@ func TestPrintNetwork(t *testing.T) {
 
 func TestAllowHint(t *testing.T) {
 	for want, f := range map[string]sandbox.Flow{
-		"; to allow it: --net-rule allow@a.example":             {Protocol: "tcp", Peer: "1.2.3.4:80", Name: "a.example"},
-		"; to allow it: --net-rule allow@1.2.3.4:tcp:80":        {Protocol: "tcp", Peer: "1.2.3.4:80"},
-		"; to allow it: --net-rule allow@[2001:db8::1]:udp:443": {Protocol: "udp", Peer: "[2001:db8::1]:443"},
-		"; to allow it: --net-rule allow@1.2.3.4:tcp:443":       {Protocol: "tcp", Peer: "1.2.3.4:443", Name: "a.example", Reason: "rule 0: allow@a.example, but strict: this connection is not looked into"},
-		"; to allow it: --net-rule allow@1.2.3.4":               {Protocol: "icmpv4", Peer: "1.2.3.4"},
-		"; to allow it: --net-rule allow@host:tcp:9090":         {Protocol: "tcp", Peer: "172.16.0.5:9090", Name: sandbox.HostName},
-		"; to allow it: --net-rule allow@" + sandbox.HostName:   {Protocol: "icmpv6", Peer: "fd42:6d73:62:1::1", Name: sandbox.HostName},
+		"; to allow it: --net-rule allow@a.example":                                                         {Protocol: "tcp", Peer: "1.2.3.4:80", Name: "a.example"},
+		"; to allow it: --net-rule allow@1.2.3.4:tcp:80":                                                    {Protocol: "tcp", Peer: "1.2.3.4:80"},
+		"; to allow it: --net-rule allow@[2001:db8::1]:udp:443":                                             {Protocol: "udp", Peer: "[2001:db8::1]:443"},
+		"; to allow it: --tls-intercept if it is TLS, or before that rule --net-rule allow@1.2.3.4:tcp:443": {Protocol: "tcp", Peer: "1.2.3.4:443", Name: "a.example", Reason: "rule 0: allow@a.example, but strict: this connection is not looked into"},
+		"; to allow it: --net-rule allow@1.2.3.4":                                                           {Protocol: "icmpv4", Peer: "1.2.3.4"},
+		"; to allow it: --net-rule allow@host:tcp:9090":                                                     {Protocol: "tcp", Peer: "172.16.0.5:9090", Name: sandbox.HostName},
+		"; to allow it: --net-rule allow@" + sandbox.HostName:                                               {Protocol: "icmpv6", Peer: "fd42:6d73:62:1::1", Name: sandbox.HostName},
 		"": {Protocol: "udp", Peer: "224.0.0.251:5353", Rule: -2},
 	} {
 		got := allowHint(f)
