@@ -155,7 +155,11 @@ func (a *app) printPlan(p sandbox.Plan, quiet bool) error {
 			if c.Kind == "secret" {
 				before, after = c.BeforeRef, c.AfterRef
 			}
-			was, is := differing(text(before), text(after), 40)
+			was, is := text(before), text(after)
+			if len(c.AllowHosts) > 0 {
+				is += "@" + oneLine(strings.Join(c.AllowHosts, ",")) // as --secret has it
+			}
+			was, is = differing(was, is, 40)
 			return []string{c.Field, was, is, string(c.Disposition)}
 		})); err != nil {
 			return err
