@@ -2,67 +2,11 @@ package netstack
 
 import (
 	"net"
-	"net/netip"
-	"os"
 	"testing"
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 )
-
-// rawConn4 is a connection of a guest that writes its segments itself.
-type rawConn4 struct {
-	t        *testing.T
-	pair     *Pair
-	from     uint16
-	to       netip.Addr
-	seq, ack uint32
-	acks     *acks // the gateway's
-}
-
-func openRaw(t *testing.T, pair *Pair, from uint16) *rawConn4 {
-	t.Helper()
-	c := &rawConn4{t: t, pair: pair, from: from, to: netip.MustParseAddr("198.51.100.7"), seq: 999}
-	c.send(header.TCPFlagSyn, 0, nil)
-	syn := c.next(10 * time.Second)
-	if syn == nil || !syn.Flags().Contains(header.TCPFlagSyn|header.TCPFlagAck) {
-		t.Fatalf("the answer to a SYN is %x", []byte(syn))
-	}
-	c.seq, c.ack = 1000, syn.SequenceNumber()+1
-	c.send(header.TCPFlagAck, 0, nil)
-	return c
-}
-
-// send sends a segment so far behind what was sent; seq stays as it is.
-func (c *rawConn4) send(flags header.TCPFlags, behind uint32, data []byte) {
-	c.t.Helper()
-	e, _ := Addresses(1)
-	seg := make([]byte, header.TCPMinimumSize, header.TCPMinimumSize+len(data))
-	header.TCP(seg).Encode(&header.TCPFields{SrcPort: c.from, DstPort: 80, SeqNum: c.seq + behind, AckNum: c.ack, DataOffset: header.TCPMinimumSize, Flags: flags, WindowSize: 65535})
-	if _, err := c.pair.Sentry.Write(frame4(e.Guest4, c.to, uint8(header.TCPProtocolNumber), append(seg, data...))); err != nil {
-		c.t.Fatal(err)
-	}
-}
-
-// next returns the next segment, or nil if there is none. What is sent again since this machine is busy is left out.
-func (c *rawConn4) next(wait time.Duration) header.TCP {
-	c.t.Helper()
-	buf := make([]byte, 70000)
-	_ = c.pair.Sentry.SetReadDeadline(time.Now().Add(wait))
-	for {
-		n, err := c.pair.Sentry.Read(buf)
-		if os.IsTimeout(err) {
-			return nil
-		}
-		if err != nil {
-			c.t.Fatal(err)
-		}
-		seg := header.TCP(buf[vnetHdrLen+ethHdrLen+header.IPv4MinimumSize : n])
-		if c.ack == 0 || int32(seg.SequenceNumber()-c.ack) >= 0 {
-			return seg
-		}
-	}
-}
 
 // waitHeld waits until an acknowledgement is held. Together with what is sent then, the stack might have acknowledged it once.
 func (c *rawConn4) waitHeld() {

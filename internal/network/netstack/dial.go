@@ -256,8 +256,8 @@ func (s *spares) make(v6 bool) (*hostConn, error) {
 	return c, err
 }
 
-// fill makes the next connection's socket, if there is none.
-func (s *spares) fill(v6 bool) {
+// prepare makes the next connection's socket, if there is none.
+func (s *spares) prepare(v6 bool) {
 	of := s.of(v6)
 	if len(of) > 0 {
 		return

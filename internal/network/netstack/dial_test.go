@@ -145,8 +145,8 @@ func TestSpares(t *testing.T) {
 	files := countFiles(t)
 	s := newSpares()
 	for _, v6 := range []bool{false, true} {
-		s.fill(v6)
-		s.fill(v6)
+		s.prepare(v6)
+		s.prepare(v6)
 		c, err := s.take(v6)
 		if err != nil {
 			t.Fatal(err)
@@ -157,7 +157,7 @@ func TestSpares(t *testing.T) {
 			t.Errorf("a socket of family %d, %v", family, err)
 		}
 		_ = c.Close()
-		s.fill(v6)
+		s.prepare(v6)
 	}
 	if now := countFiles(t); now != files+2 {
 		t.Errorf("%d files are open, %d were", now, files)

@@ -4,7 +4,6 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"os"
 	"testing"
 	"time"
 
@@ -29,50 +28,29 @@ func TestLostBegin(t *testing.T) {
 		}
 		gw.mu.Unlock()
 
-		e, _ := Addresses(1)
-		to := netip.MustParseAddr("198.51.100.7")
-		send := func(flags header.TCPFlags, seq, ack uint32, data []byte) {
-			seg := make([]byte, header.TCPMinimumSize, header.TCPMinimumSize+len(data))
-			header.TCP(seg).Encode(&header.TCPFields{SrcPort: 999, DstPort: 80, SeqNum: seq, AckNum: ack, DataOffset: header.TCPMinimumSize, Flags: flags, WindowSize: 65535})
-			msg := frame4(e.Guest4, to, uint8(header.TCPProtocolNumber), append(seg, data...))
-			if len(data) > MTU {
-				(vnetHdr{gsoType: vnetGSOTCPv4, gsoSize: 1400, hdrLen: ethHdrLen + 40}).put((*[vnetHdrLen]byte)(msg))
-			}
-			if _, err := pair.Sentry.Write(msg); err != nil {
-				t.Fatal(err)
-			}
+		guest := &rawConn4{t: t, pair: pair, from: 999, to: netip.MustParseAddr("198.51.100.7"), seq: 999}
+		guest.send(header.TCPFlagSyn, 0, nil)
+		syn := guest.next(10 * time.Second)
+		if syn == nil {
+			t.Fatalf("windows of %d: no answer to a SYN", w.size)
 		}
-		next := func() header.TCP {
-			buf := make([]byte, 70000)
-			_ = pair.Sentry.SetReadDeadline(time.Now().Add(10 * time.Second))
-			n, err := pair.Sentry.Read(buf)
-			if err != nil {
-				t.Fatalf("windows of %d: %v", w.size, err)
-			}
-			return header.TCP(buf[vnetHdrLen+ethHdrLen+header.IPv4MinimumSize : n])
-		}
-		send(header.TCPFlagSyn, 999, 0, nil)
-		syn := next()
-		window, iss := uint32(syn.WindowSize()), syn.SequenceNumber()+1
-		rest := make([]byte, window-1)
-		send(header.TCPFlagAck, 1001, iss, rest)
-		if a := next(); a.AckNumber() != 1000 {
-			t.Fatalf("windows of %d: %d bytes are acknowledged, of which the first is missing", w.size, a.AckNumber()-1000)
+		window := uint32(syn.WindowSize())
+		guest.seq, guest.ack = 1000, syn.SequenceNumber()+1
+		guest.send(header.TCPFlagAck, 1, make([]byte, window-1))
+		if a := guest.next(10 * time.Second); a == nil || a.AckNumber() != 1000 {
+			t.Fatalf("windows of %d: %x came, want that the first byte is missing", w.size, []byte(a))
 		}
 		// Somebody has to have taken the connection; until then nothing is received that does not fit.
 		for i := 0; ; i++ {
-			send(header.TCPFlagAck|header.TCPFlagPsh, 1000, iss, []byte{0})
-			_ = pair.Sentry.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
-			buf := make([]byte, 2000)
-			n, err := pair.Sentry.Read(buf)
-			if err == nil && header.TCP(buf[vnetHdrLen+ethHdrLen+header.IPv4MinimumSize:n]).AckNumber() == 1000+window {
+			guest.send(header.TCPFlagAck|header.TCPFlagPsh, 0, []byte{0})
+			if a := guest.next(100 * time.Millisecond); a != nil && a.AckNumber() == 1000+window {
 				break
 			}
-			if err != nil && !os.IsTimeout(err) || i == 50 {
-				t.Fatalf("windows of %d: the byte that was missing is not received: %v", w.size, err)
+			if i == 50 {
+				t.Fatalf("windows of %d: the byte that was missing is not received", w.size)
 			}
 		}
-		send(header.TCPFlagAck|header.TCPFlagFin, 1000+window, iss, nil)
+		guest.send(header.TCPFlagAck|header.TCPFlagFin, window, nil)
 		if n := <-got; n != int(window) {
 			t.Errorf("windows of %d: the server got %d bytes, want %d", w.size, n, window)
 		}

@@ -2,6 +2,7 @@ package netstack
 
 import (
 	"net/netip"
+	"os"
 	"testing"
 	"time"
 
@@ -100,6 +101,64 @@ func rawWorldOn(t testing.TB, pair *Pair, cfg Config) *Gateway {
 	}
 	t.Cleanup(func() { gw.Close(); pair.Close() })
 	return gw
+}
+
+// rawConn4 is a connection of a guest that writes its segments itself.
+type rawConn4 struct {
+	t        *testing.T
+	pair     *Pair
+	from     uint16
+	to       netip.Addr
+	seq, ack uint32
+	acks     *acks // the gateway's
+}
+
+func openRaw(t *testing.T, pair *Pair, from uint16) *rawConn4 {
+	t.Helper()
+	c := &rawConn4{t: t, pair: pair, from: from, to: netip.MustParseAddr("198.51.100.7"), seq: 999}
+	c.send(header.TCPFlagSyn, 0, nil)
+	syn := c.next(10 * time.Second)
+	if syn == nil || !syn.Flags().Contains(header.TCPFlagSyn|header.TCPFlagAck) {
+		t.Fatalf("the answer to a SYN is %x", []byte(syn))
+	}
+	c.seq, c.ack = 1000, syn.SequenceNumber()+1
+	c.send(header.TCPFlagAck, 0, nil)
+	return c
+}
+
+// send sends a segment so far behind what was sent; seq stays as it is.
+func (c *rawConn4) send(flags header.TCPFlags, behind uint32, data []byte) {
+	c.t.Helper()
+	e, _ := Addresses(1)
+	seg := make([]byte, header.TCPMinimumSize, header.TCPMinimumSize+len(data))
+	header.TCP(seg).Encode(&header.TCPFields{SrcPort: c.from, DstPort: 80, SeqNum: c.seq + behind, AckNum: c.ack, DataOffset: header.TCPMinimumSize, Flags: flags, WindowSize: 65535})
+	msg := frame4(e.Guest4, c.to, uint8(header.TCPProtocolNumber), append(seg, data...))
+	if len(data) > MTU {
+		(vnetHdr{gsoType: vnetGSOTCPv4, gsoSize: 1400, hdrLen: ethHdrLen + 40}).put((*[vnetHdrLen]byte)(msg))
+	}
+	if _, err := c.pair.Sentry.Write(msg); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// next returns the next segment, or nil if there is none. What is sent again since this machine is busy is left out.
+func (c *rawConn4) next(wait time.Duration) header.TCP {
+	c.t.Helper()
+	buf := make([]byte, 70000)
+	_ = c.pair.Sentry.SetReadDeadline(time.Now().Add(wait))
+	for {
+		n, err := c.pair.Sentry.Read(buf)
+		if os.IsTimeout(err) {
+			return nil
+		}
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		seg := header.TCP(buf[vnetHdrLen+ethHdrLen+header.IPv4MinimumSize : n])
+		if c.ack == 0 || int32(seg.SequenceNumber()-c.ack) >= 0 {
+			return seg
+		}
+	}
 }
 
 func exchange(t testing.TB, p *Pair, msg []byte, wait time.Duration) []byte {

@@ -104,7 +104,7 @@ func (g *Gateway) acceptTCP(req *tcp.ForwarderRequest, buffer int) {
 	}
 	ep.SocketOptions().SetReceiveBufferSize(int64(buffer), false)
 	if g.spares != nil {
-		g.spares.fill(to.Addr().Is6())
+		g.spares.prepare(to.Addr().Is6())
 	}
 	g.stats.conns.Add(1)
 	if !g.begun(e, ep.Abort) {
