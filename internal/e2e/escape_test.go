@@ -2,9 +2,11 @@ package e2e
 
 import (
 	"encoding/json"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/microsandbox-go/microsandbox/sandbox"
 )
@@ -71,17 +73,23 @@ func TestEscapes(t *testing.T) {
 			for _, e := range c.tries {
 				w.denied(all, e.try)
 			}
-			told := w.refusals("escape")
-			for event, want := range wanted {
-				n := 0
-				for _, f := range told {
-					if f.Verdict == sandbox.Deny && f.Reason != "" && (strings.HasSuffix(f.Peer, event) || strings.EqualFold(f.Name, event)) {
-						n++
+			untold := func() (missing []string) {
+				told := w.refusals("escape")
+				for event, want := range wanted {
+					n := 0
+					for _, f := range told {
+						if f.Verdict == sandbox.Deny && f.Reason != "" && (strings.HasSuffix(f.Peer, event) || strings.EqualFold(f.Name, event)) {
+							n++
+						}
+					}
+					if n < want {
+						missing = append(missing, fmt.Sprintf("%d events say that %s was refused, of %d tries", n, event, want))
 					}
 				}
-				if n < want {
-					w.t.Errorf("%d events say that %s was refused, of %d tries", n, event, want)
-				}
+				return missing
+			}
+			if !until(10*time.Second, func() bool { return untold() == nil }) { // a line is written soon after what it tells of
+				w.t.Error(untold())
 			}
 			s.mu.Lock()
 			for _, name := range s.asked {

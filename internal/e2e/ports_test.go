@@ -290,16 +290,18 @@ func TestPolicyChangesWhileRunning(t *testing.T) {
 			!strings.Contains(log, "denied by policy: "+public4+":80") {
 			w.t.Errorf("the system log:\n%s", log)
 		}
-		flows := map[string]bool{}
-		for line := range strings.Lines(w.flowLog("net")) {
-			var f sandbox.Flow
-			w.must(json.Unmarshal([]byte(line), &f))
-			flows[f.Event+" "+f.Protocol+" "+f.Peer+" "+f.Verdict] = true
-		}
-		for _, want := range []string{"open tcp " + public4 + ":80 allow", "close tcp " + public4 + ":80 allow", "deny tcp 10.0.0.1:80 deny", "open udp " + public4 + ":7 allow", "deny udp " + public4 + ":7 deny"} {
-			if !flows[want] {
-				w.t.Errorf("the flow log has no %q: %v", want, flows)
+		var flows map[string]bool
+		wanted := []string{"open tcp " + public4 + ":80 allow", "close tcp " + public4 + ":80 allow", "deny tcp 10.0.0.1:80 deny", "open udp " + public4 + ":7 allow", "deny udp " + public4 + ":7 deny"}
+		if !until(10*time.Second, func() bool { // a line is written soon after what it tells of
+			flows = map[string]bool{}
+			for line := range strings.Lines(w.flowLog("net")) {
+				var f sandbox.Flow
+				w.must(json.Unmarshal([]byte(line), &f))
+				flows[f.Event+" "+f.Protocol+" "+f.Peer+" "+f.Verdict] = true
 			}
+			return !slices.ContainsFunc(wanted, func(want string) bool { return !flows[want] })
+		}) {
+			w.t.Errorf("the flow log has %v, want %q", flows, wanted)
 		}
 	})
 }

@@ -20,8 +20,9 @@ const (
 	flowLogSize  = 4 << 20
 	flowLogQueue = 1024
 	flowLogRate  = 500 // lines per second: the guest decides how many flows there are
-	// flowLogGather is how long a line may wait for others: a write of its own for each would cost more than it is.
+	// flowLogGather is how long the line of a begin or an end may wait for others: a write of its own for each would cost more than the connection.
 	flowLogGather = 20 * time.Millisecond
+	flowLogBuffer = 64 << 10 // bytes; no line has as many
 )
 
 // flowLog writes flows as lines of JSON, and passes on events in words, in a goroutine of its own, so that a slow disk does
@@ -109,17 +110,23 @@ func (l *flowLog) write() {
 			_ = file.Close()
 		}
 	}()
-	var full <-chan time.Time // when what was gathered is to be written; nil while there is nothing
+	var due <-chan time.Time // when what was gathered is to be written; nil while there is nothing
+	flush := func() bool {
+		due = nil
+		err := out.Flush()
+		if err != nil {
+			l.log.Warn("the flow log ends here", "err", err)
+			l.eventsOnly()
+		}
+		return err == nil
+	}
 	for {
 		var t told
 		var open bool
 		select {
 		case t, open = <-l.queue:
-		case <-full:
-			full = nil
-			if err := out.Flush(); err != nil {
-				l.log.Warn("the flow log ends here", "err", err)
-				l.eventsOnly()
+		case <-due:
+			if !flush() {
 				return
 			}
 			continue
@@ -149,12 +156,20 @@ func (l *flowLog) write() {
 				l.eventsOnly()
 				return
 			}
-			out = bufio.NewWriter(file)
+			out = bufio.NewWriterSize(file, flowLogBuffer)
+		}
+		if out.Available() < len(line) && !flush() { // lines are written whole
+			return
 		}
 		size += int64(len(line))
 		_, _ = out.Write(line) // its error is Flush's, too
-		if full == nil {
-			full = time.After(flowLogGather)
+		switch {
+		case t.flow.Event == sandbox.FlowDeny && len(l.queue) == 0: // somebody may be looking for it
+			if !flush() {
+				return
+			}
+		case due == nil:
+			due = time.After(flowLogGather)
 		}
 	}
 }

@@ -129,7 +129,7 @@ func TestFlowLogRate(t *testing.T) {
 	})
 }
 
-// TestFlowLogGathers: a line is in the file soon, though none follows.
+// TestFlowLogGathers: a line is in the file soon, though none follows, and a refusal at once.
 func TestFlowLogGathers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dir := t.TempDir()
@@ -142,6 +142,12 @@ func TestFlowLogGathers(t *testing.T) {
 			if flows := readFlows(t, filepath.Join(dir, launch.FlowFile)); len(flows) != i+1 {
 				t.Errorf("%d lines, want %d", len(flows), i+1)
 			}
+		}
+		l.add(sandbox.Flow{Event: sandbox.FlowClose, ID: 1})
+		l.add(sandbox.Flow{Event: sandbox.FlowDeny, ID: 4})
+		synctest.Wait()
+		if flows := readFlows(t, filepath.Join(dir, launch.FlowFile)); len(flows) != 5 {
+			t.Errorf("%d lines after a refusal, want 5", len(flows))
 		}
 	})
 }
