@@ -24,8 +24,8 @@ func (a *app) netCommand() *cobra.Command {
 	once := false
 	c := a.command(&cobra.Command{Use: "net", Short: "Show what a sandbox reaches, and what it was refused",
 		Long: `On a terminal the table is drawn anew every second until ctrl-C. What has ended is in the flow log, net.jsonl beside the
-sandbox's other logs: a line of JSON for each begin, end and refusal, 8 MiB at most. The
-bytes of a line are payload; those below the table are of packets, with what a wire adds.`,
+sandbox's other logs: a line of JSON for each begin, end and refusal, 8 MiB at most. The bytes of a line are payload; those below
+the table are of packets, with what a wire adds.`,
 		Example: "msb net work\nmsb net work --format json"},
 		positional{"<NAME>", "Sandbox to look at"})
 	f := flagsOf(c, false)

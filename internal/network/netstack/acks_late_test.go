@@ -1,7 +1,6 @@
 package netstack
 
 import (
-	"net"
 	"net/netip"
 	"os"
 	"runtime"
@@ -73,18 +72,12 @@ func TestAcksOnAFullLink(t *testing.T) {
 	raw, _ := pair.Gateway.SyscallConn()
 	_ = raw.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUF, 4<<10) })
 	network := &fakeNet{}
-	accepted := make(chan net.Conn, 2)
-	done := make(chan struct{})
-	defer close(done)
-	network.listen(t, "198.51.100.7:80", func(s net.Conn) {
-		accepted <- s
-		<-done
-	})
+	servers := accepted(t, network)
 	gw := rawWorldOn(t, pair, Config{Dialer: network})
 	openRaw(t, pair, 999)
-	server := <-accepted
+	server := <-servers
 	other := openRaw(t, pair, 998)
-	<-accepted
+	<-servers
 	if _, err := server.Write(make([]byte, 64<<10)); err != nil { // more than the link has room for, less than the window
 		t.Fatal(err)
 	}

@@ -109,20 +109,14 @@ func TestAcks(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			network := &fakeNet{}
-			accepted := make(chan net.Conn, 1)
-			done := make(chan struct{})
-			defer close(done)
-			network.listen(t, "198.51.100.7:80", func(s net.Conn) {
-				accepted <- s
-				<-done
-			})
+			servers := accepted(t, network)
 			gw, pair := rawWorld(t, Config{Dialer: network})
 			gw.link.acks.mu.Lock()
 			gw.link.acks.delay = c.delay
 			gw.link.acks.mu.Unlock()
 			guest := openRaw(t, pair, 999)
 			guest.acks = &gw.link.acks
-			server := <-accepted
+			server := <-servers
 			defer server.Close()
 			c.do(t, guest, server)
 		})

@@ -23,9 +23,9 @@ type hostConn struct {
 	raw  syscall.RawConn
 	to   netip.AddrPort
 
-	spares *spares // whose it is, or nil
-	over   atomic.Bool
-	closed sync.Once // after over
+	spares *spares     // whose it is, or nil
+	over   atomic.Bool // see finished
+	closed sync.Once   // after that
 }
 
 var _ net.Conn = (*hostConn)(nil)

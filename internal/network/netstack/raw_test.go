@@ -1,6 +1,7 @@
 package netstack
 
 import (
+	"net"
 	"net/netip"
 	"os"
 	"testing"
@@ -124,6 +125,17 @@ func openRaw(t *testing.T, pair *Pair, from uint16) *rawConn4 {
 	c.seq, c.ack = 1000, syn.SequenceNumber()+1
 	c.send(header.TCPFlagAck, 0, nil)
 	return c
+}
+
+// accepted are the connections to the server that guests of openRaw ask for, kept open until the test ends.
+func accepted(t *testing.T, network *fakeNet) <-chan net.Conn {
+	conns, done := make(chan net.Conn, 2), make(chan struct{})
+	network.listen(t, "198.51.100.7:80", func(c net.Conn) {
+		conns <- c
+		<-done
+	})
+	t.Cleanup(func() { close(done) })
+	return conns
 }
 
 // send sends a segment so far behind what was sent; seq stays as it is.
